@@ -1,0 +1,2 @@
+//! The `ringwall` binary.
+fn main() {}
