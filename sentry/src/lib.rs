@@ -1,4 +1,24 @@
-//! The Linux kernel surface of Ringwall.
+//! The Linux kernel surface of Ringwall: tasks, memory, files, signals and time.
+//!
+//! Start with [`platform`], the one seam to the machine below.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
 extern crate alloc;
+#[cfg(any(test, feature = "fake"))]
+extern crate std;
+
+pub mod control;
+pub mod errno;
+pub mod platform;
+
+/// Runs the sentry on an installed platform: announces itself on the control channel, serves requests,
+/// and returns when the host half has closed it.
+pub fn run() {
+    kernel::serve();
+}
+
+pub mod kernel;

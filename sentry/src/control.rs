@@ -1,0 +1,348 @@
+//! What the host half and the sentry say to each other: life-cycle requests and events.
+//!
+//! They travel over [`ChannelId::Control`](crate::platform::ChannelId::Control), one message per
+//! channel message, as postcard. Host descriptors never cross: streams and gofers are named by their
+//! index in the host half's tables. Both sides are one build, so there is no version here; the
+//! version that guards image against host half is in the boot page.
+//!
+//! The host half distrusts events as it distrusts everything from the guest: it bounds their size,
+//! and an event about a container that it does not know ends the sandbox.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+use crate::platform::StreamId;
+
+/// The longest encoded message, in bytes. `args` and `env` of a container must fit.
+pub const MAX_MESSAGE: usize = 1 << 20;
+
+/// From the host half to the sentry. Every request is answered by one [`Event::Reply`] with its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the host half.
+    pub number: u64,
+    /// What is wanted.
+    pub call: Call,
+}
+
+/// What the host half can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Call {
+    /// Make a container: mounts, init process loaded up to its first instruction, not run yet.
+    /// Errors of the program (missing, not executable) come as the reply.
+    Create(ContainerSpec),
+    /// Let its init process run.
+    Start {
+        /// The container.
+        id: String,
+    },
+    /// Run another process in a running container.
+    Exec {
+        /// The container.
+        id: String,
+        /// What to run.
+        process: ProcessSpec,
+    },
+    /// Send a signal.
+    Signal {
+        /// The container.
+        id: String,
+        /// The process as named by [`Reply::Pid`]; `None`: init.
+        pid: Option<u32>,
+        /// 1 to 64.
+        signal: u8,
+        /// Every process of the container instead.
+        all: bool,
+    },
+    /// List the processes.
+    Processes {
+        /// The container.
+        id: String,
+    },
+    /// Freeze or thaw.
+    Freeze {
+        /// The container.
+        id: String,
+        /// Whether to freeze.
+        frozen: bool,
+    },
+    /// The terminal behind a stream has a new size.
+    WindowSize {
+        /// The console's stream.
+        stream: StreamId,
+        /// Rows.
+        rows: u16,
+        /// Columns.
+        columns: u16,
+    },
+    /// Forget a stopped container.
+    Delete {
+        /// The container.
+        id: String,
+    },
+    /// Counters, for `bench`, `events` and the debug log.
+    Statistics,
+}
+
+/// From the sentry to the host half.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The sentry runs and takes requests. Sent once, first.
+    Ready,
+    /// Answers the request with this number.
+    Reply {
+        /// The request's number.
+        number: u64,
+        /// How it went.
+        result: Result<Reply, Failure>,
+    },
+    /// A process that the host half started (init, or an exec) has ended. Everything that the
+    /// container wrote before is with the host by now.
+    Exited {
+        /// The container.
+        id: String,
+        /// The process as named by [`Reply::Pid`].
+        pid: u32,
+        /// How it ended.
+        status: ExitStatus,
+    },
+}
+
+/// A good answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// The process, by its id in the container's own pid namespace.
+    Pid(u32),
+    /// The processes.
+    Processes(Vec<ProcessInfo>),
+    /// Counters.
+    Statistics(Statistics),
+}
+
+/// A bad answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind, for exit statuses.
+    pub kind: FailureKind,
+    /// One line for a person, naming the file or field: `exec /bin/x: no such file or directory`.
+    pub message: String,
+}
+
+/// Kinds of failure that a runtime's exit status tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The program, or its interpreter, is not there: 127.
+    NotFound,
+    /// The program is there and cannot be run: 126.
+    NotExecutable,
+    /// Anything else.
+    Other,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// With this status.
+    Exited(u8),
+    /// By this signal.
+    Signaled(u8),
+}
+
+impl ExitStatus {
+    /// What a shell, and an OCI runtime, exits with: the status, or 128 and the signal.
+    pub fn shell(self) -> u8 {
+        match self {
+            ExitStatus::Exited(n) => n,
+            ExitStatus::Signaled(n) => 128u8.saturating_add(n),
+        }
+    }
+}
+
+/// One process, for `ps`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // the names are ps(1)'s
+pub struct ProcessInfo {
+    pub uid: u32,
+    pub pid: u32,
+    pub ppid: u32,
+    pub threads: u32,
+    /// Since the sandbox's boot, nanoseconds.
+    pub start_ns: u64,
+    /// Processor time, nanoseconds.
+    pub cpu_ns: u64,
+    pub command: String,
+}
+
+/// Counters of the sentry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Frames in use.
+    pub frames: u64,
+    /// System calls served.
+    pub syscalls: u64,
+    /// System calls that are not there, by number, with how often each was tried.
+    pub missing: Vec<(u32, u64)>,
+}
+
+/// What a container is made of: the part of its `config.json` that the sentry honours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// Its id on the host.
+    pub id: String,
+    /// UTS name; empty: the id.
+    pub hostname: String,
+    /// NIS name.
+    pub domainname: String,
+    /// The root file system.
+    pub root: RootSpec,
+    /// Mounts, in order.
+    pub mounts: Vec<MountSpec>,
+    /// The init process.
+    pub process: ProcessSpec,
+    /// Limits of the container.
+    pub limits: Limits,
+    /// Whether `--strace` was given.
+    pub strace: bool,
+}
+
+/// Limits that the sentry enforces; `None`: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, bytes.
+    pub memory: Option<u64>,
+    /// Tasks.
+    pub pids: Option<u32>,
+}
+
+/// The root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootSpec {
+    /// The gofer that serves it.
+    pub gofer: u32,
+    /// The attach name there.
+    pub attach: String,
+    /// Mounted read-only.
+    pub readonly: bool,
+    /// Under an overlay whose upper layer is in the sandbox's memory: the host never changes.
+    pub overlay: bool,
+    /// Whether somebody else may write there (decides caching).
+    pub shared: bool,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSpec {
+    /// Absolute path in the container; made where it is missing.
+    pub destination: String,
+    /// What.
+    pub source: MountSource,
+    /// MS_ flags of mount(2): MS_RDONLY 1, MS_NOSUID 2, MS_NODEV 4, MS_NOEXEC 8, MS_NOATIME 1024,
+    /// MS_NODIRATIME 2048, MS_RELATIME 1 << 21.
+    pub flags: u64,
+}
+
+/// What is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file system of the sentry's own with its data string: `proc`, `sysfs`, `tmpfs` (`size=`,
+    /// `mode=`, `uid=`, `gid=`), `devtmpfs` (the minimal /dev), `devpts`, `mqueue`, `cgroup`, `cgroup2`.
+    Internal {
+        /// File system type.
+        fstype: String,
+        /// Data, comma-separated.
+        data: String,
+    },
+    /// A folder or file of the host, by the gofer.
+    Gofer {
+        /// The gofer.
+        gofer: u32,
+        /// The attach name there.
+        attach: String,
+        /// Whether it is a folder.
+        directory: bool,
+        /// Under an overlay in memory.
+        overlay: bool,
+    },
+}
+
+/// A process to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// argv; the first is looked up in `PATH` of `env` where it has no slash.
+    pub args: Vec<String>,
+    /// Environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory, absolute.
+    pub cwd: String,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// umask; `None`: 0o022.
+    pub umask: Option<u32>,
+    /// Capability sets; bit `n` is capability `n`.
+    pub capabilities: Capabilities,
+    /// prctl(PR_SET_NO_NEW_PRIVS).
+    pub no_new_privs: bool,
+    /// Resource limits: RLIMIT_ number, soft, hard.
+    pub rlimits: Vec<(u32, u64, u64)>,
+    /// Standard input, output and error; `None`: closed. With `terminal`, the first is the console.
+    pub stdio: [Option<StreamId>; 3],
+    /// Whether the process gets a pseudo-terminal whose other end is the first of `stdio`.
+    pub terminal: bool,
+    /// Its size, rows and columns, where known.
+    pub window: Option<(u16, u16)>,
+}
+
+/// The five capability sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)] // the names are capabilities(7)'s
+pub struct Capabilities {
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub bounding: u64,
+    pub ambient: u64,
+}
+
+/// Encodes a message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_allocvec(message)
+}
+
+/// Decodes a message; the other side is not trusted, so everything is checked and nothing may follow.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard::Error> {
+    if bytes.len() > MAX_MESSAGE {
+        return Err(postcard::Error::DeserializeBadEncoding);
+    }
+    match postcard::take_from_bytes(bytes)? {
+        (message, []) => Ok(message),
+        _ => Err(postcard::Error::DeserializeBadEncoding),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_survives_the_trip_and_trailing_bytes_do_not() {
+        let event = Event::Exited { id: "a".into(), pid: 7, status: ExitStatus::Signaled(9) };
+        let mut bytes = encode(&event).unwrap();
+        assert_eq!(decode::<Event>(&bytes).unwrap(), event);
+        bytes.push(0);
+        assert!(decode::<Event>(&bytes).is_err());
+        assert!(decode::<Request>(&[0xff; 16]).is_err());
+    }
+
+    #[test]
+    fn a_shell_sees_signals_above_128() {
+        assert_eq!(ExitStatus::Exited(3).shell(), 3);
+        assert_eq!(ExitStatus::Signaled(9).shell(), 137);
+    }
+}

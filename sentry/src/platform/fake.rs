@@ -1,0 +1,1 @@
+//! A platform without a machine, for unit tests on the host.
