@@ -1,0 +1,1 @@
+//! What this machine can do: `ringwall check`, and the choice of `--platform=auto`.

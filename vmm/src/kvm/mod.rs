@@ -1,0 +1,1 @@
+//! The KVM machine: a guest without firmware, whose kernel is the sentry.
