@@ -332,11 +332,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_trip_and_trailing_bytes_do_not() {
-        let event = Event::Exited {
-            id: "a".into(),
-            pid: 7,
-            status: ExitStatus::Signaled(9),
-        };
+        let event = Event::Exited { id: "a".into(), pid: 7, status: ExitStatus::Signaled(9) };
         let mut bytes = encode(&event).unwrap();
         assert_eq!(decode::<Event>(&bytes).unwrap(), event);
         bytes.push(0);

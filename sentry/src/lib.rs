@@ -5,12 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    deny(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::indexing_slicing
-    )
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
 )]
 extern crate alloc;
 #[cfg(any(test, feature = "fake"))]
@@ -18,12 +13,17 @@ extern crate std;
 
 pub mod control;
 pub mod errno;
+pub mod error;
+pub mod fs;
+pub mod kernel;
+pub mod mm;
 pub mod platform;
+pub mod sync;
+pub mod syscall;
+pub mod task;
 
 /// Runs the sentry on an installed platform: announces itself on the control channel, serves requests,
 /// and returns when the host half has closed it.
 pub fn run() {
     kernel::serve();
 }
-
-pub mod kernel;

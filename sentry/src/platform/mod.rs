@@ -239,6 +239,11 @@ pub trait Platform: Send + Sync + 'static {
     fn unpark(&self, thread: ThreadId);
     /// Lets others run.
     fn yield_now(&self);
+    /// Called over and over while the caller waits for a spinlock that another thread holds. Must
+    /// not switch to a thread that could want a lock of the caller's on this CPU only.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
     /// Makes the thread's running [`UserThread::switch`], or else its next one, return
     /// [`Trap::Kicked`] soon. Never lost; several before one return count as one.
     fn kick(&self, thread: ThreadId);

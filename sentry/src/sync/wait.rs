@@ -1,0 +1,95 @@
+//! Wait queues.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::SpinLock;
+
+/// Something that waits: a task's thread, an epoll item.
+pub trait Wake: Send + Sync {
+    /// The condition may hold now; `events` says which (poll(2) bits, or all ones). Called with the
+    /// queue locked: must not wait, nor touch the queue. Returns whether this used up the event, for
+    /// exclusive waiters.
+    fn wake(&self, events: u32) -> bool;
+}
+
+/// Names an entry of a [`WaitQueue`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitToken(u64);
+
+struct Entry {
+    token: WaitToken,
+    events: u32,
+    exclusive: bool,
+    waker: Arc<dyn Wake>,
+}
+
+/// Who waits for a condition. The condition itself is somewhere else: whoever makes it true wakes
+/// the queue afterwards; whoever waits enters the queue first and looks at the condition afterwards.
+#[derive(Default)]
+pub struct WaitQueue {
+    entries: SpinLock<Vec<Entry>>,
+    /// Length of `entries`, so that waking an empty queue touches no lock.
+    count: AtomicUsize,
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl WaitQueue {
+    /// An empty one.
+    pub const fn new() -> Self {
+        WaitQueue { entries: SpinLock::new(Vec::new()), count: AtomicUsize::new(0) }
+    }
+
+    /// Enters the queue for these events.
+    pub fn enter(&self, events: u32, exclusive: bool, waker: Arc<dyn Wake>) -> WaitToken {
+        let token = WaitToken(NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut entries = self.entries.lock();
+        entries.push(Entry { token, events, exclusive, waker });
+        self.count.store(entries.len(), Ordering::SeqCst);
+        token
+    }
+
+    /// Leaves it.
+    pub fn leave(&self, token: WaitToken) {
+        let mut entries = self.entries.lock();
+        if let Some(at) = entries.iter().position(|e| e.token == token) {
+            let gone = entries.remove(at);
+            self.count.store(entries.len(), Ordering::SeqCst);
+            drop(entries);
+            // Its last reference may be this one, and dropping it may do anything.
+            drop(gone);
+        }
+    }
+
+    /// Wakes all who wait for any of `events`, of the exclusive ones only the first.
+    pub fn wake(&self, events: u32) {
+        self.wake_some(events, usize::MAX);
+    }
+
+    /// Wakes all who wait, for whatever.
+    pub fn wake_all(&self) {
+        self.wake(u32::MAX);
+    }
+
+    /// As [`wake`](Self::wake), but at most `most`; how many.
+    pub fn wake_some(&self, events: u32, most: usize) -> usize {
+        // Pairs with the store in `enter`: either we see the entry, or its owner sees the condition.
+        core::sync::atomic::fence(Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return 0;
+        }
+        let mut woken = 0;
+        for entry in self.entries.lock().iter().filter(|e| e.events & events != 0) {
+            if woken == most {
+                break;
+            }
+            woken += 1;
+            if entry.waker.wake(events) && entry.exclusive {
+                break;
+            }
+        }
+        woken
+    }
+}
