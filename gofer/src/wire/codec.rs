@@ -33,18 +33,11 @@ impl<'a> Reader<'a> {
 
     /// An error unless nothing is left.
     pub fn finish(self) -> Result<()> {
-        if self.is_empty() {
-            Ok(())
-        } else {
-            Err(WireError::Trailing)
-        }
+        if self.is_empty() { Ok(()) } else { Err(WireError::Trailing) }
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let (head, tail) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(WireError::Truncated)?;
+        let (head, tail) = self.0.split_first_chunk::<N>().ok_or(WireError::Truncated)?;
         self.0 = tail;
         Ok(*head)
     }
@@ -70,14 +63,8 @@ impl<'b> Writer<'b> {
 
     /// Appends bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let end = self
-            .used
-            .checked_add(bytes.len())
-            .ok_or(WireError::NoSpace)?;
-        self.buffer
-            .get_mut(self.used..end)
-            .ok_or(WireError::NoSpace)?
-            .copy_from_slice(bytes);
+        let end = self.used.checked_add(bytes.len()).ok_or(WireError::NoSpace)?;
+        self.buffer.get_mut(self.used..end).ok_or(WireError::NoSpace)?.copy_from_slice(bytes);
         self.used = end;
         Ok(())
     }

@@ -74,10 +74,7 @@ pub struct Entries<'a, T> {
 impl<'a, T: Field<'a>> Entries<'a, T> {
     /// The entries in `data`.
     pub fn new(data: Data<'a>) -> Self {
-        Entries {
-            reader: Some(Reader::new(data.0)),
-            entry: core::marker::PhantomData,
-        }
+        Entries { reader: Some(Reader::new(data.0)), entry: core::marker::PhantomData }
     }
 }
 

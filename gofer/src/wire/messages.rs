@@ -305,9 +305,7 @@ pub const READ_DATA: usize = HEADER + 4;
 /// so that file content is not copied once more; the message's size.
 pub fn emit_read_in_place(tag: u16, count: usize, buffer: &mut [u8]) -> Result<usize> {
     const RREAD: u8 = 117;
-    let size = READ_DATA
-        .checked_add(count)
-        .filter(|size| *size <= buffer.len());
+    let size = READ_DATA.checked_add(count).filter(|size| *size <= buffer.len());
     let size = size.ok_or(WireError::NoSpace)?;
     let mut writer = Writer::new(buffer, HEADER);
     writer.put(&u32::try_from(count).map_err(|_| WireError::TooLong)?)?;

@@ -65,10 +65,7 @@ impl Sample for Data<'static> {
 
 impl Sample for Step<'static> {
     fn sample(rng: &mut Rng) -> Self {
-        Step {
-            newfid: Sample::sample(rng),
-            name: Sample::sample(rng),
-        }
+        Step { newfid: Sample::sample(rng), name: Sample::sample(rng) }
     }
 }
 
@@ -121,10 +118,7 @@ fn every_shorter_or_longer_message_is_refused() {
             bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
             // Frames are refused or parse to something; none may parse to the message itself.
             let parsed = Frame::new_checked(&bytes).and_then(Request::parse);
-            assert!(
-                parsed.is_err(),
-                "{kind} cut from {size} to {length}: {parsed:?}"
-            );
+            assert!(parsed.is_err(), "{kind} cut from {size} to {length}: {parsed:?}");
         };
         for length in (HEADER..size).step_by(if size > 600 { 97 } else { 1 }) {
             check(length);
@@ -140,10 +134,7 @@ fn a_buffer_too_small_is_an_error() {
         let message = Request::sample(kind, &mut rng).unwrap();
         let size = message.emit(1, &mut vec![0u8; MSIZE_MAX]).unwrap();
         assert_eq!(message.emit(1, &mut vec![0u8; size]).unwrap(), size);
-        assert_eq!(
-            message.emit(1, &mut vec![0u8; size - 1]),
-            Err(WireError::NoSpace)
-        );
+        assert_eq!(message.emit(1, &mut vec![0u8; size - 1]), Err(WireError::NoSpace));
     }
 }
 
@@ -159,11 +150,7 @@ fn arbitrary_bytes_never_panic_and_reparse() {
             bytes.iter_mut().for_each(|byte| *byte &= 3);
         }
         bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
-        let kinds = if round % 3 == 0 {
-            Reply::KINDS
-        } else {
-            Request::KINDS
-        };
+        let kinds = if round % 3 == 0 { Reply::KINDS } else { Request::KINDS };
         bytes[4] = kinds[rng.below(kinds.len() as u64) as usize];
         let frame = Frame::new_checked(&bytes).unwrap();
         if let Ok(message) = Request::parse(frame) {
@@ -183,18 +170,9 @@ fn arbitrary_bytes_never_panic_and_reparse() {
 
 #[test]
 fn frames_check_their_size() {
-    assert_eq!(
-        Frame::new_checked(&[7, 0, 0, 0, 1, 0]).unwrap_err(),
-        WireError::Truncated
-    );
-    assert_eq!(
-        Frame::new_checked(&[8, 0, 0, 0, 1, 0, 0]).unwrap_err(),
-        WireError::BadSize
-    );
-    assert_eq!(
-        Frame::new_checked(&[7, 0, 0, 0, 1, 2, 3]).unwrap().tag(),
-        0x0302
-    );
+    assert_eq!(Frame::new_checked(&[7, 0, 0, 0, 1, 0]).unwrap_err(), WireError::Truncated);
+    assert_eq!(Frame::new_checked(&[8, 0, 0, 0, 1, 0, 0]).unwrap_err(), WireError::BadSize);
+    assert_eq!(Frame::new_checked(&[7, 0, 0, 0, 1, 2, 3]).unwrap().tag(), 0x0302);
     assert_eq!(Frame::claimed_size(&[7, 0, 0]), None);
     assert_eq!(Frame::claimed_size(&[7, 1, 0, 0, 9]), Some(263));
 }
@@ -202,30 +180,19 @@ fn frames_check_their_size() {
 #[test]
 fn a_read_emitted_in_place_is_the_read_emitted_whole() {
     let mut whole = [0u8; 64];
-    let size = Reply::Read {
-        data: Data(b"content"),
-    }
-    .emit(5, &mut whole)
-    .unwrap();
+    let size = Reply::Read { data: Data(b"content") }.emit(5, &mut whole).unwrap();
     let mut in_place = [0u8; 64];
     in_place[READ_DATA..READ_DATA + 7].copy_from_slice(b"content");
     assert_eq!(emit_read_in_place(5, 7, &mut in_place), Ok(size));
     assert_eq!(whole, in_place);
-    assert_eq!(
-        emit_read_in_place(5, 54, &mut in_place),
-        Err(WireError::NoSpace)
-    );
+    assert_eq!(emit_read_in_place(5, 54, &mut in_place), Err(WireError::NoSpace));
 }
 
 #[test]
 fn lists_are_bounded() {
     let names = vec![b"a".as_slice(); MAX_STEPS + 1];
     let mut buffer = [0u8; 512];
-    let walk = Request::Walk {
-        fid: Fid(1),
-        newfid: Fid(2),
-        names,
-    };
+    let walk = Request::Walk { fid: Fid(1), newfid: Fid(2), names };
     assert_eq!(walk.emit(1, &mut buffer), Err(WireError::TooLong));
     // A claim of many elements in few bytes allocates no more than the bound and is refused.
     let mut bytes = vec![17, 0, 0, 0, 110, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0xff, 0xff];
@@ -241,23 +208,10 @@ fn lists_are_bounded() {
 #[test]
 fn plain_messages_have_their_published_layout() {
     let mut buffer = [0u8; 64];
-    let version = Request::Version {
-        msize: 8192,
-        version: VERSION_L,
-    };
+    let version = Request::Version { msize: 8192, version: VERSION_L };
     let size = version.emit(NOTAG, &mut buffer).unwrap();
-    assert_eq!(
-        &buffer[..size],
-        b"\x15\0\0\0\x64\xff\xff\0\x20\0\0\x08\09P2000.L"
-    );
-    let walk = Request::Walk {
-        fid: Fid(0),
-        newfid: Fid(1),
-        names: vec![b"etc", b"fstab"],
-    };
+    assert_eq!(&buffer[..size], b"\x15\0\0\0\x64\xff\xff\0\x20\0\0\x08\09P2000.L");
+    let walk = Request::Walk { fid: Fid(0), newfid: Fid(1), names: vec![b"etc", b"fstab"] };
     let size = walk.emit(0, &mut buffer).unwrap();
-    assert_eq!(
-        &buffer[..size],
-        b"\x1d\0\0\0\x6e\0\0\0\0\0\0\x01\0\0\0\x02\0\x03\0etc\x05\0fstab"
-    );
+    assert_eq!(&buffer[..size], b"\x1d\0\0\0\x6e\0\0\0\0\0\0\x01\0\0\0\x02\0\x03\0etc\x05\0fstab");
 }

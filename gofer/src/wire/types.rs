@@ -60,10 +60,7 @@ pub struct Step<'a> {
 
 impl<'a> Field<'a> for Step<'a> {
     fn get(reader: &mut Reader<'a>) -> Result<Self> {
-        Ok(Step {
-            newfid: reader.get()?,
-            name: reader.get()?,
-        })
+        Ok(Step { newfid: reader.get()?, name: reader.get()? })
     }
     fn put(&self, writer: &mut Writer<'_>) -> Result<()> {
         writer.put(&self.newfid)?;
