@@ -90,11 +90,17 @@ impl Apt {
         let downloads = self.folder.join("download");
         // Nothing but this call's packages may be unpacked.
         if downloads.exists() {
-            fs::remove_dir_all(&downloads).map_err(|e| Error::Io(downloads.display().to_string(), e))?;
+            fs::remove_dir_all(&downloads)
+                .map_err(|e| Error::Io(downloads.display().to_string(), e))?;
         }
         make_folder(&downloads)?;
         make_folder(into)?;
-        println!("downloading {} Debian packages into {}: {}", packages.len(), into.display(), packages.join(" "));
+        println!(
+            "downloading {} Debian packages into {}: {}",
+            packages.len(),
+            into.display(),
+            packages.join(" ")
+        );
         let mut args = vec!["-qq", "-t", suite, "download"];
         args.extend(packages.iter().map(String::as_str));
         let mut command = self.command("apt-get", &args)?;
@@ -149,7 +155,10 @@ impl Apt {
 }
 
 /// Unpacks packages once: `make` fills a fresh folder, which appears under its name only when complete.
-pub fn once<E: From<Error>>(folder: &Path, make: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn once<E: From<Error>>(
+    folder: &Path,
+    make: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     if folder.exists() {
         return Ok(());
     }
@@ -174,7 +183,12 @@ pub fn install_missing(tools: &[(&str, &str)]) -> Result<(), Error> {
     println!("installing on this machine with apt-get: {}", packages.join(" "));
     output(Command::new("apt-get").args(["-qq", "update"]))?;
     let mut command = Command::new("apt-get");
-    command.env("DEBIAN_FRONTEND", "noninteractive").args(["-y", "-qq", "install", "--no-install-recommends"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").args([
+        "-y",
+        "-qq",
+        "install",
+        "--no-install-recommends",
+    ]);
     output(command.args(packages))?;
     Ok(())
 }
@@ -185,7 +199,9 @@ pub fn present(tool: &str) -> bool {
         return Path::new(tool).exists();
     }
     let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|folder| Path::new(folder).join(tool).exists())
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .any(|folder| Path::new(folder).join(tool).exists())
 }
 
 /// Runs a command and returns its standard output.
@@ -209,7 +225,8 @@ fn machine_mirror() -> Option<String> {
     for entry in fs::read_dir("/etc/apt/sources.list.d").ok()?.flatten() {
         texts.push(fs::read_to_string(entry.path()).unwrap_or_default());
     }
-    let is_mirror = |word: &&str| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian");
+    let is_mirror =
+        |word: &&str| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian");
     texts
         .iter()
         .flat_map(|text| text.lines())

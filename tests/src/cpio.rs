@@ -72,7 +72,8 @@ impl<W: Write> Archive<W> {
     }
 
     fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), bytes: &[u8]) -> io::Result<()> {
-        let size = u32::try_from(bytes.len()).map_err(|_| io::Error::other(format!("{name}: over 4 GiB")))?;
+        let size = u32::try_from(bytes.len())
+            .map_err(|_| io::Error::other(format!("{name}: over 4 GiB")))?;
         self.inode += 1;
         let fields = [
             self.inode,

@@ -20,5 +20,6 @@ pub fn workspace() -> PathBuf {
 
 /// Where downloads and root file systems are kept between runs: `target/test-cache`, or `RINGWALL_TEST_CACHE`.
 pub fn cache() -> PathBuf {
-    std::env::var_os("RINGWALL_TEST_CACHE").map_or_else(|| workspace().join("target/test-cache"), PathBuf::from)
+    std::env::var_os("RINGWALL_TEST_CACHE")
+        .map_or_else(|| workspace().join("target/test-cache"), PathBuf::from)
 }

@@ -89,7 +89,11 @@ fn finish(result: std::io::Result<()>) -> ExitCode {
     }
 }
 
-fn in_vm(extra: Vec<(String, PathBuf)>, limit: u64, argv: Vec<String>) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn in_vm(
+    extra: Vec<(String, PathBuf)>,
+    limit: u64,
+    argv: Vec<String>,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     process::become_subreaper()?;
     let cache = tests::cache();
     let mut apt = Apt::new(&cache.join("apt"))?;
@@ -98,7 +102,14 @@ fn in_vm(extra: Vec<(String, PathBuf)>, limit: u64, argv: Vec<String>) -> Result
     std::fs::create_dir_all(&folder)?;
     let initramfs = folder.join("initramfs");
     parts.initramfs(&initramfs, &std::env::current_exe()?, &extra)?;
-    let mut vm = Vm::new(Config { parts, initramfs, disk: None, folder: folder.clone(), memory: 4096, cpus: 2 });
+    let mut vm = Vm::new(Config {
+        parts,
+        initramfs,
+        disk: None,
+        folder: folder.clone(),
+        memory: 4096,
+        cpus: 2,
+    });
     if let Some(greeting) = vm.start()? {
         eprintln!("{greeting}");
     }

@@ -245,12 +245,14 @@ pub fn end_strays(keep: &Keep) -> Vec<String> {
     // A process that has just been told to end (by a pipe's closing, by its parent's death) may take a moment to do so;
     // only what is there after that counts as left behind.
     for round in 0..500 {
-        let strays: Vec<i32> = descendants(own).into_iter().filter(|pid| !keep.0.contains(pid)).collect();
+        let strays: Vec<i32> =
+            descendants(own).into_iter().filter(|pid| !keep.0.contains(pid)).collect();
         if strays.is_empty() {
             break;
         }
         for pid in strays {
-            let reaped = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+            let reaped =
+                waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
             if matches!(reaped, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..))) {
                 continue;
             }
@@ -258,7 +260,8 @@ pub fn end_strays(keep: &Keep) -> Vec<String> {
                 if seen.insert(pid) && !matches!(state_of(pid), None | Some('Z')) {
                     named.push(format!("{pid} ({})", command_line(pid)));
                 }
-                if !matches!(kill(Pid::from_raw(pid), Signal::SIGKILL), Ok(()) | Err(Errno::ESRCH)) {
+                if !matches!(kill(Pid::from_raw(pid), Signal::SIGKILL), Ok(()) | Err(Errno::ESRCH))
+                {
                     named.push(format!("{pid} cannot be killed"));
                 }
             }
@@ -328,19 +331,30 @@ mod tests {
     #[test]
     fn commands_and_what_they_leave() {
         become_subreaper().unwrap();
-        let done = run(&mut sh("cat; echo no >&2; exit 3"), b"yes", Duration::from_secs(20)).unwrap();
-        assert_eq!((done.end, done.out().as_str(), done.err().as_str()), (End::Exit(3), "yes", "no\n"));
+        let done =
+            run(&mut sh("cat; echo no >&2; exit 3"), b"yes", Duration::from_secs(20)).unwrap();
+        assert_eq!(
+            (done.end, done.out().as_str(), done.err().as_str()),
+            (End::Exit(3), "yes", "no\n")
+        );
         assert!(done.left_behind.is_empty());
 
         let done = run(&mut sh("kill -9 $$"), b"", Duration::from_secs(20)).unwrap();
         assert_eq!(done.end, End::Signal(9));
 
-        let done = run(&mut sh("echo begun; sleep 1000 & sleep 1000"), b"", Duration::from_millis(300)).unwrap();
+        let done =
+            run(&mut sh("echo begun; sleep 1000 & sleep 1000"), b"", Duration::from_millis(300))
+                .unwrap();
         assert_eq!((done.end, done.out().as_str()), (End::TimedOut, "begun\n"));
 
-        let done = run(&mut sh("(setsid sleep 1000 &) ; exit 0"), b"", Duration::from_secs(20)).unwrap();
+        let done =
+            run(&mut sh("(setsid sleep 1000 &) ; exit 0"), b"", Duration::from_secs(20)).unwrap();
         assert_eq!(done.end, End::Exit(0));
-        assert!(matches!(done.left_behind.as_slice(), [one] if one.contains("sleep 1000")), "{:?}", done.left_behind);
+        assert!(
+            matches!(done.left_behind.as_slice(), [one] if one.contains("sleep 1000")),
+            "{:?}",
+            done.left_behind
+        );
         assert!(descendants(std::process::id() as i32).is_empty());
     }
 }

@@ -86,7 +86,9 @@ mod tests {
         send(&mut wire, &Report::Output(Stream::Stderr, vec![0, 255, 10])).unwrap();
         send(&mut wire, &Report::Ready("up".into())).unwrap();
         let mut input = wire.as_slice();
-        assert!(matches!(receive(&mut input), Ok(Report::Output(Stream::Stderr, bytes)) if bytes == [0, 255, 10]));
+        assert!(
+            matches!(receive(&mut input), Ok(Report::Output(Stream::Stderr, bytes)) if bytes == [0, 255, 10])
+        );
         assert!(matches!(receive(&mut input), Ok(Report::Ready(text)) if text == "up"));
         assert_eq!(receive::<Report>(&mut input).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }

@@ -67,7 +67,9 @@ pub fn system() -> io::Result<()> {
     fs::write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write("/etc/group", "root:x:0:\n")?;
     fs::create_dir_all("/root")?;
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (name, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         symlink(target, Path::new("/dev").join(name))?;
     }
     load_modules(Path::new("/lib/modules"))?;
@@ -84,7 +86,8 @@ pub fn system() -> io::Result<()> {
         mount(Some("/dev/vda"), ROOTS, Some("ext4"), MsFlags::MS_RDONLY, None::<&str>)?;
     }
 
-    let agent = Command::new(HARNESS).arg("vm-agent").env("PATH", PATH).env("HOME", "/root").spawn()?;
+    let agent =
+        Command::new(HARNESS).arg("vm-agent").env("PATH", PATH).env("HOME", "/root").spawn()?;
     let agent = agent.id() as i32;
     // Orphans come here too.
     while !matches!(waitpid(None, None)?.pid(), Some(pid) if pid.as_raw() == agent) {}
@@ -113,18 +116,25 @@ pub fn agent() -> io::Result<()> {
         let mut command = Command::new(program);
         command.args(args).envs(job.env.iter().map(|(k, v)| (k, v))).current_dir("/");
         let mut lost = Ok(());
-        let done = process::run_streaming(&mut command, &job.stdin, job.limit, &mut |stream, bytes| {
-            if lost.is_ok() {
-                lost = protocol::send(&mut output, &Report::Output(stream, bytes.to_vec()));
-            }
-        });
+        let done =
+            process::run_streaming(&mut command, &job.stdin, job.limit, &mut |stream, bytes| {
+                if lost.is_ok() {
+                    lost = protocol::send(&mut output, &Report::Output(stream, bytes.to_vec()));
+                }
+            });
         lost?;
         let ended = match done {
-            Ok(done) => Ended { end: done.end, elapsed: done.elapsed, left_behind: done.left_behind },
+            Ok(done) => {
+                Ended { end: done.end, elapsed: done.elapsed, left_behind: done.left_behind }
+            }
             Err(e) => {
                 let text = format!("{program}: {e}\n").into_bytes();
                 protocol::send(&mut output, &Report::Output(process::Stream::Stderr, text))?;
-                Ended { end: process::End::Exit(127), elapsed: started.elapsed(), left_behind: Vec::new() }
+                Ended {
+                    end: process::End::Exit(127),
+                    elapsed: started.elapsed(),
+                    left_behind: Vec::new(),
+                }
             }
         };
         protocol::send(&mut output, &Report::Ended(ended))?;
@@ -139,7 +149,10 @@ fn port() -> io::Result<File> {
             for entry in entries.flatten() {
                 let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
                 if name.trim() == PORT {
-                    return OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(entry.file_name()));
+                    return OpenOptions::new()
+                        .read(true)
+                        .write(true)
+                        .open(Path::new("/dev").join(entry.file_name()));
                 }
             }
         }
@@ -150,7 +163,8 @@ fn port() -> io::Result<File> {
 
 /// Loads the modules of a folder, in the order of their names.
 fn load_modules(folder: &Path) -> io::Result<()> {
-    let mut modules: Vec<PathBuf> = fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<io::Result<_>>()?;
+    let mut modules: Vec<PathBuf> =
+        fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<io::Result<_>>()?;
     modules.sort();
     for module in modules {
         let file = File::open(&module)?;

@@ -73,12 +73,18 @@ impl Parts {
     pub fn vmlinuz(&self) -> Result<PathBuf, Error> {
         let folder = self.kernel.join("boot");
         let entries = fs::read_dir(&folder).map_err(|e| Error::Io(text(&folder), e))?;
-        let found = entries.flatten().find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz"));
+        let found =
+            entries.flatten().find(|e| e.file_name().to_string_lossy().starts_with("vmlinuz"));
         found.map(|e| e.path()).ok_or_else(|| Error::Missing("vmlinuz".into()))
     }
 
     /// Writes the initramfs: the agent as `/init`, the tools it needs, and these files (name in the VM, file here).
-    pub fn initramfs(&self, to: &Path, agent: &Path, extra: &[(String, PathBuf)]) -> Result<(), Error> {
+    pub fn initramfs(
+        &self,
+        to: &Path,
+        agent: &Path,
+        extra: &[(String, PathBuf)],
+    ) -> Result<(), Error> {
         let failed = |e| Error::Io(text(to), e);
         let file = fs::File::create(to).map_err(failed)?;
         let mut archive = Archive::new(io::BufWriter::new(file));
@@ -139,8 +145,14 @@ impl Parts {
         Ok(order)
     }
 
-    fn add_module(&self, name: &str, all: &[PathBuf], order: &mut Vec<PathBuf>) -> Result<(), Error> {
-        let canonical = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
+    fn add_module(
+        &self,
+        name: &str,
+        all: &[PathBuf],
+        order: &mut Vec<PathBuf>,
+    ) -> Result<(), Error> {
+        let canonical =
+            |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
         let wanted = name.replace('-', "_");
         let path = all.iter().find(|path| canonical(path) == wanted);
         let path = path.ok_or_else(|| Error::Missing(format!("{name}.ko")))?;
@@ -187,7 +199,8 @@ fn private_program(root: &Path, program: &str) -> Result<Vec<String>, Error> {
             return Err(Error::Missing(text(path)));
         }
     }
-    let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|folder| text(&root.join(folder)));
+    let libraries =
+        ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|folder| text(&root.join(folder)));
     Ok(vec![text(&loader), "--library-path".to_owned(), libraries.join(":"), text(&program)])
 }
 

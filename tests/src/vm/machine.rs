@@ -99,9 +99,11 @@ impl Vm {
         self.boots += 1;
         let socket = self.config.folder.join("port");
         let _ = fs::remove_file(&socket);
-        let listener = UnixListener::bind(&socket).map_err(|e| Error::Io("listening for the VM", e))?;
+        let listener =
+            UnixListener::bind(&socket).map_err(|e| Error::Io("listening for the VM", e))?;
         let console = self.console();
-        let mut qemu = self.qemu(&socket, &console)?.spawn().map_err(|e| Error::Io("starting QEMU", e))?;
+        let mut qemu =
+            self.qemu(&socket, &console)?.spawn().map_err(|e| Error::Io("starting QEMU", e))?;
 
         let (tx, rx) = mpsc::channel();
         thread::spawn(move || tx.send(listener.accept()));
@@ -126,14 +128,19 @@ impl Vm {
             other => {
                 let _ = qemu.kill();
                 let _ = qemu.wait();
-                let what = other.map_or_else(|e| e.to_string(), |_| "an unexpected greeting".to_owned());
+                let what =
+                    other.map_or_else(|e| e.to_string(), |_| "an unexpected greeting".to_owned());
                 Err(Error::Boot(what, tail(&console)))
             }
         }
     }
 
     /// Runs a job to its end; its output goes to `on_output` as it comes. A lost VM is an end of the job, not an error.
-    pub fn run(&mut self, job: &Job, on_output: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended, Error> {
+    pub fn run(
+        &mut self,
+        job: &Job,
+        on_output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Ended, Error> {
         self.start()?;
         let Some(running) = self.running.as_mut() else {
             return Err(Error::Io("running a job", io::Error::other("no VM")));
@@ -157,9 +164,17 @@ impl Vm {
             Err(error) => {
                 // Ends QEMU; the next job boots again.
                 self.running = None;
-                let hung = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-                let what = if hung { "the VM hung".to_owned() } else { format!("the VM was lost: {error}") };
-                on_output(Stream::Stderr, format!("\n{what}; its console ends:\n{}\n", tail(&self.console())).as_bytes());
+                let hung =
+                    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+                let what = if hung {
+                    "the VM hung".to_owned()
+                } else {
+                    format!("the VM was lost: {error}")
+                };
+                on_output(
+                    Stream::Stderr,
+                    format!("\n{what}; its console ends:\n{}\n", tail(&self.console())).as_bytes(),
+                );
                 let end = if hung { End::TimedOut } else { End::Lost };
                 Ok(Ended { end, elapsed: started.elapsed(), left_behind: Vec::new() })
             }
@@ -173,13 +188,24 @@ impl Vm {
         command.args(["--pdeathsig", "KILL"]).args(config.parts.qemu_command()?);
         command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]);
         command.args(["-smp", &config.cpus.to_string(), "-m", &config.memory.to_string()]);
-        command.args(["-nographic", "-no-reboot", "-nodefaults", "-nic", "none", "-monitor", "none"]);
+        command.args([
+            "-nographic",
+            "-no-reboot",
+            "-nodefaults",
+            "-nic",
+            "none",
+            "-monitor",
+            "none",
+        ]);
         command.args(["-serial", &format!("file:{}", console.display())]);
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-chardev", &format!("socket,id=port,path={}", socket.display())]);
         command.args(["-device", &format!("virtserialport,chardev=port,name={}", super::PORT)]);
         if let Some(disk) = &config.disk {
-            command.args(["-drive", &format!("file={},format=raw,if=virtio,readonly=on", disk.display())]);
+            command.args([
+                "-drive",
+                &format!("file={},format=raw,if=virtio,readonly=on", disk.display()),
+            ]);
         }
         command.arg("-kernel").arg(config.parts.vmlinuz()?).arg("-initrd").arg(&config.initramfs);
         command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=auto"]);
