@@ -7,7 +7,7 @@
 //! Lock order, outermost first; a lock is taken only under those before it:
 //! 1. a directory's `Mutex` (two of them: rename's order), 2. an inode's `Mutex`, 3. `Mm`'s `Mutex`,
 //! 4. the page cache of an inode, 5. the process tree (`Kernel::processes`), 6. a process's signal
-//! state, 7. fd tables, fs contexts and other per-task `SpinLock`s, 8. wait queues.
+//!    state, 7. fd tables, fs contexts and other per-task `SpinLock`s, 8. wait queues.
 
 mod wait;
 
@@ -145,5 +145,41 @@ impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
         self.guard = None;
         self.mutex.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::boxed::Box;
+    use alloc::sync::Arc;
+
+    #[test]
+    fn a_mutex_excludes_and_wakes_its_waiters() {
+        let fake = crate::platform::fake::install();
+        let _ = fake;
+        let sum = Arc::new(Mutex::new(0u64));
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..4 {
+            let (sum, done) = (sum.clone(), done.clone());
+            platform()
+                .spawn(
+                    "adder",
+                    Box::new(move || {
+                        for _ in 0..500 {
+                            let mut guard = sum.lock();
+                            let was = *guard;
+                            platform().yield_now();
+                            *guard = was + 1;
+                        }
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }),
+                )
+                .unwrap();
+        }
+        while done.load(Ordering::SeqCst) < 4 {
+            platform().yield_now();
+        }
+        assert_eq!(*sum.lock(), 2000);
     }
 }
