@@ -120,7 +120,7 @@ impl Fake {
     }
 }
 
-thread_local! {
+std::thread_local! {
     static ME: Cell<u64> = const { Cell::new(0) };
 }
 
