@@ -432,15 +432,9 @@ pub enum Call {
 impl Call {
     /// From the number in a call page.
     pub fn from_number(n: u32) -> Option<Call> {
-        [
-            Call::Log,
-            Call::Panic,
-            Call::Exit,
-            Call::StartCpu,
-            Call::Request,
-        ]
-        .into_iter()
-        .find(|&c| c as u32 == n)
+        [Call::Log, Call::Panic, Call::Exit, Call::StartCpu, Call::Request]
+            .into_iter()
+            .find(|&c| c as u32 == n)
     }
 }
 
