@@ -90,11 +90,7 @@ fn cpu(source: &mut impl Read) -> Option<String> {
             .find(|(key, _)| key.trim() == name)
             .map(|(_, value)| value.trim())
     };
-    Some(format!(
-        "{} microcode {}",
-        field("model name")?,
-        field("microcode").unwrap_or("unknown")
-    ))
+    Some(format!("{} microcode {}", field("model name")?, field("microcode").unwrap_or("unknown")))
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,7 +104,9 @@ pub fn folders() -> Vec<PathBuf> {
     // SAFETY: cannot fail.
     let uid = unsafe { libc::geteuid() };
     let mut folders = Vec::new();
-    if let Some(dir) = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| d.as_bytes().starts_with(b"/")) {
+    if let Some(dir) =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|d| d.as_bytes().starts_with(b"/"))
+    {
         folders.push(Path::new(&dir).join("ringwall"));
     }
     if uid == 0 {
@@ -135,10 +133,7 @@ pub fn load(folders: &[PathBuf], key: &Key) -> Option<KvmFinding> {
 
 /// Keeps a verdict in the first of the folders that can be used. Says where, or why not.
 pub fn store(folders: &[PathBuf], key: Key, finding: &KvmFinding) -> io::Result<PathBuf> {
-    let text = serde_json::to_vec(&Entry {
-        key,
-        finding: finding.clone(),
-    })?;
+    let text = serde_json::to_vec(&Entry { key, finding: finding.clone() })?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for folder in folders {
         match store_in(folder, &text) {
@@ -175,12 +170,7 @@ fn store_in(folder: &Path, text: &[u8]) -> io::Result<()> {
     let target = CString::new(NAME)?;
     // SAFETY: C strings and an open folder.
     let rc = unsafe {
-        libc::renameat(
-            folder.as_raw_fd(),
-            name.as_ptr(),
-            folder.as_raw_fd(),
-            target.as_ptr(),
-        )
+        libc::renameat(folder.as_raw_fd(), name.as_ptr(), folder.as_raw_fd(), target.as_ptr())
     };
     match rc {
         0 => Ok(()),
@@ -278,10 +268,7 @@ mod tests {
         let path = store(&folders, key(), &finding).unwrap();
         assert_eq!(path, folders[1].join(NAME));
         assert_eq!(load(&folders, &key()), Some(finding.clone()));
-        let other = Key {
-            boot: "other".into(),
-            ..key()
-        };
+        let other = Key { boot: "other".into(), ..key() };
         assert_eq!(load(&folders, &other), None);
         // It may be written again.
         store(&folders, other.clone(), &finding).unwrap();
@@ -335,10 +322,7 @@ mod tests {
     #[test]
     fn the_cpu_is_the_first_one_whole() {
         let text = "model name\t: A CPU\nmicrocode\t: 0x1\n\nmodel name\t: B\nmicrocode\t: 0x2\n";
-        assert_eq!(
-            cpu(&mut text.as_bytes()),
-            Some("A CPU microcode 0x1".into())
-        );
+        assert_eq!(cpu(&mut text.as_bytes()), Some("A CPU microcode 0x1".into()));
         assert_eq!(
             cpu(&mut &b"model name: A\n\nmicrocode: 2\n"[..]),
             Some("A microcode unknown".into())

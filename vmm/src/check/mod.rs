@@ -91,11 +91,7 @@ fn worth_keeping(finding: &KvmFinding) -> bool {
 
 /// Why /dev/kvm does not open for this caller now, if it does not.
 fn unopenable() -> Option<KvmProblem> {
-    match std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-    {
+    match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         Ok(_) => None,
         Err(e) => Some(match e.raw_os_error() {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => KvmProblem::NoDevice,
@@ -110,11 +106,7 @@ fn choose(finding: &KvmFinding, cached: bool) -> Choice {
         None => (Platform::Kvm, "ring 0 and system calls are real".into()),
         Some(problem) => (Platform::Ptrace, format!("not kvm: {problem}")),
     };
-    Choice {
-        platform,
-        reason,
-        cached,
-    }
+    Choice { platform, reason, cached }
 }
 
 /// All that `ringwall check` finds.
@@ -144,12 +136,7 @@ pub fn report() -> Report {
         (false, None) => Some(Platform::Ptrace),
         (false, Some(_)) => None,
     };
-    Report {
-        auto,
-        kvm,
-        ptrace,
-        cache,
-    }
+    Report { auto, kvm, ptrace, cache }
 }
 
 impl Report {
@@ -168,9 +155,7 @@ impl Report {
         };
         let kvm = yes_no(self.kvm.problem.as_ref().map(|p| p.to_string()));
         let ptrace = yes_no(self.ptrace.problem.as_ref().map(|p| p.to_string()));
-        let auto = self
-            .auto
-            .map_or("nothing".to_string(), |platform| platform.to_string());
+        let auto = self.auto.map_or("nothing".to_string(), |platform| platform.to_string());
         let m = &self.kvm.measured;
         // Writing to a string does not fail.
         let _ = writeln!(text, "kvm     {kvm}");
@@ -218,10 +203,7 @@ mod tests {
         let choice = choose(&finding, true);
         assert_eq!(choice.platform, Platform::Ptrace);
         assert!(choice.cached && choice.reason.contains("SYSCALL does not raise"));
-        let sane = KvmFinding {
-            problem: None,
-            ..finding
-        };
+        let sane = KvmFinding { problem: None, ..finding };
         assert_eq!(choose(&sane, false).platform, Platform::Kvm);
     }
 

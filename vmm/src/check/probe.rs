@@ -172,11 +172,7 @@ pub struct KvmFinding {
 impl KvmFinding {
     /// A finding without a measurement.
     pub fn unmeasured(problem: KvmProblem) -> KvmFinding {
-        KvmFinding {
-            problem: Some(problem),
-            measured: Measured::default(),
-            probe_us: 0,
-        }
+        KvmFinding { problem: Some(problem), measured: Measured::default(), probe_us: 0 }
     }
 
     /// Whether KVM is a platform here.
@@ -197,16 +193,9 @@ pub fn kvm() -> KvmFinding {
     let begin = Instant::now();
     let (problem, measured) = match start(WALL_LIMIT) {
         Ok(output) => verdict(&output),
-        Err(e) => (
-            Some(KvmProblem::NotRun(e.to_string())),
-            Measured::default(),
-        ),
+        Err(e) => (Some(KvmProblem::NotRun(e.to_string())), Measured::default()),
     };
-    KvmFinding {
-        problem,
-        measured,
-        probe_us: micros(begin.elapsed()),
-    }
+    KvmFinding { problem, measured, probe_us: micros(begin.elapsed()) }
 }
 
 /// What came over the pipe, and whether its end did.
@@ -226,11 +215,8 @@ fn verdict(output: &Output) -> (Option<KvmProblem>, Measured) {
             Err(_) => break,
         }
     }
-    let problem = if output.ended {
-        KvmProblem::Died { stage }
-    } else {
-        KvmProblem::Hung { stage }
-    };
+    let problem =
+        if output.ended { KvmProblem::Died { stage } } else { KvmProblem::Hung { stage } };
     (Some(problem), Measured::default())
 }
 
@@ -256,21 +242,15 @@ fn start(limit: Duration) -> std::io::Result<Output> {
             // SAFETY: `status` is valid; the child forks once and exits.
             while unsafe { libc::waitpid(pid, &mut status, 0) } == -1
                 && std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted
-            {}
+            {
+            }
         }
     }
     let deadline = Instant::now() + limit;
-    let mut output = Output {
-        bytes: Vec::new(),
-        ended: false,
-    };
+    let mut output = Output { bytes: Vec::new(), ended: false };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let mut poll = libc::pollfd {
-            fd: reader.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
+        let mut poll = libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         let ms = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: `poll` is one valid entry.
         match unsafe { libc::poll(&mut poll, 1, ms) } {
@@ -364,10 +344,8 @@ fn detach(writer: OwnedFd) -> std::io::Result<File> {
         libc::sigaddset(&mut set, libc::SIGALRM);
         libc::sigprocmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
         libc::signal(libc::SIGALRM, libc::SIG_DFL);
-        let wall = libc::itimerval {
-            it_value: timeval(WALL_LIMIT),
-            it_interval: timeval(Duration::ZERO),
-        };
+        let wall =
+            libc::itimerval { it_value: timeval(WALL_LIMIT), it_interval: timeval(Duration::ZERO) };
         libc::setitimer(libc::ITIMER_REAL, &wall, std::ptr::null_mut());
     }
     Ok(out)
@@ -517,8 +495,7 @@ fn run(out: &mut File, measured: &mut Measured) -> Result<(), KvmProblem> {
 
     let begin = Instant::now();
     let vm = kvm.create_vm().map_err(refused("KVM_CREATE_VM"))?;
-    vm.set_tss_address(0xfffb_d000)
-        .map_err(refused("KVM_SET_TSS_ADDR"))?;
+    vm.set_tss_address(0xfffb_d000).map_err(refused("KVM_SET_TSS_ADDR"))?;
     let memory = Memory::new().map_err(|e| KvmProblem::Setup(format!("memory: {e}")))?;
     let region = kvm_userspace_memory_region {
         slot: 0,
@@ -528,8 +505,7 @@ fn run(out: &mut File, measured: &mut Measured) -> Result<(), KvmProblem> {
         userspace_addr: memory.0 as u64,
     };
     // SAFETY: the range is mapped for the rest of this process's life.
-    unsafe { vm.set_user_memory_region(region) }
-        .map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
+    unsafe { vm.set_user_memory_region(region) }.map_err(refused("KVM_SET_USER_MEMORY_REGION"))?;
     let vcpu = vm.create_vcpu(0).map_err(refused("KVM_CREATE_VCPU"))?;
     measured.create_us = Some(micros(begin.elapsed()));
 
@@ -554,10 +530,7 @@ fn run(out: &mut File, measured: &mut Measured) -> Result<(), KvmProblem> {
     measured.native_loop_ns = Some(per(native_loop, LOOP_ROUNDS));
     measured.native_syscall_ns = Some(per(native_syscalls, SYSCALLS));
 
-    let mut vcpu = Guest {
-        vcpu,
-        limit: cpu_time() + CPU_LIMIT,
-    };
+    let mut vcpu = Guest { vcpu, limit: cpu_time() + CPU_LIMIT };
     arm();
     stage(out, &mut vcpu, Stage::Entry, 1).map_err(|s| s.problem(Stage::Entry))?;
 
@@ -567,10 +540,7 @@ fn run(out: &mut File, measured: &mut Measured) -> Result<(), KvmProblem> {
         Ok(()) => {}
         Err(Stop::Time) => {
             // How far it came says how slow it is.
-            rounds = vcpu
-                .vcpu
-                .get_regs()
-                .map_or(0, |r| LOOP_ROUNDS.saturating_sub(r.rcx));
+            rounds = vcpu.vcpu.get_regs().map_or(0, |r| LOOP_ROUNDS.saturating_sub(r.rcx));
         }
         Err(s) => stop = Some(s),
     });
@@ -731,11 +701,7 @@ fn prepare(vcpu: &VcpuFd, memory: &Memory, avx: bool) -> Result<(), KvmProblem> 
     sregs.efer = 1 | 1 << 8 | 1 << 10 | 1 << 11;
     vcpu.set_sregs(&sregs).map_err(refused("KVM_SET_SREGS"))?;
 
-    let entry = |index, data| kvm_msr_entry {
-        index,
-        data,
-        ..Default::default()
-    };
+    let entry = |index, data| kvm_msr_entry { index, data, ..Default::default() };
     let msrs = Msrs::from_entries(&[
         entry(0xc000_0081, 0x10 << 48 | 0x08 << 32), // STAR
         entry(0xc000_0082, at::CODE + handler),      // LSTAR
@@ -809,16 +775,10 @@ fn native_loop(rounds: u64) {
 /// Processor time of this thread, and so of this process. (The clock of the process itself ticks
 /// coarsely while a timer runs on it.)
 fn cpu_time() -> Duration {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is valid.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
-    Duration::new(
-        u64::try_from(t.tv_sec).unwrap_or(0),
-        u32::try_from(t.tv_nsec).unwrap_or(0),
-    )
+    Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
 }
 
 /// Processor time that something takes.
@@ -841,47 +801,25 @@ mod tests {
     use super::*;
 
     fn output(text: &str, ended: bool) -> Output {
-        Output {
-            bytes: text.as_bytes().to_vec(),
-            ended,
-        }
+        Output { bytes: text.as_bytes().to_vec(), ended }
     }
 
     #[test]
     fn a_verdict_is_read_whole_or_named_by_its_last_stage() {
-        let measured = Measured {
-            avx: true,
-            ..Default::default()
-        };
+        let measured = Measured { avx: true, ..Default::default() };
         let mut text = serde_json::to_string(&Message::Stage(Stage::Loop)).unwrap() + "\n";
-        assert_eq!(
-            verdict(&output(&text, true)).0,
-            Some(KvmProblem::Died { stage: Stage::Loop })
-        );
-        assert_eq!(
-            verdict(&output(&text, false)).0,
-            Some(KvmProblem::Hung { stage: Stage::Loop })
-        );
+        assert_eq!(verdict(&output(&text, true)).0, Some(KvmProblem::Died { stage: Stage::Loop }));
+        assert_eq!(verdict(&output(&text, false)).0, Some(KvmProblem::Hung { stage: Stage::Loop }));
         let done = serde_json::to_string(&Message::Done(None, measured.clone())).unwrap();
         // A cut line is no verdict.
         let cut = format!("{text}{}", &done[..done.len() - 3]);
-        assert_eq!(
-            verdict(&output(&cut, true)).0,
-            Some(KvmProblem::Died { stage: Stage::Loop })
-        );
+        assert_eq!(verdict(&output(&cut, true)).0, Some(KvmProblem::Died { stage: Stage::Loop }));
         text += &done;
         assert_eq!(verdict(&output(&text, false)), (None, measured));
-        assert_eq!(
-            verdict(&output("", true)).0,
-            Some(KvmProblem::Died {
-                stage: Stage::Setup
-            })
-        );
+        assert_eq!(verdict(&output("", true)).0, Some(KvmProblem::Died { stage: Stage::Setup }));
         assert_eq!(
             verdict(&output("nonsense\n", true)).0,
-            Some(KvmProblem::Died {
-                stage: Stage::Setup
-            })
+            Some(KvmProblem::Died { stage: Stage::Setup })
         );
     }
 
@@ -889,15 +827,8 @@ mod tests {
     fn problems_survive_the_cache() {
         for problem in [
             KvmProblem::NoDevice,
-            KvmProblem::SlowRing0 {
-                rounds: 1,
-                guest_us: 2,
-                native_us: 3,
-            },
-            KvmProblem::Stopped {
-                stage: Stage::Sse,
-                exit: "triple fault".into(),
-            },
+            KvmProblem::SlowRing0 { rounds: 1, guest_us: 2, native_us: 3 },
+            KvmProblem::Stopped { stage: Stage::Sse, exit: "triple fault".into() },
         ] {
             let text = serde_json::to_string(&problem).unwrap();
             assert_eq!(serde_json::from_str::<KvmProblem>(&text).unwrap(), problem);
@@ -908,10 +839,7 @@ mod tests {
     fn the_probe_comes_to_a_verdict_here() {
         // Whatever this machine is, the probe neither hangs nor kills the caller.
         let finding = kvm();
-        assert!(
-            !matches!(finding.problem, Some(KvmProblem::NotRun(_))),
-            "{finding:?}"
-        );
+        assert!(!matches!(finding.problem, Some(KvmProblem::NotRun(_))), "{finding:?}");
         println!("{finding:?}");
     }
 

@@ -65,10 +65,7 @@ pub fn ptrace() -> PtraceFinding {
     let yama_scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope")
         .ok()
         .and_then(|s| s.trim().parse().ok());
-    PtraceFinding {
-        problem: in_child().err().map(|p| explain(p, yama_scope)),
-        yama_scope,
-    }
+    PtraceFinding { problem: in_child().err().map(|p| explain(p, yama_scope)), yama_scope }
 }
 
 /// Says what to enable where the kernel's policy is what refused.
@@ -128,10 +125,7 @@ fn judge(status: i32) -> Result<(), PtraceProblem> {
         6 => "PTRACE_GETREGS",
         _ => return Err(PtraceProblem::NoSysemu("another stop came".into())),
     };
-    Err(PtraceProblem::Refused {
-        step: step.into(),
-        error: error.to_string(),
-    })
+    Err(PtraceProblem::Refused { step: step.into(), error: error.to_string() })
 }
 
 /// The child: traces a child of its own for one system call.
@@ -212,20 +206,11 @@ mod tests {
             matches!(&refused, PtraceProblem::Refused { step, .. } if step == "PTRACE_SEIZE"),
             "{refused:?}"
         );
-        assert_eq!(
-            explain(refused.clone(), Some(3)),
-            PtraceProblem::SwitchedOff
-        );
-        assert_eq!(
-            explain(refused.clone(), Some(2)),
-            PtraceProblem::NeedsCapability
-        );
+        assert_eq!(explain(refused.clone(), Some(3)), PtraceProblem::SwitchedOff);
+        assert_eq!(explain(refused.clone(), Some(2)), PtraceProblem::NeedsCapability);
         assert_eq!(explain(refused.clone(), Some(1)), refused);
         // Killed by a filter.
-        assert!(matches!(
-            judge(libc::SIGSYS),
-            Err(PtraceProblem::Refused { .. })
-        ));
+        assert!(matches!(judge(libc::SIGSYS), Err(PtraceProblem::Refused { .. })));
         assert_eq!(judge(0), Ok(()));
     }
 }
