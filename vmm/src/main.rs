@@ -1,2 +1,6 @@
-//! The `ringwall` binary.
-fn main() {}
+//! The `ringwall` binary; everything is in the library.
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vmm::main()
+}

@@ -1,0 +1,321 @@
+//! The command line, as types. What the commands do is in [`crate::commands`].
+//!
+//! runc's command line is the reference: its options are taken with the same names and meanings,
+//! and those that have none here (`--no-pivot`, `--systemd-cgroup`, ...) are accepted and ignored
+//! because callers pass them to every runtime.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs Linux containers inside a small kernel of their own.
+///
+/// A container of ringwall never talks to the host's kernel: its system calls are served by the
+/// sentry, on KVM as a ring-0 guest or, where KVM is not usable, under ptrace. The command line is
+/// that of runc; `ringwall do -- CMD` runs a command of the host in a throw-away sandbox.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ringwall",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = false
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// Folder for the state of containers [default: /run/ringwall, or $XDG_RUNTIME_DIR/ringwall
+    /// for users other than root]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub root: Option<PathBuf>,
+    /// File that log lines are appended to [default: standard error]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub log: Option<PathBuf>,
+    /// Format of log lines
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        global = true
+    )]
+    pub log_format: LogFormat,
+    /// Log for developers too, with the time of each step
+    #[arg(long, global = true)]
+    pub debug: bool,
+    /// File that everything `--debug` would log is appended to, whether or not it is given
+    #[arg(long, value_name = "FILE", global = true)]
+    pub debug_log: Option<PathBuf>,
+    /// Log every system call that the container makes
+    #[arg(long, global = true)]
+    pub strace: bool,
+    /// What runs the container's code
+    #[arg(
+        long,
+        value_name = "PLATFORM",
+        value_enum,
+        default_value_t,
+        global = true
+    )]
+    pub platform: PlatformChoice,
+    /// Accepted for callers of runc: permission errors of cgroups are never fatal here
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "auto",
+        value_parser = ["true", "false", "auto"],
+        hide_possible_values = true
+    )]
+    pub rootless: String,
+    /// Accepted for callers of runc
+    #[arg(long, global = true, hide = true)]
+    pub systemd_cgroup: bool,
+    /// Accepted for callers of runc
+    #[arg(long, value_name = "PATH", global = true, hide = true)]
+    pub criu: Option<PathBuf>,
+}
+
+/// Format of log lines.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One object a line, as runc's
+    Json,
+}
+
+/// What runs the container's code.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PlatformChoice {
+    /// KVM where it is usable (`ringwall check` tells), else ptrace
+    #[default]
+    Auto,
+    /// A ring-0 guest
+    Kvm,
+    /// Traced processes
+    Ptrace,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a command of the host in a throw-away sandbox
+    ///
+    /// The sandbox's root is the host's, read-only under an overlay in memory, so nothing that the
+    /// command does to files lasts. It runs in the current directory, as the current user, with the
+    /// current environment; ringwall ends with its exit status.
+    Do(Do),
+    /// Create a container and run it
+    Run(Run),
+    /// Create a container, up to but without its first instruction
+    Create(Create),
+    /// Let a created container run
+    Start(Id),
+    /// Print the state of a container
+    State(Id),
+    /// Send a signal to a container's init process
+    Kill(Kill),
+    /// Remove a stopped container
+    Delete(Delete),
+    /// List containers
+    List(List),
+    /// Wait for a container to stop, and print its exit status
+    Wait(Id),
+    /// Write a config.json to start from
+    Spec(Spec),
+    /// Say which platforms work on this machine, and why the others do not
+    Check(Check),
+    /// Print what this runtime supports, as JSON
+    Features,
+}
+
+/// A container's name.
+#[derive(Args, Debug)]
+pub struct Id {
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+/// `do`.
+#[derive(Args, Debug)]
+pub struct Do {
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub command: Vec<String>,
+}
+
+/// What `create` and `run` have in common.
+#[derive(Args, Clone, Debug)]
+pub struct Create {
+    /// Folder with config.json [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// Unix socket that receives the console's master end
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Accepted for callers of runc: the sandbox's root is always its own
+    #[arg(long, hide = true)]
+    pub no_pivot: bool,
+    /// Accepted for callers of runc: containers never see the host's keyrings
+    #[arg(long, hide = true)]
+    pub no_new_keyring: bool,
+    /// Pass this many more descriptors to the container
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// The container's id, unique under `--root`
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+/// `run`.
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Options of `create`.
+    #[command(flatten)]
+    pub create: Create,
+    /// Return once the container runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Keep the container's state after it has stopped
+    #[arg(long)]
+    pub keep: bool,
+    /// Accepted for callers of runc
+    #[arg(long, hide = true)]
+    pub no_subreaper: bool,
+}
+
+/// `kill`.
+#[derive(Args, Debug)]
+pub struct Kill {
+    /// Send it to every process of the container
+    #[arg(long, short)]
+    pub all: bool,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Name or number of the signal
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    pub signal: String,
+}
+
+/// `delete`.
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// Kill the container first where it runs; no error where it does not exist
+    #[arg(long, short)]
+    pub force: bool,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+/// `list`.
+#[derive(Args, Debug)]
+pub struct List {
+    /// Format of the list
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: ListFormat,
+    /// Print ids only
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Format of `list`.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ListFormat {
+    /// For people
+    #[default]
+    Table,
+    /// One array of objects
+    Json,
+}
+
+/// `spec`.
+#[derive(Args, Debug)]
+pub struct Spec {
+    /// Folder to write config.json into [default: the current directory]
+    #[arg(long, short, value_name = "DIR")]
+    pub bundle: Option<PathBuf>,
+    /// For users other than root
+    #[arg(long = "rootless")]
+    pub rootless_spec: bool,
+}
+
+/// `check`.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn docker_s_way_of_calling_is_understood() {
+        let cli = Cli::try_parse_from([
+            "ringwall",
+            "--root",
+            "/r",
+            "--log",
+            "/l",
+            "--log-format",
+            "json",
+            "create",
+            "--bundle",
+            "/b",
+            "--pid-file",
+            "/p",
+            "x",
+        ])
+        .unwrap();
+        assert_eq!(cli.global.log_format, LogFormat::Json);
+        let Command::Create(create) = cli.command else {
+            panic!("not create")
+        };
+        assert_eq!(create.id, "x");
+    }
+
+    #[test]
+    fn do_takes_a_command_with_and_without_dashes() {
+        for line in [
+            &["ringwall", "do", "--", "ls", "-l"][..],
+            &["ringwall", "do", "ls", "-l"],
+        ] {
+            let Command::Do(command) = Cli::try_parse_from(line).unwrap().command else {
+                panic!("not do")
+            };
+            assert_eq!(command.command, ["ls", "-l"]);
+        }
+    }
+}
