@@ -14,12 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// sentry, on KVM as a ring-0 guest or, where KVM is not usable, under ptrace. The command line is
 /// that of runc; `ringwall do -- CMD` runs a command of the host in a throw-away sandbox.
 #[derive(Parser, Debug)]
-#[command(
-    name = "ringwall",
-    version,
-    max_term_width = 100,
-    disable_help_subcommand = false
-)]
+#[command(name = "ringwall", version, max_term_width = 100, disable_help_subcommand = false)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
@@ -40,13 +35,7 @@ pub struct Global {
     #[arg(long, value_name = "FILE", global = true)]
     pub log: Option<PathBuf>,
     /// Format of log lines
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t,
-        global = true
-    )]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
     pub log_format: LogFormat,
     /// Log for developers too, with the time of each step
     #[arg(long, global = true)]
@@ -58,13 +47,7 @@ pub struct Global {
     #[arg(long, global = true)]
     pub strace: bool,
     /// What runs the container's code
-    #[arg(
-        long,
-        value_name = "PLATFORM",
-        value_enum,
-        default_value_t,
-        global = true
-    )]
+    #[arg(long, value_name = "PLATFORM", value_enum, default_value_t, global = true)]
     pub platform: PlatformChoice,
     /// Accepted for callers of runc: permission errors of cgroups are never fatal here
     #[arg(
@@ -300,18 +283,13 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(cli.global.log_format, LogFormat::Json);
-        let Command::Create(create) = cli.command else {
-            panic!("not create")
-        };
+        let Command::Create(create) = cli.command else { panic!("not create") };
         assert_eq!(create.id, "x");
     }
 
     #[test]
     fn do_takes_a_command_with_and_without_dashes() {
-        for line in [
-            &["ringwall", "do", "--", "ls", "-l"][..],
-            &["ringwall", "do", "ls", "-l"],
-        ] {
+        for line in [&["ringwall", "do", "--", "ls", "-l"][..], &["ringwall", "do", "ls", "-l"]] {
             let Command::Do(command) = Cli::try_parse_from(line).unwrap().command else {
                 panic!("not do")
             };

@@ -4,15 +4,10 @@ use nix::libc;
 
 /// CLOCK_MONOTONIC, nanoseconds.
 pub fn monotonic() -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a timespec that the call may write; CLOCK_MONOTONIC always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut ts) };
-    (ts.tv_sec as u64)
-        .wrapping_mul(1_000_000_000)
-        .wrapping_add(ts.tv_nsec as u64)
+    (ts.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(ts.tv_nsec as u64)
 }
 
 /// Seconds since 1970, and nanoseconds where wanted, as RFC 3339 in UTC.
@@ -27,11 +22,7 @@ pub fn rfc3339(seconds: u64, nanoseconds: Option<u32>) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     let fraction = nanoseconds.map_or(String::new(), |n| format!(".{n:09}"));
     format!(
@@ -50,10 +41,7 @@ mod tests {
     fn dates_around_leap_days() {
         assert_eq!(rfc3339(0, None), "1970-01-01T00:00:00Z");
         assert_eq!(rfc3339(951_782_399, None), "2000-02-28T23:59:59Z");
-        assert_eq!(
-            rfc3339(951_782_400, Some(5)),
-            "2000-02-29T00:00:00.000000005Z"
-        );
+        assert_eq!(rfc3339(951_782_400, Some(5)), "2000-02-29T00:00:00.000000005Z");
         assert_eq!(rfc3339(4_107_542_400, None), "2100-03-01T00:00:00Z");
     }
 }

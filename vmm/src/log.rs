@@ -81,35 +81,21 @@ impl Level {
 /// Sets the log up; the first call counts.
 pub fn init(settings: Settings, log: Option<OwnedFd>, debug_log: Option<OwnedFd>) {
     // A second call would come from a defect of ours and changes nothing.
-    let _second = LOG.set(Log {
-        settings,
-        log,
-        debug_log,
-    });
+    let _second = LOG.set(Log { settings, log, debug_log });
 }
 
 /// Settings for a process that is started from here, with its descriptors.
 pub fn for_child(
     process: &str,
-) -> (
-    Settings,
-    Option<BorrowedFd<'static>>,
-    Option<BorrowedFd<'static>>,
-) {
+) -> (Settings, Option<BorrowedFd<'static>>, Option<BorrowedFd<'static>>) {
     match LOG.get() {
         Some(log) => (
-            Settings {
-                process: process.into(),
-                ..log.settings.clone()
-            },
+            Settings { process: process.into(), ..log.settings.clone() },
             log.log.as_ref().map(|fd| fd.as_fd()),
             log.debug_log.as_ref().map(|fd| fd.as_fd()),
         ),
         None => (
-            Settings {
-                process: process.into(),
-                ..Settings::new(LogFormat::Text, false)
-            },
+            Settings { process: process.into(), ..Settings::new(LogFormat::Text, false) },
             None,
             None,
         ),
@@ -118,8 +104,7 @@ pub fn for_child(
 
 /// Whether debug lines go anywhere.
 pub fn debugging() -> bool {
-    LOG.get()
-        .is_some_and(|log| log.settings.debug || log.debug_log.is_some())
+    LOG.get().is_some_and(|log| log.settings.debug || log.debug_log.is_some())
 }
 
 /// Writes one line.
@@ -132,18 +117,12 @@ pub fn write(level: Level, line: Arguments<'_>) {
     };
     let message = line.to_string();
     if let Some(fd) = &log.debug_log {
-        emit(
-            Some(fd.as_fd()),
-            debug_line(&log.settings, level, &message).as_bytes(),
-        );
+        emit(Some(fd.as_fd()), debug_line(&log.settings, level, &message).as_bytes());
     }
     match (&log.log, level) {
         (_, Level::Debug) if !log.settings.debug => {}
         (Some(fd), _) => {
-            emit(
-                Some(fd.as_fd()),
-                record(&log.settings, level, &message).as_bytes(),
-            );
+            emit(Some(fd.as_fd()), record(&log.settings, level, &message).as_bytes());
             if level == Level::Error {
                 emit(None, format!("ringwall: {message}\n").as_bytes());
             }
@@ -181,20 +160,12 @@ fn debug_line(settings: &Settings, level: Level, message: &str) -> String {
 
 /// A line as logrus writes it: keys in alphabetical order.
 fn record(settings: &Settings, level: Level, message: &str) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let time = clock::rfc3339(now, None);
     let stamped;
     let message = if level == Level::Debug {
         let us = clock::monotonic().saturating_sub(settings.began) / 1000;
-        stamped = format!(
-            "{}.{:03} ms {}: {message}",
-            us / 1000,
-            us % 1000,
-            settings.process
-        );
+        stamped = format!("{}.{:03} ms {}: {message}", us / 1000, us % 1000, settings.process);
         &stamped
     } else {
         message

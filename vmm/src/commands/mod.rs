@@ -48,11 +48,7 @@ pub fn main() -> ExitCode {
         Ok(file) => file,
         Err(status) => return status,
     };
-    log::init(
-        Settings::new(cli.global.log_format, cli.global.debug),
-        log_file,
-        debug_log,
-    );
+    log::init(Settings::new(cli.global.log_format, cli.global.debug), log_file, debug_log);
     match dispatch(cli) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
@@ -92,14 +88,10 @@ fn usage(e: clap::Error) -> ExitCode {
 }
 
 fn open_log(path: &Path) -> Result<OwnedFd, ExitCode> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o644)
-        .open(path)
-        .map(OwnedFd::from)
-        .map_err(|e| {
+    OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(OwnedFd::from).map_err(
+        |e| {
             crate::error!("log file {}: {e}", path.display());
             ExitCode::FAILURE
-        })
+        },
+    )
 }

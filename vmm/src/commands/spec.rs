@@ -71,8 +71,7 @@ fn rootless(uid: u32, gid: u32) -> Result<String, serde_json::Error> {
         for mount in mounts.iter_mut() {
             if let Some(options) = mount["options"].as_array_mut() {
                 options.retain(|o| {
-                    o.as_str()
-                        .is_none_or(|o| !o.starts_with("gid=") && !o.starts_with("uid="))
+                    o.as_str().is_none_or(|o| !o.starts_with("gid=") && !o.starts_with("uid="))
                 });
             }
         }
@@ -100,10 +99,7 @@ mod tests {
     fn both_variants_are_valid_specs() {
         for text in [TEMPLATE.to_owned(), rootless(1000, 1000).unwrap()] {
             let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
-            assert_eq!(
-                spec.process().as_ref().unwrap().args().as_ref().unwrap(),
-                &["sh"]
-            );
+            assert_eq!(spec.process().as_ref().unwrap().args().as_ref().unwrap(), &["sh"]);
         }
     }
 }
