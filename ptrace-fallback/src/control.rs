@@ -26,11 +26,8 @@ pub fn control_pair() -> io::Result<(ControlHost, ControlSentry)> {
     }
     // SAFETY: the descriptor is new and ours.
     let bell = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let shared = Arc::new(Shared {
-        queues: Mutex::new(Queues::default()),
-        changed: Condvar::new(),
-        bell,
-    });
+    let shared =
+        Arc::new(Shared { queues: Mutex::new(Queues::default()), changed: Condvar::new(), bell });
     Ok((ControlHost(Arc::clone(&shared)), ControlSentry(shared)))
 }
 
@@ -132,11 +129,7 @@ impl Channel for ControlSentry {
     fn send(&self, message: &[u8]) -> Result<(), Errno> {
         let mut queues = self.0.lock();
         while queues.to_host.len() >= DEPTH && !queues.closed {
-            queues = self
-                .0
-                .changed
-                .wait(queues)
-                .unwrap_or_else(PoisonError::into_inner);
+            queues = self.0.changed.wait(queues).unwrap_or_else(PoisonError::into_inner);
         }
         if queues.closed {
             return Err(Errno::EPIPE);
@@ -157,11 +150,7 @@ impl Channel for ControlSentry {
                 return Err(Errno::EPIPE);
             }
             queues = match deadline {
-                None => self
-                    .0
-                    .changed
-                    .wait(queues)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.0.changed.wait(queues).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_sub(crate::sys::monotonic());
                     if left == 0 {
@@ -211,9 +200,6 @@ mod tests {
         sentry.send(&[7]).unwrap();
         drop(sentry);
         assert_eq!(host.try_recv().unwrap(), Some(vec![7]));
-        assert_eq!(
-            host.try_recv().unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(host.try_recv().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
