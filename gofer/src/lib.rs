@@ -13,3 +13,6 @@
 extern crate alloc;
 
 pub mod wire;
+
+#[cfg(feature = "server")]
+pub mod server;

@@ -69,6 +69,11 @@ impl<'b> Writer<'b> {
         Ok(())
     }
 
+    /// Takes back what was written after the first `used` bytes.
+    pub fn rewind(&mut self, used: usize) {
+        self.used = self.used.min(used);
+    }
+
     /// How many bytes of the buffer are in use.
     pub fn used(&self) -> usize {
         self.used

@@ -123,7 +123,7 @@ macro_rules! messages {
 
         #[cfg(test)]
         impl Request<'static> {
-            pub(super) fn sample(kind: u8, rng: &mut tests::Rng) -> Option<Self> {
+            pub(crate) fn sample(kind: u8, rng: &mut tests::Rng) -> Option<Self> {
                 let _ = &rng;
                 match kind {
                     $($t => Some(Request::$Name { $($tf: tests::Sample::sample(rng)),* }),)*
@@ -134,7 +134,7 @@ macro_rules! messages {
 
         #[cfg(test)]
         impl Reply<'static> {
-            pub(super) fn sample(kind: u8, rng: &mut tests::Rng) -> Option<Self> {
+            pub(crate) fn sample(kind: u8, rng: &mut tests::Rng) -> Option<Self> {
                 use tests::Sample;
                 match kind {
                     RLERROR => Some(Reply::Error { errno: Sample::sample(rng) }),

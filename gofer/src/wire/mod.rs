@@ -21,9 +21,9 @@ pub mod messages;
 pub mod types;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-pub use codec::{Reader, Writer};
+pub use codec::{Element, Field, Reader, Writer};
 pub use frame::Frame;
 pub use messages::{Reply, Request};
 pub use types::*;

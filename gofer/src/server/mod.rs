@@ -1,0 +1,109 @@
+//! The file server: one process per container, one client.
+//!
+//! The principle: the client may be in the hands of an attacker. Every name it sends is one
+//! component and is looked up beneath a descriptor with no symbolic link followed; every file it
+//! holds is an `O_PATH` descriptor that was reached that way; opening goes through that descriptor
+//! and not through a name, so that what was checked is what is opened. What a client can multiply
+//! (fids, locks, watches, pending attribute values) is counted and bounded.
+//!
+//! - [`session`] answers messages: bytes in, bytes and perhaps a descriptor out, no socket;
+//! - [`transport`] moves them over a unix socket;
+//! - [`confine`] takes away from the process what serving files does not need.
+
+mod attr;
+mod confine;
+mod dir;
+mod errors;
+mod fids;
+mod filter;
+mod host;
+mod io;
+mod lock;
+mod namespace;
+mod open;
+pub mod session;
+pub mod transport;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+
+pub use confine::{ConfineError, confine};
+pub use session::Session;
+use transport::{Received, Transport};
+
+/// What a gofer serves and to whom.
+#[derive(Debug)]
+pub struct Config {
+    /// The connected unix socket of the client: `SOCK_SEQPACKET` with one message a packet, or
+    /// `SOCK_STREAM`.
+    pub socket: OwnedFd,
+    /// The attach points.
+    pub attaches: Vec<Attach>,
+    /// Where `/proc/self/fd` of this process is to be found; [`confine`] changes it.
+    pub fd_directory: String,
+}
+
+impl Config {
+    /// A configuration for a process that can see `/proc`.
+    pub fn new(socket: OwnedFd, attaches: Vec<Attach>) -> Self {
+        Config {
+            socket,
+            attaches,
+            fd_directory: "/proc/self/fd".into(),
+        }
+    }
+}
+
+/// A directory (or, for a bind mount of one, a file) that clients may attach.
+#[derive(Debug)]
+pub struct Attach {
+    /// What a client calls it: `root` for the container's root, the number of the mount otherwise.
+    pub name: String,
+    /// Its root, opened as a directory or with `O_PATH`.
+    pub root: OwnedFd,
+    /// Whether clients may change nothing beneath it.
+    pub read_only: bool,
+}
+
+/// Why serving ended other than by the client's going away.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket failed.
+    #[error("client socket: {0}")]
+    Socket(#[source] std::io::Error),
+    /// The client sent what is not a message.
+    #[error("malformed message from the client: {0}")]
+    Malformed(#[from] crate::wire::WireError),
+    /// The client sent a message larger than it negotiated.
+    #[error("message of the client exceeds the negotiated size")]
+    Oversized,
+    /// The descriptors given cannot be served.
+    #[error("cannot serve attach point {name}: {source}")]
+    Attach {
+        /// The attach point.
+        name: String,
+        /// The reason.
+        source: std::io::Error,
+    },
+}
+
+/// Serves the client until it closes its end.
+pub fn run(config: Config) -> Result<(), ServeError> {
+    let mut session = Session::new(config.attaches, config.fd_directory)?;
+    let mut transport = Transport::new(config.socket).map_err(ServeError::Socket)?;
+    let mut reply = vec![0u8; crate::wire::MSIZE_MAX];
+    loop {
+        let request = match transport.receive(session.msize())? {
+            Received::Message(request) => request,
+            Received::Closed => return Ok(()),
+        };
+        let answer = session.handle(request, &mut reply)?;
+        let bytes = reply.get_mut(..answer.size).unwrap_or_default();
+        if transport.send(bytes, answer.donation)?.is_none() {
+            return Ok(());
+        }
+    }
+}
