@@ -44,9 +44,7 @@ impl Session {
 
     pub(super) fn statx<'r>(&self, fid: Fid, _mask: u32) -> Result<Reply<'r>> {
         // Everything at once: asking the host for less saves nothing that can be measured.
-        Ok(Reply::Statx {
-            attr: host::node(&self.fids.get(fid)?.inode.fd)?.attr,
-        })
+        Ok(Reply::Statx { attr: host::node(&self.fids.get(fid)?.inode.fd)?.attr })
     }
 
     pub(super) fn getattr<'r>(&self, fid: Fid, mask: u64) -> Result<Reply<'r>> {
@@ -85,11 +83,7 @@ impl Session {
         let valid = SetValid::from_bits(set.valid).ok_or(Errno::INVAL)?;
         if valid.intersects(SetValid::UID | SetValid::GID) {
             let pick = |flag, id| if valid.contains(flag) { id } else { UNCHANGED };
-            chown(
-                inode,
-                pick(SetValid::UID, set.uid),
-                pick(SetValid::GID, set.gid),
-            )?;
+            chown(inode, pick(SetValid::UID, set.uid), pick(SetValid::GID, set.gid))?;
         }
         if valid.contains(SetValid::MODE) {
             self.chmod(inode, set.mode)?;
@@ -99,20 +93,11 @@ impl Session {
         }
         if valid.intersects(SetValid::ATIME | SetValid::MTIME) {
             let pick = |flag, given, sec: u64, nsec: u64| match () {
-                () if !valid.contains(flag) => Ok(Timespec {
-                    tv_sec: 0,
-                    tv_nsec: UTIME_OMIT,
-                }),
-                () if !valid.contains(given) => Ok(Timespec {
-                    tv_sec: 0,
-                    tv_nsec: UTIME_NOW,
-                }),
+                () if !valid.contains(flag) => Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }),
+                () if !valid.contains(given) => Ok(Timespec { tv_sec: 0, tv_nsec: UTIME_NOW }),
                 // utimensat(2); larger values of nsec would be the special ones.
                 () if nsec > 999_999_999 => Err(Errno::INVAL),
-                () => Ok(Timespec {
-                    tv_sec: sec as i64,
-                    tv_nsec: nsec as i64,
-                }),
+                () => Ok(Timespec { tv_sec: sec as i64, tv_nsec: nsec as i64 }),
             };
             let times = Timestamps {
                 last_access: pick(
@@ -161,11 +146,7 @@ impl Session {
             return Err(Errno::INVAL);
         }
         let target = rustix::fs::readlinkat(&inode.fd, c"", Vec::new())?;
-        Reply::Readlink {
-            target: target.to_bytes(),
-        }
-        .emit(tag, buffer)
-        .map_err(from_wire)
+        Reply::Readlink { target: target.to_bytes() }.emit(tag, buffer).map_err(from_wire)
     }
 }
 

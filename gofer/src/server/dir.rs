@@ -24,24 +24,13 @@ impl Session {
         buffer: &mut [u8],
     ) -> Result<usize> {
         // Header, end and count of the reply.
-        let room = buffer
-            .len()
-            .saturating_sub(HEADER + 1 + 4)
-            .min(count as usize);
+        let room = buffer.len().saturating_sub(HEADER + 1 + 4).min(count as usize);
         let mut space = core::mem::take(&mut self.scratch);
-        let filled = self.fill(
-            fid,
-            offset,
-            attributes,
-            space.get_mut(..room).unwrap_or_default(),
-        );
+        let filled = self.fill(fid, offset, attributes, space.get_mut(..room).unwrap_or_default());
         let reply = filled.and_then(|(used, end)| {
             let data = Data(space.get(..used).unwrap_or_default());
             let reply = if attributes {
-                Reply::ReaddirX {
-                    end: u8::from(end),
-                    data,
-                }
+                Reply::ReaddirX { end: u8::from(end), data }
             } else {
                 Reply::Readdir { data }
             };
@@ -86,36 +75,16 @@ impl Session {
                     own
                 } else {
                     let path = host::qid_path(dev, found.ino());
-                    Qid {
-                        kind: host::qid_kind(found.file_type()).bits(),
-                        version: 0,
-                        path,
-                    }
+                    Qid { kind: host::qid_kind(found.file_type()).bits(), version: 0, path }
                 };
                 if attributes {
-                    let node = Node {
-                        qid,
-                        attr: Attr::default(),
-                    };
+                    let node = Node { qid, attr: Attr::default() };
                     put(
                         &mut writer,
-                        &DirEntryAttr {
-                            node,
-                            offset: next,
-                            kind,
-                            name: name.to_bytes(),
-                        },
+                        &DirEntryAttr { node, offset: next, kind, name: name.to_bytes() },
                     )
                 } else {
-                    put(
-                        &mut writer,
-                        &DirEntry {
-                            qid,
-                            offset: next,
-                            kind,
-                            name: name.to_bytes(),
-                        },
-                    )
+                    put(&mut writer, &DirEntry { qid, offset: next, kind, name: name.to_bytes() })
                 }
             } else {
                 match host::node_at(&open.fd, name) {
@@ -123,12 +92,7 @@ impl Session {
                         let kind = dirent_kind(FileType::from_raw_mode(node.attr.mode));
                         put(
                             &mut writer,
-                            &DirEntryAttr {
-                                node,
-                                offset: next,
-                                kind,
-                                name: name.to_bytes(),
-                            },
+                            &DirEntryAttr { node, offset: next, kind, name: name.to_bytes() },
                         )
                     }
                     // Gone since the directory was read.

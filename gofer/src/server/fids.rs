@@ -49,12 +49,7 @@ pub(super) enum Xattr {
     /// The whole value, being read.
     Reading(Vec<u8>),
     /// A value being written; set when it is complete and the fid is clunked.
-    Writing {
-        name: Vec<u8>,
-        value: Vec<u8>,
-        size: usize,
-        flags: u32,
-    },
+    Writing { name: Vec<u8>, value: Vec<u8>, size: usize, flags: u32 },
 }
 
 /// What a fid stands for.
@@ -75,42 +70,22 @@ impl Entry {
 
     /// The entry's open file, if it may be written.
     pub(super) fn writable(&self) -> Result<&Open> {
-        self.opened().and_then(|open| {
-            if open.write {
-                Ok(open)
-            } else {
-                Err(Errno::BADF)
-            }
-        })
+        self.opened().and_then(|open| if open.write { Ok(open) } else { Err(Errno::BADF) })
     }
 
     /// The entry's open file, if it may be read.
     pub(super) fn readable(&self) -> Result<&Open> {
-        self.opened().and_then(|open| {
-            if open.read {
-                Ok(open)
-            } else {
-                Err(Errno::BADF)
-            }
-        })
+        self.opened().and_then(|open| if open.read { Ok(open) } else { Err(Errno::BADF) })
     }
 
     /// The inode, if it may be changed.
     pub(super) fn changeable(&self) -> Result<&Inode> {
-        if self.inode.read_only {
-            Err(Errno::ROFS)
-        } else {
-            Ok(&self.inode)
-        }
+        if self.inode.read_only { Err(Errno::ROFS) } else { Ok(&self.inode) }
     }
 
     /// The inode, if it is a directory.
     pub(super) fn directory(&self) -> Result<&Inode> {
-        if self.inode.kind == FileType::Directory {
-            Ok(&self.inode)
-        } else {
-            Err(Errno::NOTDIR)
-        }
+        if self.inode.kind == FileType::Directory { Ok(&self.inode) } else { Err(Errno::NOTDIR) }
     }
 
     /// The inode, if it is a directory that may be changed.
@@ -146,21 +121,12 @@ impl Fids {
     /// A table bounded by the process's limit on descriptors.
     pub(super) fn new() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        Self::with_limit(
-            limit
-                .current
-                .unwrap_or(u64::MAX)
-                .saturating_sub(RESERVED_DESCRIPTORS),
-        )
+        Self::with_limit(limit.current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS))
     }
 
     /// A table whose entries hold at most this many descriptors.
     pub(super) fn with_limit(descriptors: u64) -> Self {
-        Fids {
-            entries: HashMap::new(),
-            descriptors: 0,
-            descriptors_max: descriptors.min(FIDS_MAX),
-        }
+        Fids { entries: HashMap::new(), descriptors: 0, descriptors_max: descriptors.min(FIDS_MAX) }
     }
 
     /// The entry of a fid.
@@ -187,12 +153,7 @@ impl Fids {
     /// Makes `fid` stand for an inode, open or not.
     pub(super) fn insert(&mut self, fid: Fid, inode: Rc<Inode>, open: Option<Open>) -> Result<()> {
         self.check_new(fid)?;
-        let entry = Entry {
-            inode,
-            open,
-            xattr: None,
-            locks: HashMap::new(),
-        };
+        let entry = Entry { inode, open, xattr: None, locks: HashMap::new() };
         self.descriptors = self.descriptors.saturating_add(entry.descriptors());
         self.entries.insert(fid, entry);
         Ok(())
@@ -207,10 +168,8 @@ impl Fids {
         let entry = self.entries.get_mut(&fid).ok_or(Errno::BADF)?;
         let before = entry.descriptors();
         let result = change(entry);
-        self.descriptors = self
-            .descriptors
-            .saturating_add(entry.descriptors())
-            .saturating_sub(before);
+        self.descriptors =
+            self.descriptors.saturating_add(entry.descriptors()).saturating_sub(before);
         result
     }
 

@@ -60,11 +60,7 @@ impl Descriptors {
             _ => return Err(Errno::NXIO),
         };
         let path = self.path(rustix::fd::AsFd::as_fd(&inode.fd));
-        rustix::fs::open(
-            path,
-            flags | OFlags::CLOEXEC | OFlags::NOCTTY,
-            Mode::empty(),
-        )
+        rustix::fs::open(path, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty())
     }
 }
 
@@ -79,50 +75,26 @@ pub(super) fn lookup(directory: &Inode, name: &Name) -> Result<(Rc<Inode>, Node)
 pub(super) fn adopt(fd: OwnedFd, read_only: bool) -> Result<(Rc<Inode>, Node)> {
     let node = node(&fd)?;
     let kind = FileType::from_raw_mode(node.attr.mode);
-    Ok((
-        Rc::new(Inode {
-            fd,
-            kind,
-            qid: node.qid,
-            read_only,
-        }),
-        node,
-    ))
+    Ok((Rc::new(Inode { fd, kind, qid: node.qid, read_only }), node))
 }
 
 /// Identity and attributes of the file of a descriptor.
 pub(super) fn node(fd: impl rustix::fd::AsFd) -> Result<Node> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    Ok(node_of(&rustix::fs::statx(
-        fd,
-        c"",
-        AtFlags::EMPTY_PATH,
-        flags,
-    )?))
+    Ok(node_of(&rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, flags)?))
 }
 
 /// Identity and attributes of a name in a directory; a symbolic link is itself.
 pub(super) fn node_at(directory: impl rustix::fd::AsFd, name: &std::ffi::CStr) -> Result<Node> {
     let flags = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    Ok(node_of(&rustix::fs::statx(
-        directory,
-        name,
-        AtFlags::SYMLINK_NOFOLLOW,
-        flags,
-    )?))
+    Ok(node_of(&rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, flags)?))
 }
 
 /// The protocol's form of what statx(2) tells.
 fn node_of(stat: &Statx) -> Node {
-    let time = |time: &rustix::fs::StatxTimestamp| Time {
-        sec: time.tv_sec,
-        nsec: time.tv_nsec,
-    };
+    let time = |time: &rustix::fs::StatxTimestamp| Time { sec: time.tv_sec, nsec: time.tv_nsec };
     let mode = u32::from(stat.stx_mode);
-    let dev = Dev {
-        major: stat.stx_dev_major,
-        minor: stat.stx_dev_minor,
-    };
+    let dev = Dev { major: stat.stx_dev_major, minor: stat.stx_dev_minor };
     let attr = Attr {
         mask: stat.stx_mask,
         blksize: stat.stx_blksize,
@@ -139,21 +111,11 @@ fn node_of(stat: &Statx) -> Node {
         btime: time(&stat.stx_btime),
         ctime: time(&stat.stx_ctime),
         mtime: time(&stat.stx_mtime),
-        rdev: Dev {
-            major: stat.stx_rdev_major,
-            minor: stat.stx_rdev_minor,
-        },
+        rdev: Dev { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor },
         dev,
     };
     let kind = qid_kind(FileType::from_raw_mode(mode)).bits();
-    Node {
-        qid: Qid {
-            kind,
-            version: 0,
-            path: qid_path(dev, attr.ino),
-        },
-        attr,
-    }
+    Node { qid: Qid { kind, version: 0, path: qid_path(dev, attr.ino) }, attr }
 }
 
 /// The qid's bits for a type of file.

@@ -37,8 +37,7 @@ impl Session {
             let rest = value.get(start..).unwrap_or_default();
             let count = rest.len().min(count);
             let (from, to) = (rest.get(..count), space.get_mut(..count));
-            to.unwrap_or_default()
-                .copy_from_slice(from.unwrap_or_default());
+            to.unwrap_or_default().copy_from_slice(from.unwrap_or_default());
             count
         } else {
             let open = regular(entry.readable()?, entry.inode.kind)?;
@@ -60,11 +59,7 @@ impl Session {
     pub(super) fn sync(&self, fid: Fid, data_only: bool) -> Result<()> {
         let entry = self.fids.get(fid)?;
         let sync = |fd: &std::os::fd::OwnedFd| {
-            if data_only {
-                rustix::fs::fdatasync(fd)
-            } else {
-                rustix::fs::fsync(fd)
-            }
+            if data_only { rustix::fs::fdatasync(fd) } else { rustix::fs::fsync(fd) }
         };
         match &entry.open {
             Some(open) => sync(&open.fd),

@@ -49,11 +49,7 @@ pub struct Config {
 impl Config {
     /// A configuration for a process that can see `/proc`.
     pub fn new(socket: OwnedFd, attaches: Vec<Attach>) -> Self {
-        Config {
-            socket,
-            attaches,
-            fd_directory: "/proc/self/fd".into(),
-        }
+        Config { socket, attaches, fd_directory: "/proc/self/fd".into() }
     }
 }
 

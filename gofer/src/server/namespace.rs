@@ -30,15 +30,7 @@ impl Session {
         let bits = Mode::from_raw_mode(mode & PERMISSIONS);
         rustix::fs::mkdirat(&directory.fd, name.as_c_str(), bits)?;
         let undo = AtFlags::REMOVEDIR;
-        self.made(
-            &directory,
-            newfid,
-            &name,
-            FileType::Directory,
-            mode,
-            owner,
-            undo,
-        )
+        self.made(&directory, newfid, &name, FileType::Directory, mode, owner, undo)
     }
 
     pub(super) fn mknod(
@@ -67,15 +59,7 @@ impl Session {
             _ => 0,
         };
         rustix::fs::mknodat(&directory.fd, name.as_c_str(), kind, bits, device)?;
-        self.made(
-            &directory,
-            newfid,
-            &name,
-            kind,
-            mode,
-            owner,
-            AtFlags::empty(),
-        )
+        self.made(&directory, newfid, &name, kind, mode, owner, AtFlags::empty())
     }
 
     pub(super) fn symlink(
@@ -93,15 +77,7 @@ impl Session {
         // An arbitrary string: the server never follows it.
         let target = CString::new(target).map_err(|_| Errno::INVAL)?;
         rustix::fs::symlinkat(&target, &directory.fd, name.as_c_str())?;
-        self.made(
-            &directory,
-            newfid,
-            &name,
-            FileType::Symlink,
-            0,
-            owner,
-            AtFlags::empty(),
-        )
+        self.made(&directory, newfid, &name, FileType::Symlink, 0, owner, AtFlags::empty())
     }
 
     pub(super) fn link(&mut self, dir: Fid, fid: Fid, name: &[u8]) -> Result<Attr> {

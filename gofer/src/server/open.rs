@@ -36,32 +36,20 @@ struct Mode9p {
 impl Mode9p {
     fn new(flags: u32) -> Result<Self> {
         let flags = OpenFlags::from_bits_truncate(flags);
-        let (access, read, write) = match (
-            flags.contains(OpenFlags::WRONLY),
-            flags.contains(OpenFlags::RDWR),
-        ) {
-            (false, false) => (OFlags::RDONLY, true, false),
-            (true, false) => (OFlags::WRONLY, false, true),
-            (false, true) => (OFlags::RDWR, true, true),
-            (true, true) => return Err(Errno::INVAL),
-        };
+        let (access, read, write) =
+            match (flags.contains(OpenFlags::WRONLY), flags.contains(OpenFlags::RDWR)) {
+                (false, false) => (OFlags::RDONLY, true, false),
+                (true, false) => (OFlags::WRONLY, false, true),
+                (false, true) => (OFlags::RDWR, true, true),
+                (true, true) => return Err(Errno::INVAL),
+            };
         let passed = PASSED_ON.iter().filter(|(from, _)| flags.contains(*from));
         let host = passed.fold(access, |all, (_, to)| all | *to);
-        Ok(Mode9p {
-            flags: host,
-            read,
-            write,
-            truncate: flags.contains(OpenFlags::TRUNC),
-        })
+        Ok(Mode9p { flags: host, read, write, truncate: flags.contains(OpenFlags::TRUNC) })
     }
 
     fn opened(&self, fd: OwnedFd) -> Open {
-        Open {
-            fd,
-            read: self.read,
-            write: self.write,
-            position: None,
-        }
+        Open { fd, read: self.read, write: self.write, position: None }
     }
 }
 
@@ -78,10 +66,7 @@ impl Session {
             entry.open = Some(open);
             Ok(())
         })?;
-        Ok(Reply::Lopen {
-            qid,
-            iounit: self.io_unit(),
-        })
+        Ok(Reply::Lopen { qid, iounit: self.io_unit() })
     }
 
     pub(super) fn open<'r>(
@@ -112,10 +97,7 @@ impl Session {
             self.fids.insert(newfid, inode.clone(), Some(open))?;
         }
         let granted = self.grant(newfid, &inode, wish);
-        Ok(Reply::OpenX {
-            granted: granted.bits(),
-            attr,
-        })
+        Ok(Reply::OpenX { granted: granted.bits(), attr })
     }
 
     pub(super) fn lcreate<'r>(
@@ -139,10 +121,7 @@ impl Session {
         // create(5): the fid of the directory becomes the new file's.
         self.fids.remove(fid)?;
         self.fids.insert(fid, inode, Some(open))?;
-        Ok(Reply::Lcreate {
-            qid: node.qid,
-            iounit: self.io_unit(),
-        })
+        Ok(Reply::Lcreate { qid: node.qid, iounit: self.io_unit() })
     }
 
     #[allow(clippy::too_many_arguments)] // the message's fields
@@ -165,10 +144,7 @@ impl Session {
             self.create_file(&directory, &Name::new(name)?, &how, mode, owner)?;
         self.fids.insert(newfid, inode.clone(), Some(open))?;
         let granted = self.grant(newfid, &inode, wish);
-        Ok(Reply::CreateX {
-            granted: granted.bits(),
-            node,
-        })
+        Ok(Reply::CreateX { granted: granted.bits(), node })
     }
 
     pub(super) fn tmpfile<'r>(
@@ -191,13 +167,9 @@ impl Session {
         let mode9p = Mode::from_raw_mode(mode & PERMISSIONS);
         let fd = rustix::fs::openat(&directory.fd, c".", flags, mode9p)?;
         let (inode, node) = self.settle(fd.as_fd(), mode, owner)?;
-        self.fids
-            .insert(newfid, inode.clone(), Some(how.opened(fd)))?;
+        self.fids.insert(newfid, inode.clone(), Some(how.opened(fd)))?;
         let granted = self.grant(newfid, &inode, wish);
-        Ok(Reply::Tmpfile {
-            granted: granted.bits(),
-            node,
-        })
+        Ok(Reply::Tmpfile { granted: granted.bits(), node })
     }
 
     /// Opens an inode as asked, if it is a regular file or a directory.

@@ -58,11 +58,7 @@ impl Session {
     ) -> std::result::Result<Self, ServeError> {
         let host = Descriptors::new(fd_directory);
         let root = |attach: Attach| {
-            let Attach {
-                name,
-                root,
-                read_only,
-            } = attach;
+            let Attach { name, root, read_only } = attach;
             // An O_PATH descriptor of its own, whatever was given.
             let reopen = || {
                 let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
@@ -71,21 +67,11 @@ impl Session {
                 host::adopt(fd, read_only)
             };
             match reopen() {
-                Ok((inode, _)) => Ok(Root {
-                    name,
-                    inode,
-                    read_only,
-                }),
-                Err(errno) => Err(ServeError::Attach {
-                    name,
-                    source: errno.into(),
-                }),
+                Ok((inode, _)) => Ok(Root { name, inode, read_only }),
+                Err(errno) => Err(ServeError::Attach { name, source: errno.into() }),
             }
         };
-        let attaches = attaches
-            .into_iter()
-            .map(root)
-            .collect::<std::result::Result<_, _>>()?;
+        let attaches = attaches.into_iter().map(root).collect::<std::result::Result<_, _>>()?;
         Ok(Session {
             attaches,
             host,
@@ -122,18 +108,12 @@ impl Session {
         };
         let size = match answered {
             Ok(size) => size,
-            Err(errno) => Reply::Error {
-                errno: number(errno),
-            }
-            .emit(tag, buffer)?,
+            Err(errno) => Reply::Error { errno: number(errno) }.emit(tag, buffer)?,
         };
         let donation = self.donated.take().and_then(|fid| {
             let open = self.fids.get(fid).ok()?.open.as_ref()?;
             // The Granted byte is the first field of every reply that has one.
-            Some(Donation {
-                fd: rustix::fd::AsFd::as_fd(&open.fd),
-                granted_at: HEADER,
-            })
+            Some(Donation { fd: rustix::fd::AsFd::as_fd(&open.fd), granted_at: HEADER })
         });
         Ok(Answer { size, donation })
     }
@@ -145,15 +125,12 @@ impl Session {
             T::Version { msize, version } => self.version(msize, version),
             T::Auth { .. } => Err(Errno::OPNOTSUPP),
             T::Flush { .. } => Ok(Reply::Flush {}), // requests are answered in order
-            T::Attach { fid, aname, .. } => self
-                .attach(fid, aname)
-                .map(|(node, _)| Reply::Attach { qid: node.qid }),
-            T::AttachX { fid, aname } => {
-                self.attach(fid, aname).map(|(node, flags)| Reply::AttachX {
-                    node,
-                    flags: flags.bits(),
-                })
+            T::Attach { fid, aname, .. } => {
+                self.attach(fid, aname).map(|(node, _)| Reply::Attach { qid: node.qid })
             }
+            T::AttachX { fid, aname } => self
+                .attach(fid, aname)
+                .map(|(node, flags)| Reply::AttachX { node, flags: flags.bits() }),
             T::Walk { fid, newfid, names } => self.walk(fid, newfid, &names),
             T::WalkX { fid, steps } => return self.walk_steps(tag, fid, &steps, buffer),
             T::Clunk { fid } => self.clunk(fid).map(|()| Reply::Clunk {}),
@@ -181,132 +158,51 @@ impl Session {
             T::Readlink { fid } => return self.readlink(tag, fid, buffer),
 
             T::Lopen { fid, flags } => self.lopen(fid, flags),
-            T::OpenX {
-                fid,
-                newfid,
-                flags,
-                wish,
-            } => self.open(fid, newfid, flags, wish),
-            T::Lcreate {
-                fid,
-                name,
-                flags,
-                mode,
-                gid,
-            } => self.lcreate(fid, name, flags, mode, gid),
-            T::CreateX {
-                dir,
-                newfid,
-                name,
-                flags,
-                mode,
-                uid,
-                gid,
-                wish,
-            } => self.create(dir, newfid, name, flags, mode, (uid, gid), wish),
-            T::Tmpfile {
-                dir,
-                newfid,
-                flags,
-                mode,
-                uid,
-                gid,
-                wish,
-            } => self.tmpfile(dir, newfid, flags, mode, (uid, gid), wish),
+            T::OpenX { fid, newfid, flags, wish } => self.open(fid, newfid, flags, wish),
+            T::Lcreate { fid, name, flags, mode, gid } => self.lcreate(fid, name, flags, mode, gid),
+            T::CreateX { dir, newfid, name, flags, mode, uid, gid, wish } => {
+                self.create(dir, newfid, name, flags, mode, (uid, gid), wish)
+            }
+            T::Tmpfile { dir, newfid, flags, mode, uid, gid, wish } => {
+                self.tmpfile(dir, newfid, flags, mode, (uid, gid), wish)
+            }
 
-            T::Symlink {
-                fid,
-                name,
-                target,
-                gid,
-            } => self
+            T::Symlink { fid, name, target, gid } => self
                 .symlink(fid, Fid::NONE, name, target, (u32::MAX, gid))
                 .map(|node| Reply::Symlink { qid: node.qid }),
-            T::SymlinkX {
-                dir,
-                newfid,
-                name,
-                target,
-                uid,
-                gid,
-            } => self
+            T::SymlinkX { dir, newfid, name, target, uid, gid } => self
                 .symlink(dir, newfid, name, target, (uid, gid))
                 .map(|node| Reply::SymlinkX { node }),
-            T::Mknod {
-                fid,
-                name,
-                mode,
-                major,
-                minor,
-                gid,
-            } => self
-                .mknod(
-                    fid,
-                    Fid::NONE,
-                    name,
-                    mode,
-                    Dev { major, minor },
-                    (u32::MAX, gid),
-                )
+            T::Mknod { fid, name, mode, major, minor, gid } => self
+                .mknod(fid, Fid::NONE, name, mode, Dev { major, minor }, (u32::MAX, gid))
                 .map(|node| Reply::Mknod { qid: node.qid }),
-            T::MknodX {
-                dir,
-                newfid,
-                name,
-                mode,
-                rdev,
-                uid,
-                gid,
-            } => self
+            T::MknodX { dir, newfid, name, mode, rdev, uid, gid } => self
                 .mknod(dir, newfid, name, mode, rdev, (uid, gid))
                 .map(|node| Reply::MknodX { node }),
-            T::Mkdir {
-                fid,
-                name,
-                mode,
-                gid,
-            } => self
+            T::Mkdir { fid, name, mode, gid } => self
                 .mkdir(fid, Fid::NONE, name, mode, (u32::MAX, gid))
                 .map(|node| Reply::Mkdir { qid: node.qid }),
-            T::MkdirX {
-                dir,
-                newfid,
-                name,
-                mode,
-                uid,
-                gid,
-            } => self
-                .mkdir(dir, newfid, name, mode, (uid, gid))
-                .map(|node| Reply::MkdirX { node }),
+            T::MkdirX { dir, newfid, name, mode, uid, gid } => {
+                self.mkdir(dir, newfid, name, mode, (uid, gid)).map(|node| Reply::MkdirX { node })
+            }
             T::Link { dir, fid, name } => self.link(dir, fid, name).map(|_| Reply::Link {}),
             T::LinkX { dir, fid, name } => {
                 self.link(dir, fid, name).map(|attr| Reply::LinkX { attr })
             }
-            T::Renameat {
-                olddir,
-                oldname,
-                newdir,
-                newname,
-            } => self
-                .rename(olddir, oldname, newdir, newname, 0)
-                .map(|()| Reply::Renameat {}),
-            T::RenameX {
-                olddir,
-                oldname,
-                newdir,
-                newname,
-                flags,
-            } => self
-                .rename(olddir, oldname, newdir, newname, flags)
-                .map(|()| Reply::RenameX {}),
+            T::Renameat { olddir, oldname, newdir, newname } => {
+                self.rename(olddir, oldname, newdir, newname, 0).map(|()| Reply::Renameat {})
+            }
+            T::RenameX { olddir, oldname, newdir, newname, flags } => {
+                self.rename(olddir, oldname, newdir, newname, flags).map(|()| Reply::RenameX {})
+            }
             T::Unlinkat { dir, name, flags } => {
                 self.unlink(dir, name, flags).map(|()| Reply::Unlinkat {})
             }
 
             T::Read { fid, offset, count } => return self.read(tag, fid, offset, count, buffer),
-            T::Write { fid, offset, data } => self
-                .write(fid, offset, data.0)
-                .map(|count| Reply::Write { count }),
+            T::Write { fid, offset, data } => {
+                self.write(fid, offset, data.0).map(|count| Reply::Write { count })
+            }
             T::Readdir { fid, offset, count } => {
                 return self.readdir(tag, fid, offset, count, false, buffer);
             }
@@ -316,104 +212,47 @@ impl Session {
             T::Fsync { fid, data_only } => self.sync(fid, data_only != 0).map(|()| Reply::Fsync {}),
             T::SyncMany { fids, data_only } => {
                 let sync = |fid| self.sync(fid, data_only != 0).map_or_else(number, |()| 0);
-                Ok(Reply::SyncMany {
-                    errnos: fids.into_iter().map(sync).collect(),
-                })
+                Ok(Reply::SyncMany { errnos: fids.into_iter().map(sync).collect() })
             }
-            T::Fallocate {
-                fid,
-                mode,
-                offset,
-                length,
-            } => self
-                .fallocate(fid, mode, offset, length)
-                .map(|()| Reply::Fallocate {}),
-            T::CopyRange {
-                source,
-                source_offset,
-                target,
-                target_offset,
-                length,
-            } => self
+            T::Fallocate { fid, mode, offset, length } => {
+                self.fallocate(fid, mode, offset, length).map(|()| Reply::Fallocate {})
+            }
+            T::CopyRange { source, source_offset, target, target_offset, length } => self
                 .copy_range(source, source_offset, target, target_offset, length)
                 .map(|count| Reply::CopyRange { count }),
-            T::Seek {
-                fid,
-                offset,
-                whence,
-            } => self
-                .seek(fid, offset, whence)
-                .map(|offset| Reply::Seek { offset }),
+            T::Seek { fid, offset, whence } => {
+                self.seek(fid, offset, whence).map(|offset| Reply::Seek { offset })
+            }
 
-            T::Lock {
-                fid,
-                kind,
-                start,
-                length,
-                proc_id,
-                ..
-            } => self
+            T::Lock { fid, kind, start, length, proc_id, .. } => self
                 .lock(fid, proc_id.into(), kind, start, length)
                 .map(|status| Reply::Lock { status }),
-            T::LockX {
-                fid,
-                owner,
-                kind,
-                start,
-                length,
-            } => self
-                .lock(fid, owner, kind, start, length)
-                .map(|status| Reply::LockX { status }),
-            T::Getlock {
-                fid,
-                kind,
-                start,
-                length,
-                proc_id,
-                client_id,
-            } => self.get_lock(fid, proc_id.into(), kind, start, length).map(
-                |(kind, start, length)| Reply::Getlock {
+            T::LockX { fid, owner, kind, start, length } => {
+                self.lock(fid, owner, kind, start, length).map(|status| Reply::LockX { status })
+            }
+            T::Getlock { fid, kind, start, length, proc_id, client_id } => self
+                .get_lock(fid, proc_id.into(), kind, start, length)
+                .map(|(kind, start, length)| Reply::Getlock {
                     kind,
                     start,
                     length,
                     proc_id,
                     client_id,
-                },
-            ),
-            T::GetlockX {
-                fid,
-                owner,
-                kind,
-                start,
-                length,
-            } => self
-                .get_lock(fid, owner, kind, start, length)
-                .map(|(kind, start, length)| Reply::GetlockX {
-                    kind,
-                    start,
-                    length,
                 }),
+            T::GetlockX { fid, owner, kind, start, length } => self
+                .get_lock(fid, owner, kind, start, length)
+                .map(|(kind, start, length)| Reply::GetlockX { kind, start, length }),
 
             T::Xattrwalk { fid, newfid, name } => self.xattr_walk(fid, newfid, name),
-            T::Xattrcreate {
-                fid,
-                name,
-                size,
-                flags,
-            } => self
-                .xattr_create(fid, name, size, flags)
-                .map(|()| Reply::Xattrcreate {}),
+            T::Xattrcreate { fid, name, size, flags } => {
+                self.xattr_create(fid, name, size, flags).map(|()| Reply::Xattrcreate {})
+            }
             T::GetXattr { fid, name, size } => {
                 return self.get_xattr(tag, fid, name, size, buffer);
             }
-            T::SetXattr {
-                fid,
-                name,
-                value,
-                flags,
-            } => self
-                .set_xattr(fid, name, value.0, flags)
-                .map(|()| Reply::SetXattr {}),
+            T::SetXattr { fid, name, value, flags } => {
+                self.set_xattr(fid, name, value.0, flags).map(|()| Reply::SetXattr {})
+            }
             T::ListXattr { fid, size } => return self.list_xattr(tag, fid, size, buffer),
             T::RemoveXattr { fid, name } => {
                 self.remove_xattr(fid, name).map(|()| Reply::RemoveXattr {})
@@ -446,27 +285,17 @@ impl Session {
             VERSION_UNKNOWN
         };
         // At most MSIZE_MAX, so it fits.
-        Ok(Reply::Version {
-            msize: u32::try_from(msize).map_err(|_| Errno::MSGSIZE)?,
-            version,
-        })
+        Ok(Reply::Version { msize: u32::try_from(msize).map_err(|_| Errno::MSGSIZE)?, version })
     }
 
     fn attach(&mut self, fid: Fid, aname: &[u8]) -> Result<(Node, AttachFlags)> {
         // Plain clients may name it as a path.
         let name = aname.strip_prefix(b"/").unwrap_or(aname);
         let name = if name.is_empty() { b"root" } else { name };
-        let found = self
-            .attaches
-            .iter()
-            .find(|root| root.name.as_bytes() == name);
+        let found = self.attaches.iter().find(|root| root.name.as_bytes() == name);
         let root = found.ok_or(Errno::NOENT)?;
         let node = host::node(&root.inode.fd)?;
-        let flags = if root.read_only {
-            AttachFlags::READ_ONLY
-        } else {
-            AttachFlags::empty()
-        };
+        let flags = if root.read_only { AttachFlags::READ_ONLY } else { AttachFlags::empty() };
         self.fids.insert(fid, root.inode.clone(), None)?;
         Ok((node, flags))
     }
@@ -535,11 +364,7 @@ impl Session {
         if inode.kind == rustix::fs::FileType::Symlink && !nodes.is_empty() {
             target = rustix::fs::readlinkat(&inode.fd, c"", Vec::new())?.into_bytes();
         }
-        let reply = Reply::WalkX {
-            nodes,
-            errno: why,
-            target: &target,
-        };
+        let reply = Reply::WalkX { nodes, errno: why, target: &target };
         reply.emit(tag, buffer).map_err(from_wire)
     }
 

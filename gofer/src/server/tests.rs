@@ -33,11 +33,7 @@ impl Drop for TempDir {
 
 fn attach(path: &Path, name: &str, read_only: bool) -> Attach {
     let root = fs::File::open(path).unwrap().into();
-    Attach {
-        name: name.into(),
-        root,
-        read_only,
-    }
+    Attach { name: name.into(), root, read_only }
 }
 
 /// A client that owns its server.
@@ -81,36 +77,19 @@ impl Client {
     }
 
     fn version(&mut self, version: &'static [u8]) {
-        let reply = self.call(Request::Version {
-            msize: u32::MAX,
-            version,
-        });
-        assert_eq!(
-            reply,
-            Reply::Version {
-                msize: MSIZE_MAX as u32,
-                version
-            }
-        );
+        let reply = self.call(Request::Version { msize: u32::MAX, version });
+        assert_eq!(reply, Reply::Version { msize: MSIZE_MAX as u32, version });
     }
 
     fn attach(&mut self, name: &str, fid: u32) {
-        let reply = self.call(Request::AttachX {
-            fid: Fid(fid),
-            aname: name.as_bytes(),
-        });
+        let reply = self.call(Request::AttachX { fid: Fid(fid), aname: name.as_bytes() });
         assert!(matches!(reply, Reply::AttachX { .. }), "{reply:?}");
     }
 
     fn call(&mut self, request: Request<'_>) -> Reply<'_> {
         let size = request.emit(5, &mut self.request).unwrap();
-        let answer = self
-            .session
-            .handle(&self.request[..size], &mut self.reply)
-            .unwrap();
-        self.donated = answer
-            .donation
-            .map(|donation| donation.fd.try_clone_to_owned().unwrap());
+        let answer = self.session.handle(&self.request[..size], &mut self.reply).unwrap();
+        self.donated = answer.donation.map(|donation| donation.fd.try_clone_to_owned().unwrap());
         let frame = Frame::new_checked(&self.reply[..answer.size]).unwrap();
         assert_eq!(frame.tag(), 5);
         Reply::parse(frame).unwrap()
@@ -126,31 +105,20 @@ impl Client {
     fn walk(&mut self, from: u32, newfid: u32, path: &str) -> Attr {
         let names: Vec<&str> = path.split('/').collect();
         let steps = names.iter().enumerate().map(|(at, name)| Step {
-            newfid: if at + 1 == names.len() {
-                Fid(newfid)
-            } else {
-                Fid::NONE
-            },
+            newfid: if at + 1 == names.len() { Fid(newfid) } else { Fid::NONE },
             name: name.as_bytes(),
         });
-        match self.call(Request::WalkX {
-            fid: Fid(from),
-            steps: steps.collect(),
-        }) {
-            Reply::WalkX {
-                nodes, errno: 0, ..
-            } if nodes.len() == names.len() => nodes.last().unwrap().attr,
+        match self.call(Request::WalkX { fid: Fid(from), steps: steps.collect() }) {
+            Reply::WalkX { nodes, errno: 0, .. } if nodes.len() == names.len() => {
+                nodes.last().unwrap().attr
+            }
             other => panic!("walk to {path}: {other:?}"),
         }
     }
 
     fn open(&mut self, fid: u32, newfid: u32, flags: u32, wish: Wish) -> u8 {
-        let request = Request::OpenX {
-            fid: Fid(fid),
-            newfid: Fid(newfid),
-            flags,
-            wish: wish.bits(),
-        };
+        let request =
+            Request::OpenX { fid: Fid(fid), newfid: Fid(newfid), flags, wish: wish.bits() };
         match self.call(request) {
             Reply::OpenX { granted, .. } => granted,
             other => panic!("open: {other:?}"),
@@ -181,25 +149,11 @@ fn a_walk_tells_how_far_it_went() {
     symlink("/etc/passwd", dir.path().join("a/link")).unwrap();
     let mut client = Client::new(&dir);
     let steps = |names: &[&'static str]| {
-        names
-            .iter()
-            .map(|n| Step {
-                newfid: Fid::NONE,
-                name: n.as_bytes(),
-            })
-            .collect::<Vec<_>>()
+        names.iter().map(|n| Step { newfid: Fid::NONE, name: n.as_bytes() }).collect::<Vec<_>>()
     };
-    let walk = |names: &[&'static str]| Request::WalkX {
-        fid: Fid(0),
-        steps: steps(names),
-    };
+    let walk = |names: &[&'static str]| Request::WalkX { fid: Fid(0), steps: steps(names) };
 
-    let Reply::WalkX {
-        nodes,
-        errno,
-        target,
-    } = client.call(walk(&["a", "b", "c"]))
-    else {
+    let Reply::WalkX { nodes, errno, target } = client.call(walk(&["a", "b", "c"])) else {
         panic!()
     };
     assert_eq!((nodes.len(), errno, target), (3, 0, &b""[..]));
@@ -208,9 +162,7 @@ fn a_walk_tells_how_far_it_went() {
     assert_eq!(nodes[2].attr.size, 7);
     assert_eq!(nodes[2].attr.mtime.nsec as i64, native.mtime_nsec());
 
-    let Reply::WalkX { nodes, errno, .. } = client.call(walk(&["a", "x", "c"])) else {
-        panic!()
-    };
+    let Reply::WalkX { nodes, errno, .. } = client.call(walk(&["a", "x", "c"])) else { panic!() };
     assert_eq!((nodes.len(), errno as i32), (1, libc::ENOENT));
     let Reply::WalkX { nodes, errno, .. } = client.call(walk(&["a", "b", "c", "d"])) else {
         panic!()
@@ -218,14 +170,7 @@ fn a_walk_tells_how_far_it_went() {
     assert_eq!((nodes.len(), errno as i32), (3, libc::ENOTDIR));
     // A link in the middle or at the end is shown with its target, and not followed.
     for names in [&["a", "link", "x"][..], &["a", "link"]] {
-        let Reply::WalkX {
-            nodes,
-            errno,
-            target,
-        } = client.call(walk(names))
-        else {
-            panic!()
-        };
+        let Reply::WalkX { nodes, errno, target } = client.call(walk(names)) else { panic!() };
         assert_eq!((nodes.len(), errno, target), (2, 0, &b"/etc/passwd"[..]));
         assert_eq!(nodes[1].qid.kind, QidKind::SYMLINK.bits());
     }
@@ -248,63 +193,27 @@ fn names_never_leave_the_root() {
         (&[b'x'; 256], libc::ENAMETOOLONG),
     ] {
         for fid in [Fid(0), Fid(1)] {
-            let step = Step {
-                newfid: Fid(9),
-                name,
-            };
-            let Reply::WalkX { nodes, errno, .. } = client.call(Request::WalkX {
-                fid,
-                steps: vec![step],
-            }) else {
+            let step = Step { newfid: Fid(9), name };
+            let Reply::WalkX { nodes, errno, .. } =
+                client.call(Request::WalkX { fid, steps: vec![step] })
+            else {
                 panic!()
             };
             assert_eq!((nodes.len(), errno as i32), (0, expected));
-            let walk = Request::Walk {
-                fid,
-                newfid: Fid(9),
-                names: vec![name],
-            };
+            let walk = Request::Walk { fid, newfid: Fid(9), names: vec![name] };
             assert_eq!(client.errno(walk), expected);
-            let mkdir = Request::Mkdir {
-                fid,
-                name,
-                mode: 0o755,
-                gid: 0,
-            };
+            let mkdir = Request::Mkdir { fid, name, mode: 0o755, gid: 0 };
             assert_eq!(client.errno(mkdir), expected);
-            let unlink = Request::Unlinkat {
-                dir: fid,
-                name,
-                flags: UNLINK_DIR,
-            };
+            let unlink = Request::Unlinkat { dir: fid, name, flags: UNLINK_DIR };
             assert_eq!(client.errno(unlink), expected);
-            let rename = Request::Renameat {
-                olddir: Fid(0),
-                oldname: b"sub",
-                newdir: fid,
-                newname: name,
-            };
+            let rename =
+                Request::Renameat { olddir: Fid(0), oldname: b"sub", newdir: fid, newname: name };
             assert_eq!(client.errno(rename), expected);
-            let link = Request::Link {
-                dir: fid,
-                fid: Fid(1),
-                name,
-            };
+            let link = Request::Link { dir: fid, fid: Fid(1), name };
             assert_eq!(client.errno(link), expected);
-            let create = Request::Lcreate {
-                fid,
-                name,
-                flags: 2,
-                mode: 0o644,
-                gid: 0,
-            };
+            let create = Request::Lcreate { fid, name, flags: 2, mode: 0o644, gid: 0 };
             assert_eq!(client.errno(create), expected);
-            let symlink = Request::Symlink {
-                fid,
-                name,
-                target: b"t",
-                gid: 0,
-            };
+            let symlink = Request::Symlink { fid, name, target: b"t", gid: 0 };
             assert_eq!(client.errno(symlink), expected);
         }
     }
@@ -323,23 +232,13 @@ fn only_regular_files_and_directories_are_opened() {
     fs::create_dir(dir.path().join("dir")).unwrap();
     let mut client = Client::new(&dir);
     let wish = Wish::DONATE;
-    for (at, (name, expected)) in [
-        ("link", libc::ELOOP),
-        ("fifo", libc::ENXIO),
-        ("sock", libc::ENXIO),
-    ]
-    .iter()
-    .enumerate()
+    for (at, (name, expected)) in
+        [("link", libc::ELOOP), ("fifo", libc::ENXIO), ("sock", libc::ENXIO)].iter().enumerate()
     {
         let fid = 10 + at as u32;
         client.walk(0, fid, name);
         for flags in [0, 1, 2, OpenFlags::TRUNC.bits()] {
-            let open = Request::OpenX {
-                fid: Fid(fid),
-                newfid: Fid(99),
-                flags,
-                wish: wish.bits(),
-            };
+            let open = Request::OpenX { fid: Fid(fid), newfid: Fid(99), flags, wish: wish.bits() };
             assert_eq!(client.errno(open), *expected, "{name}");
             assert!(client.donated.is_none());
         }
@@ -366,10 +265,7 @@ fn a_donated_descriptor_is_the_file_as_opened() {
     assert_eq!(client.open(1, 3, 2, Wish::DONATE), Granted::DONATED.bits());
     let file = fs::File::from(client.donated.take().unwrap());
     file.write_at(b"C", 0).unwrap();
-    assert_eq!(
-        fs::read_to_string(dir.path().join("file")).unwrap(),
-        "Content"
-    );
+    assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "Content");
 }
 
 #[test]
@@ -379,33 +275,11 @@ fn files_are_created_written_and_read() {
     client.create(1, "new");
     let data = vec![7u8; 100_000];
     let half = &data[..IO_MAX];
-    let reply = client.call(Request::Write {
-        fid: Fid(1),
-        offset: 0,
-        data: Data(half),
-    });
-    assert_eq!(
-        reply,
-        Reply::Write {
-            count: IO_MAX as u32
-        }
-    );
-    let reply = client.call(Request::Read {
-        fid: Fid(1),
-        offset: 1,
-        count: u32::MAX,
-    });
-    assert_eq!(
-        reply,
-        Reply::Read {
-            data: Data(&half[1..])
-        }
-    );
-    let reply = client.call(Request::Read {
-        fid: Fid(1),
-        offset: 1 << 40,
-        count: 1,
-    });
+    let reply = client.call(Request::Write { fid: Fid(1), offset: 0, data: Data(half) });
+    assert_eq!(reply, Reply::Write { count: IO_MAX as u32 });
+    let reply = client.call(Request::Read { fid: Fid(1), offset: 1, count: u32::MAX });
+    assert_eq!(reply, Reply::Read { data: Data(&half[1..]) });
+    let reply = client.call(Request::Read { fid: Fid(1), offset: 1 << 40, count: 1 });
     assert_eq!(reply, Reply::Read { data: Data(&[]) });
     let native = fs::metadata(dir.path().join("new")).unwrap();
     assert_eq!(native.mode() & 0o7777, 0o640);
@@ -427,29 +301,11 @@ fn files_are_created_written_and_read() {
     // A file opened for reading is not written, and the other way round.
     client.walk(0, 3, "new");
     client.open(3, 4, 0, Wish::empty());
-    let write = Request::Write {
-        fid: Fid(4),
-        offset: 0,
-        data: Data(b"x"),
-    };
+    let write = Request::Write { fid: Fid(4), offset: 0, data: Data(b"x") };
     assert_eq!(client.errno(write), libc::EBADF);
     client.open(3, 5, 1, Wish::empty());
-    assert_eq!(
-        client.errno(Request::Read {
-            fid: Fid(5),
-            offset: 0,
-            count: 1
-        }),
-        libc::EBADF
-    );
-    assert_eq!(
-        client.errno(Request::Read {
-            fid: Fid(3),
-            offset: 0,
-            count: 1
-        }),
-        libc::EBADF
-    );
+    assert_eq!(client.errno(Request::Read { fid: Fid(5), offset: 0, count: 1 }), libc::EBADF);
+    assert_eq!(client.errno(Request::Read { fid: Fid(3), offset: 0, count: 1 }), libc::EBADF);
 }
 
 #[test]
@@ -469,9 +325,7 @@ fn owners_are_what_the_client_says() {
         gid: 4321,
         wish: 0,
     });
-    let Reply::CreateX { node, .. } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::CreateX { node, .. } = reply else { panic!("{reply:?}") };
     assert_eq!((node.attr.uid, node.attr.gid), (1234, 4321));
     assert_eq!(node.attr.mode & 0o7777, 0o6755);
     let reply = client.call(Request::MkdirX {
@@ -482,13 +336,8 @@ fn owners_are_what_the_client_says() {
         uid: 1,
         gid: 2,
     });
-    let Reply::MkdirX { node } = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!(
-        (node.attr.uid, node.attr.gid, node.attr.mode),
-        (1, 2, 0o42777)
-    );
+    let Reply::MkdirX { node } = reply else { panic!("{reply:?}") };
+    assert_eq!((node.attr.uid, node.attr.gid, node.attr.mode), (1, 2, 0o42777));
     let reply = client.call(Request::SymlinkX {
         dir: Fid(2),
         newfid: Fid(3),
@@ -497,15 +346,11 @@ fn owners_are_what_the_client_says() {
         uid: 5,
         gid: 6,
     });
-    let Reply::SymlinkX { node } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::SymlinkX { node } = reply else { panic!("{reply:?}") };
     assert_eq!((node.attr.uid, node.attr.gid), (5, 6));
     assert_eq!(
         client.call(Request::Readlink { fid: Fid(3) }),
-        Reply::Readlink {
-            target: b"anywhere"
-        }
+        Reply::Readlink { target: b"anywhere" }
     );
     let reply = client.call(Request::MknodX {
         dir: Fid(0),
@@ -516,13 +361,8 @@ fn owners_are_what_the_client_says() {
         uid: 7,
         gid: 8,
     });
-    let Reply::MknodX { node } = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!(
-        (node.attr.uid, node.attr.gid, node.attr.mode),
-        (7, 8, 0o010_600)
-    );
+    let Reply::MknodX { node } = reply else { panic!("{reply:?}") };
+    assert_eq!((node.attr.uid, node.attr.gid, node.attr.mode), (7, 8, 0o010_600));
 }
 
 #[test]
@@ -545,89 +385,35 @@ fn attributes_are_set() {
         ..SetAttr::default()
     };
     let reply = client.call(Request::SetattrX { fid: Fid(1), set });
-    let Reply::SetattrX { attr } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::SetattrX { attr } = reply else { panic!("{reply:?}") };
     assert_eq!((attr.mode, attr.size), (0o100_604, 3));
-    assert_eq!(
-        attr.mtime,
-        Time {
-            sec: 1_000_000,
-            nsec: 5
-        }
-    );
+    assert_eq!(attr.mtime, Time { sec: 1_000_000, nsec: 5 });
     assert!(attr.atime.sec > 1_000_000);
     let native = fs::metadata(dir.path().join("file")).unwrap();
     assert_eq!(native.permissions().mode(), 0o100_604);
-    let bad = SetAttr {
-        mtime_nsec: 1 << 30,
-        ..set
-    };
-    assert_eq!(
-        client.errno(Request::SetattrX {
-            fid: Fid(1),
-            set: bad
-        }),
-        libc::EINVAL
-    );
-    let bad = SetAttr {
-        valid: 1 << 20,
-        ..set
-    };
-    assert_eq!(
-        client.errno(Request::SetattrX {
-            fid: Fid(1),
-            set: bad
-        }),
-        libc::EINVAL
-    );
+    let bad = SetAttr { mtime_nsec: 1 << 30, ..set };
+    assert_eq!(client.errno(Request::SetattrX { fid: Fid(1), set: bad }), libc::EINVAL);
+    let bad = SetAttr { valid: 1 << 20, ..set };
+    assert_eq!(client.errno(Request::SetattrX { fid: Fid(1), set: bad }), libc::EINVAL);
 }
 
 #[test]
 fn a_read_only_attach_changes_nothing() {
     let dir = TempDir::new("readonly");
     fs::write(dir.path().join("file"), "content").unwrap();
-    let mut client = Client::unversioned(vec![
-        attach(dir.path(), "root", false),
-        attach(dir.path(), "1", true),
-    ]);
+    let mut client =
+        Client::unversioned(vec![attach(dir.path(), "root", false), attach(dir.path(), "1", true)]);
     client.version(VERSION_DIALECT);
     client.attach("root", 0);
-    let reply = client.call(Request::AttachX {
-        fid: Fid(1),
-        aname: b"1",
-    });
-    let Reply::AttachX { flags, .. } = reply else {
-        panic!("{reply:?}")
-    };
+    let reply = client.call(Request::AttachX { fid: Fid(1), aname: b"1" });
+    let Reply::AttachX { flags, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(flags, AttachFlags::READ_ONLY.bits());
-    assert_eq!(
-        client.errno(Request::AttachX {
-            fid: Fid(2),
-            aname: b"2"
-        }),
-        libc::ENOENT
-    );
+    assert_eq!(client.errno(Request::AttachX { fid: Fid(2), aname: b"2" }), libc::ENOENT);
     client.walk(1, 3, "file");
     let requests = [
-        Request::OpenX {
-            fid: Fid(3),
-            newfid: Fid(9),
-            flags: 1,
-            wish: 1,
-        },
-        Request::OpenX {
-            fid: Fid(3),
-            newfid: Fid(9),
-            flags: 2,
-            wish: 1,
-        },
-        Request::OpenX {
-            fid: Fid(3),
-            newfid: Fid(9),
-            flags: 0o1000,
-            wish: 1,
-        },
+        Request::OpenX { fid: Fid(3), newfid: Fid(9), flags: 1, wish: 1 },
+        Request::OpenX { fid: Fid(3), newfid: Fid(9), flags: 2, wish: 1 },
+        Request::OpenX { fid: Fid(3), newfid: Fid(9), flags: 0o1000, wish: 1 },
         Request::CreateX {
             dir: Fid(1),
             newfid: Fid(9),
@@ -638,23 +424,9 @@ fn a_read_only_attach_changes_nothing() {
             gid: 0,
             wish: 0,
         },
-        Request::Mkdir {
-            fid: Fid(1),
-            name: b"new",
-            mode: 0,
-            gid: 0,
-        },
-        Request::Symlink {
-            fid: Fid(1),
-            name: b"new",
-            target: b"x",
-            gid: 0,
-        },
-        Request::Unlinkat {
-            dir: Fid(1),
-            name: b"file",
-            flags: 0,
-        },
+        Request::Mkdir { fid: Fid(1), name: b"new", mode: 0, gid: 0 },
+        Request::Symlink { fid: Fid(1), name: b"new", target: b"x", gid: 0 },
+        Request::Unlinkat { dir: Fid(1), name: b"file", flags: 0 },
         Request::RenameX {
             olddir: Fid(1),
             oldname: b"file",
@@ -662,29 +434,10 @@ fn a_read_only_attach_changes_nothing() {
             newname: b"x",
             flags: 0,
         },
-        Request::Link {
-            dir: Fid(1),
-            fid: Fid(3),
-            name: b"new",
-        },
-        Request::SetattrX {
-            fid: Fid(3),
-            set: SetAttr {
-                valid: 1,
-                mode: 0,
-                ..SetAttr::default()
-            },
-        },
-        Request::SetXattr {
-            fid: Fid(3),
-            name: b"user.x",
-            value: Data(b"y"),
-            flags: 0,
-        },
-        Request::RemoveXattr {
-            fid: Fid(3),
-            name: b"user.x",
-        },
+        Request::Link { dir: Fid(1), fid: Fid(3), name: b"new" },
+        Request::SetattrX { fid: Fid(3), set: SetAttr { valid: 1, mode: 0, ..SetAttr::default() } },
+        Request::SetXattr { fid: Fid(3), name: b"user.x", value: Data(b"y"), flags: 0 },
+        Request::RemoveXattr { fid: Fid(3), name: b"user.x" },
         Request::Tmpfile {
             dir: Fid(1),
             newfid: Fid(9),
@@ -700,11 +453,7 @@ fn a_read_only_attach_changes_nothing() {
         assert_eq!(client.errno(request), libc::EROFS, "{name}");
     }
     // Not by linking it into the attach point that can be written either.
-    let link = Request::Link {
-        dir: Fid(0),
-        fid: Fid(3),
-        name: b"new",
-    };
+    let link = Request::Link { dir: Fid(0), fid: Fid(3), name: b"new" };
     assert_eq!(client.errno(link), libc::EXDEV);
     assert_eq!(client.open(3, 9, 0, Wish::DONATE), 1);
 }
@@ -725,9 +474,7 @@ fn directories_are_read_in_pieces() {
             let before = names.len();
             if attributes {
                 let reply = client.call(Request::ReaddirX { fid, offset, count });
-                let Reply::ReaddirX { data, end } = reply else {
-                    panic!("{reply:?}")
-                };
+                let Reply::ReaddirX { data, end } = reply else { panic!("{reply:?}") };
                 for entry in entries_attr(data) {
                     let entry = entry.unwrap();
                     offset = entry.offset;
@@ -742,9 +489,7 @@ fn directories_are_read_in_pieces() {
                 }
             } else {
                 let reply = client.call(Request::Readdir { fid, offset, count });
-                let Reply::Readdir { data } = reply else {
-                    panic!("{reply:?}")
-                };
+                let Reply::Readdir { data } = reply else { panic!("{reply:?}") };
                 for entry in entries(data) {
                     let entry = entry.unwrap();
                     offset = entry.offset;
@@ -759,11 +504,7 @@ fn directories_are_read_in_pieces() {
         names.dedup();
         assert_eq!(names.len(), 502, "each entry once, with . and ..");
     }
-    let small = Request::ReaddirX {
-        fid: Fid(1),
-        offset: 0,
-        count: 10,
-    };
+    let small = Request::ReaddirX { fid: Fid(1), offset: 0, count: 10 };
     assert_eq!(client.errno(small), libc::EINVAL);
 }
 
@@ -780,51 +521,26 @@ fn names_are_moved_linked_and_removed() {
         newname,
         flags,
     };
-    assert_eq!(
-        client.errno(rename(b"a", b"b", libc::RENAME_NOREPLACE)),
-        libc::EEXIST
-    );
-    assert_eq!(
-        client.call(rename(b"a", b"b", libc::RENAME_EXCHANGE)),
-        Reply::RenameX {}
-    );
+    assert_eq!(client.errno(rename(b"a", b"b", libc::RENAME_NOREPLACE)), libc::EEXIST);
+    assert_eq!(client.call(rename(b"a", b"b", libc::RENAME_EXCHANGE)), Reply::RenameX {});
     assert_eq!(fs::read_to_string(dir.path().join("a")).unwrap(), "B");
     assert_eq!(client.errno(rename(b"a", b"b", 1 << 20)), libc::EINVAL);
     assert_eq!(client.call(rename(b"a", b"b", 0)), Reply::RenameX {});
     client.walk(0, 1, "b");
-    let reply = client.call(Request::LinkX {
-        dir: Fid(0),
-        fid: Fid(1),
-        name: b"c",
-    });
-    let Reply::LinkX { attr } = reply else {
-        panic!("{reply:?}")
-    };
+    let reply = client.call(Request::LinkX { dir: Fid(0), fid: Fid(1), name: b"c" });
+    let Reply::LinkX { attr } = reply else { panic!("{reply:?}") };
     assert_eq!(attr.nlink, 2);
     // The fid outlives its names.
     for name in [&b"b"[..], b"c"] {
-        let reply = client.call(Request::Unlinkat {
-            dir: Fid(0),
-            name,
-            flags: 0,
-        });
+        let reply = client.call(Request::Unlinkat { dir: Fid(0), name, flags: 0 });
         assert_eq!(reply, Reply::Unlinkat {});
     }
-    let reply = client.call(Request::Statx {
-        fid: Fid(1),
-        mask: 0,
-    });
-    let Reply::Statx { attr } = reply else {
-        panic!("{reply:?}")
-    };
+    let reply = client.call(Request::Statx { fid: Fid(1), mask: 0 });
+    let Reply::Statx { attr } = reply else { panic!("{reply:?}") };
     assert_eq!(attr.nlink, 0);
     client.open(1, 2, 0, Wish::empty());
     assert_eq!(
-        client.call(Request::Read {
-            fid: Fid(2),
-            offset: 0,
-            count: 9
-        }),
+        client.call(Request::Read { fid: Fid(2), offset: 0, count: 9 }),
         Reply::Read { data: Data(b"B") }
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -849,15 +565,9 @@ fn a_tmpfile_gets_its_name_later() {
         Reply::Error { errno } if errno as i32 == libc::EOPNOTSUPP => return,
         other => panic!("{other:?}"),
     }
-    fs::File::from(client.donated.take().unwrap())
-        .write_at(b"late", 0)
-        .unwrap();
+    fs::File::from(client.donated.take().unwrap()).write_at(b"late", 0).unwrap();
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-    let reply = client.call(Request::LinkX {
-        dir: Fid(0),
-        fid: Fid(1),
-        name: b"name",
-    });
+    let reply = client.call(Request::LinkX { dir: Fid(0), fid: Fid(1), name: b"name" });
     assert!(matches!(reply, Reply::LinkX { .. }), "{reply:?}");
     assert_eq!(fs::read_to_string(dir.path().join("name")).unwrap(), "late");
 }
@@ -869,11 +579,7 @@ fn ranges_are_allocated_copied_and_sought() {
     client.create(1, "from");
     client.create(2, "to");
     let data = [9u8; 8192];
-    client.call(Request::Write {
-        fid: Fid(1),
-        offset: 1 << 20,
-        data: Data(&data),
-    });
+    client.call(Request::Write { fid: Fid(1), offset: 1 << 20, data: Data(&data) });
     let reply = client.call(Request::CopyRange {
         source: Fid(1),
         source_offset: 1 << 20,
@@ -884,29 +590,15 @@ fn ranges_are_allocated_copied_and_sought() {
     assert_eq!(reply, Reply::CopyRange { count: 8192 });
     let copied = fs::read(dir.path().join("to")).unwrap();
     assert_eq!((copied.len(), copied[4096]), (12288, 9));
-    let seek = |offset, whence| Request::Seek {
-        fid: Fid(1),
-        offset,
-        whence,
-    };
+    let seek = |offset, whence| Request::Seek { fid: Fid(1), offset, whence };
     match client.call(seek(0, SEEK_DATA)) {
         Reply::Seek { offset } => assert!(offset <= 1 << 20),
         other => panic!("{other:?}"),
     }
-    assert_eq!(
-        client.call(seek(1 << 20, 4)),
-        Reply::Seek {
-            offset: (1 << 20) + 8192
-        }
-    );
+    assert_eq!(client.call(seek(1 << 20, 4)), Reply::Seek { offset: (1 << 20) + 8192 });
     assert_eq!(client.errno(seek(1 << 30, SEEK_DATA)), libc::ENXIO);
     assert_eq!(client.errno(seek(0, 0)), libc::EINVAL);
-    let reply = client.call(Request::Fallocate {
-        fid: Fid(2),
-        mode: 0,
-        offset: 0,
-        length: 65536,
-    });
+    let reply = client.call(Request::Fallocate { fid: Fid(2), mode: 0, offset: 0, length: 65536 });
     match reply {
         Reply::Fallocate {} => {
             assert_eq!(fs::metadata(dir.path().join("to")).unwrap().len(), 65536);
@@ -916,12 +608,7 @@ fn ranges_are_allocated_copied_and_sought() {
     }
     let fids = vec![Fid(1), Fid(77), Fid(2)];
     let reply = client.call(Request::SyncMany { fids, data_only: 1 });
-    assert_eq!(
-        reply,
-        Reply::SyncMany {
-            errnos: vec![0, libc::EBADF as u32, 0]
-        }
-    );
+    assert_eq!(reply, Reply::SyncMany { errnos: vec![0, libc::EBADF as u32, 0] });
 }
 
 const SEEK_DATA: u32 = 3;
@@ -931,19 +618,10 @@ fn locks_of_owners_exclude_each_other() {
     let dir = TempDir::new("locks");
     let mut client = Client::new(&dir);
     client.create(1, "file");
-    let set = |owner, kind, start, length| Request::LockX {
-        fid: Fid(1),
-        owner,
-        kind,
-        start,
-        length,
-    };
-    let ok = Reply::LockX {
-        status: lock::SUCCESS,
-    };
-    let blocked = Reply::LockX {
-        status: lock::BLOCKED,
-    };
+    let set =
+        |owner, kind, start, length| Request::LockX { fid: Fid(1), owner, kind, start, length };
+    let ok = Reply::LockX { status: lock::SUCCESS };
+    let blocked = Reply::LockX { status: lock::BLOCKED };
     assert_eq!(client.call(set(1, lock::WRITE, 0, 10)), ok);
     assert_eq!(client.call(set(2, lock::READ, 5, 1)), blocked);
     assert_eq!(client.call(set(2, lock::READ, 10, 0)), ok);
@@ -955,19 +633,12 @@ fn locks_of_owners_exclude_each_other() {
             start: 0,
             length: 0
         }),
-        Reply::GetlockX {
-            kind: lock::WRITE,
-            start: 0,
-            length: 10
-        }
+        Reply::GetlockX { kind: lock::WRITE, start: 0, length: 10 }
     );
     assert_eq!(client.call(set(1, lock::UNLOCK, 0, 0)), ok);
     assert_eq!(client.call(set(2, lock::READ, 5, 1)), ok);
     assert_eq!(client.errno(set(1, 9, 0, 0)), libc::EINVAL);
-    assert_eq!(
-        client.errno(set(1, lock::READ, u64::MAX, 0)),
-        libc::EOVERFLOW
-    );
+    assert_eq!(client.errno(set(1, lock::READ, u64::MAX, 0)), libc::EOVERFLOW);
     // Forgetting the fid releases them.
     client.call(Request::Clunk { fid: Fid(1) });
     client.walk(0, 1, "file");
@@ -980,60 +651,25 @@ fn extended_attributes_by_message() {
     let mut client = Client::new(&dir);
     client.create(1, "file");
     let name = b"user.colour";
-    let set = Request::SetXattr {
-        fid: Fid(1),
-        name,
-        value: Data(b"red"),
-        flags: 0,
-    };
+    let set = Request::SetXattr { fid: Fid(1), name, value: Data(b"red"), flags: 0 };
     match client.call(set.clone()) {
         Reply::SetXattr {} => {}
         Reply::Error { errno } if errno as i32 == libc::EOPNOTSUPP => return,
         other => panic!("{other:?}"),
     }
-    let get = |size| Request::GetXattr {
-        fid: Fid(1),
-        name,
-        size,
-    };
-    assert_eq!(
-        client.call(get(0)),
-        Reply::GetXattr {
-            size: 3,
-            data: Data(b"")
-        }
-    );
-    assert_eq!(
-        client.call(get(64)),
-        Reply::GetXattr {
-            size: 3,
-            data: Data(b"red")
-        }
-    );
+    let get = |size| Request::GetXattr { fid: Fid(1), name, size };
+    assert_eq!(client.call(get(0)), Reply::GetXattr { size: 3, data: Data(b"") });
+    assert_eq!(client.call(get(64)), Reply::GetXattr { size: 3, data: Data(b"red") });
     assert_eq!(client.errno(get(2)), libc::ERANGE);
-    let reply = client.call(Request::ListXattr {
-        fid: Fid(1),
-        size: 4096,
-    });
-    let Reply::ListXattr { data, .. } = reply else {
-        panic!("{reply:?}")
-    };
+    let reply = client.call(Request::ListXattr { fid: Fid(1), size: 4096 });
+    let Reply::ListXattr { data, .. } = reply else { panic!("{reply:?}") };
     assert!(data.0.split(|byte| *byte == 0).any(|found| found == name));
-    let create = Request::SetXattr {
-        fid: Fid(1),
-        name,
-        value: Data(b"x"),
-        flags: 1,
-    };
+    let create = Request::SetXattr { fid: Fid(1), name, value: Data(b"x"), flags: 1 };
     assert_eq!(client.errno(create), libc::EEXIST);
     let remove = Request::RemoveXattr { fid: Fid(1), name };
     assert_eq!(client.call(remove), Reply::RemoveXattr {});
     assert_eq!(client.errno(get(0)), libc::ENODATA);
-    let bad = Request::GetXattr {
-        fid: Fid(1),
-        name: b"",
-        size: 0,
-    };
+    let bad = Request::GetXattr { fid: Fid(1), name: b"", size: 0 };
     assert_eq!(client.errno(bad), libc::ERANGE);
 }
 
@@ -1042,15 +678,9 @@ fn the_plain_protocol_is_spoken_too() {
     let dir = TempDir::new("plain");
     fs::create_dir(dir.path().join("sub")).unwrap();
     let mut client = Client::plain(&dir);
-    let clone = Request::Walk {
-        fid: Fid(0),
-        newfid: Fid(1),
-        names: vec![b"sub"],
-    };
+    let clone = Request::Walk { fid: Fid(0), newfid: Fid(1), names: vec![b"sub"] };
     let reply = client.call(clone);
-    let Reply::Walk { qids } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::Walk { qids } = reply else { panic!("{reply:?}") };
     assert_eq!(qids[0].kind, QidKind::DIR.bits());
     let reply = client.call(Request::Lcreate {
         fid: Fid(1),
@@ -1059,108 +689,47 @@ fn the_plain_protocol_is_spoken_too() {
         mode: 0o644,
         gid: rustix::process::getgid().as_raw(),
     });
-    let Reply::Lcreate { iounit, .. } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::Lcreate { iounit, .. } = reply else { panic!("{reply:?}") };
     assert!(iounit as usize <= IO_MAX);
-    let write = Request::Write {
-        fid: Fid(1),
-        offset: 0,
-        data: Data(b"hello"),
-    };
+    let write = Request::Write { fid: Fid(1), offset: 0, data: Data(b"hello") };
     assert_eq!(client.call(write), Reply::Write { count: 5 });
-    assert_eq!(
-        client.call(Request::Fsync {
-            fid: Fid(1),
-            data_only: 0
-        }),
-        Reply::Fsync {}
-    );
-    let reply = client.call(Request::Getattr {
-        fid: Fid(1),
-        mask: 0x7ff,
-    });
-    let Reply::Getattr { attr } = reply else {
-        panic!("{reply:?}")
-    };
+    assert_eq!(client.call(Request::Fsync { fid: Fid(1), data_only: 0 }), Reply::Fsync {});
+    let reply = client.call(Request::Getattr { fid: Fid(1), mask: 0x7ff });
+    let Reply::Getattr { attr } = reply else { panic!("{reply:?}") };
     assert_eq!((attr.size, attr.mode, attr.valid), (5, 0o100_644, 0x7ff));
     assert_eq!(client.call(Request::Clunk { fid: Fid(1) }), Reply::Clunk {});
     // Part of a walk makes no fid.
-    let walk = Request::Walk {
-        fid: Fid(0),
-        newfid: Fid(2),
-        names: vec![b"sub", b"none", b"none"],
-    };
+    let walk = Request::Walk { fid: Fid(0), newfid: Fid(2), names: vec![b"sub", b"none", b"none"] };
     let reply = client.call(walk);
-    let Reply::Walk { qids } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::Walk { qids } = reply else { panic!("{reply:?}") };
     assert_eq!(qids.len(), 1);
     assert_eq!(client.errno(Request::Clunk { fid: Fid(2) }), libc::EBADF);
     let reply = client.call(Request::Statfs { fid: Fid(0) });
-    let Reply::Statfs { stat } = reply else {
-        panic!("{reply:?}")
-    };
+    let Reply::Statfs { stat } = reply else { panic!("{reply:?}") };
     assert!(stat.bsize > 0 && stat.namelen == 255);
     // The dialect was not negotiated.
-    let statx = Request::Statx {
-        fid: Fid(0),
-        mask: 0,
-    };
+    let statx = Request::Statx { fid: Fid(0), mask: 0 };
     assert_eq!(client.errno(statx), libc::EOPNOTSUPP);
-    let rename = Request::Rename {
-        fid: Fid(0),
-        dir: Fid(0),
-        name: b"x",
-    };
+    let rename = Request::Rename { fid: Fid(0), dir: Fid(0), name: b"x" };
     assert_eq!(client.errno(rename), libc::EOPNOTSUPP);
     assert_eq!(client.call(Request::Flush { oldtag: 1 }), Reply::Flush {});
     // Extended attributes by fids.
-    client.call(Request::Walk {
-        fid: Fid(0),
-        newfid: Fid(3),
-        names: vec![b"sub", b"file"],
-    });
-    client.call(Request::Walk {
-        fid: Fid(3),
-        newfid: Fid(4),
-        names: vec![],
-    });
-    let create = Request::Xattrcreate {
-        fid: Fid(4),
-        name: b"user.x",
-        size: 4,
-        flags: 0,
-    };
+    client.call(Request::Walk { fid: Fid(0), newfid: Fid(3), names: vec![b"sub", b"file"] });
+    client.call(Request::Walk { fid: Fid(3), newfid: Fid(4), names: vec![] });
+    let create = Request::Xattrcreate { fid: Fid(4), name: b"user.x", size: 4, flags: 0 };
     assert_eq!(client.call(create), Reply::Xattrcreate {});
-    let write = Request::Write {
-        fid: Fid(4),
-        offset: 0,
-        data: Data(b"blue"),
-    };
+    let write = Request::Write { fid: Fid(4), offset: 0, data: Data(b"blue") };
     assert_eq!(client.call(write), Reply::Write { count: 4 });
     match client.call(Request::Clunk { fid: Fid(4) }) {
         Reply::Clunk {} => {}
         Reply::Error { errno } if errno as i32 == libc::EOPNOTSUPP => return,
         other => panic!("{other:?}"),
     }
-    let walk = Request::Xattrwalk {
-        fid: Fid(3),
-        newfid: Fid(5),
-        name: b"user.x",
-    };
+    let walk = Request::Xattrwalk { fid: Fid(3), newfid: Fid(5), name: b"user.x" };
     assert_eq!(client.call(walk), Reply::Xattrwalk { size: 4 });
-    let read = Request::Read {
-        fid: Fid(5),
-        offset: 1,
-        count: 100,
-    };
+    let read = Request::Read { fid: Fid(5), offset: 1, count: 100 };
     assert_eq!(client.call(read), Reply::Read { data: Data(b"lue") });
-    let read = Request::Read {
-        fid: Fid(5),
-        offset: u64::MAX,
-        count: 100,
-    };
+    let read = Request::Read { fid: Fid(5), offset: u64::MAX, count: 100 };
     assert_eq!(client.call(read), Reply::Read { data: Data(b"") });
 }
 
@@ -1173,10 +742,7 @@ fn fids_are_bounded() {
     client.attach("root", 0);
     let mut refused = 0;
     for fid in 1..200 {
-        let steps = vec![Step {
-            newfid: Fid(fid),
-            name: b"file",
-        }];
+        let steps = vec![Step { newfid: Fid(fid), name: b"file" }];
         match client.call(Request::WalkX { fid: Fid(0), steps }) {
             Reply::WalkX { errno: 0, .. } => {}
             Reply::WalkX { errno, .. } => {
@@ -1188,10 +754,7 @@ fn fids_are_bounded() {
     }
     assert!(refused > 130);
     let fids = (1..200).map(Fid).collect();
-    assert_eq!(
-        client.call(Request::ClunkMany { fids }),
-        Reply::ClunkMany {}
-    );
+    assert_eq!(client.call(Request::ClunkMany { fids }), Reply::ClunkMany {});
     client.walk(0, 1, "file");
     for owner in 0..100 {
         let _ = client.call(Request::LockX {
@@ -1205,12 +768,7 @@ fn fids_are_bounded() {
     let count = fs::read_dir("/proc/self/fd").unwrap().count();
     assert!(count < 300, "{count} descriptors");
     // A fid in use is not taken over.
-    let again = Request::OpenX {
-        fid: Fid(1),
-        newfid: Fid(0),
-        flags: 0,
-        wish: 0,
-    };
+    let again = Request::OpenX { fid: Fid(1), newfid: Fid(0), flags: 0, wish: 0 };
     assert_eq!(client.errno(again), libc::EBADF);
 }
 
@@ -1247,18 +805,10 @@ fn what_is_no_message_ends_the_session() {
         assert!(client.session.handle(bytes, &mut client.reply).is_err());
     }
     // A whole frame of nonsense is an error reply.
-    let answer = client
-        .session
-        .handle(b"\x07\0\0\0\xfe\x03\0", &mut client.reply)
-        .unwrap();
+    let answer = client.session.handle(b"\x07\0\0\0\xfe\x03\0", &mut client.reply).unwrap();
     let size = answer.size;
     let frame = Frame::new_checked(&client.reply[..size]).unwrap();
-    assert_eq!(
-        Reply::parse(frame),
-        Ok(Reply::Error {
-            errno: libc::EOPNOTSUPP as u32
-        })
-    );
+    assert_eq!(Reply::parse(frame), Ok(Reply::Error { errno: libc::EOPNOTSUPP as u32 }));
 }
 
 mod sockets {
@@ -1287,10 +837,7 @@ mod sockets {
         let mut buffer = vec![0u8; MSIZE_MAX];
         let mut call = |request: Request<'_>| {
             let size = request.emit(1, &mut buffer).unwrap();
-            assert_eq!(
-                send(&socket, &buffer[..size], SendFlags::empty()).unwrap(),
-                size
-            );
+            assert_eq!(send(&socket, &buffer[..size], SendFlags::empty()).unwrap(), size);
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let mut iov = [IoSliceMut::new(&mut buffer)];
@@ -1304,37 +851,17 @@ mod sockets {
             let frame = Frame::new_checked(&buffer[..got.bytes]).unwrap();
             (frame.kind(), donated)
         };
-        call(Request::Version {
-            msize: MSIZE_MAX as u32,
-            version: VERSION_DIALECT,
-        });
-        call(Request::AttachX {
-            fid: Fid(0),
-            aname: b"root",
-        });
-        let steps = vec![Step {
-            newfid: Fid(1),
-            name: b"file",
-        }];
+        call(Request::Version { msize: MSIZE_MAX as u32, version: VERSION_DIALECT });
+        call(Request::AttachX { fid: Fid(0), aname: b"root" });
+        let steps = vec![Step { newfid: Fid(1), name: b"file" }];
         call(Request::WalkX { fid: Fid(0), steps });
-        let open = Request::OpenX {
-            fid: Fid(1),
-            newfid: Fid(2),
-            flags: 0,
-            wish: 1,
-        };
+        let open = Request::OpenX { fid: Fid(1), newfid: Fid(2), flags: 0, wish: 1 };
         let (kind, donated) = call(open);
         assert_eq!(kind, 169);
         let mut content = String::new();
-        fs::File::from(donated.unwrap())
-            .read_to_string(&mut content)
-            .unwrap();
+        fs::File::from(donated.unwrap()).read_to_string(&mut content).unwrap();
         assert_eq!(content, "content");
-        let read = Request::Read {
-            fid: Fid(2),
-            offset: 0,
-            count: 7,
-        };
+        let read = Request::Read { fid: Fid(2), offset: 0, count: 7 };
         assert_eq!(call(read).0, 117);
         drop(socket);
         assert!(server.join().unwrap());
@@ -1346,20 +873,10 @@ mod sockets {
         let (socket, server) = serve(SocketType::STREAM, &dir);
         let mut stream = std::os::unix::net::UnixStream::from(socket);
         let mut bytes = vec![0u8; 4096];
-        let mut at = Request::Version {
-            msize: 8192,
-            version: VERSION_L,
-        }
-        .emit(NOTAG, &mut bytes)
-        .unwrap();
+        let mut at =
+            Request::Version { msize: 8192, version: VERSION_L }.emit(NOTAG, &mut bytes).unwrap();
         for request in [
-            Request::Attach {
-                fid: Fid(0),
-                afid: Fid::NONE,
-                uname: b"u",
-                aname: b"root",
-                uid: 0,
-            },
+            Request::Attach { fid: Fid(0), afid: Fid::NONE, uname: b"u", aname: b"root", uid: 0 },
             Request::Statfs { fid: Fid(0) },
         ] {
             at += request.emit(2, &mut bytes[at..]).unwrap();

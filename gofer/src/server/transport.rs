@@ -42,13 +42,7 @@ impl Transport {
         }
         // One byte more than a message may have tells a longer packet from the longest one.
         let buffer = vec![0u8; MSIZE_MAX.saturating_add(1)];
-        Ok(Transport {
-            socket,
-            kind,
-            buffer,
-            filled: 0,
-            consumed: 0,
-        })
+        Ok(Transport { socket, kind, buffer, filled: 0, consumed: 0 })
     }
 
     /// The socket, to poll.

@@ -29,9 +29,7 @@ impl Session {
     ) -> Result<usize> {
         let value = self.xattr_value(fid, name)?;
         let (size, data) = fit(&value, size)?;
-        Reply::GetXattr { size, data }
-            .emit(tag, buffer)
-            .map_err(from_wire)
+        Reply::GetXattr { size, data }.emit(tag, buffer).map_err(from_wire)
     }
 
     pub(super) fn list_xattr(
@@ -43,9 +41,7 @@ impl Session {
     ) -> Result<usize> {
         let names = self.xattr_names(fid)?;
         let (size, data) = fit(&names, size)?;
-        Reply::ListXattr { size, data }
-            .emit(tag, buffer)
-            .map_err(from_wire)
+        Reply::ListXattr { size, data }.emit(tag, buffer).map_err(from_wire)
     }
 
     pub(super) fn set_xattr(
@@ -75,11 +71,8 @@ impl Session {
         name: &[u8],
     ) -> Result<Reply<'r>> {
         self.fids.check_new(newfid)?;
-        let value = if name.is_empty() {
-            self.xattr_names(fid)?
-        } else {
-            self.xattr_value(fid, name)?
-        };
+        let value =
+            if name.is_empty() { self.xattr_names(fid)? } else { self.xattr_value(fid, name)? };
         self.fids.check_xattr_bytes(value.len())?;
         let size = value.len() as u64;
         let inode = self.fids.get(fid)?.inode.clone();
@@ -101,9 +94,7 @@ impl Session {
     ) -> Result<()> {
         xattr_name(name)?;
         XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        let size = usize::try_from(size)
-            .ok()
-            .filter(|size| *size <= XATTR_SIZE_MAX);
+        let size = usize::try_from(size).ok().filter(|size| *size <= XATTR_SIZE_MAX);
         let size = size.ok_or(Errno::TOOBIG)?;
         self.fids.check_xattr_bytes(size)?;
         self.fids.update(fid, |entry| {
@@ -112,12 +103,7 @@ impl Session {
                 return Err(Errno::BUSY);
             }
             let value = Vec::with_capacity(size);
-            entry.xattr = Some(Xattr::Writing {
-                name: name.into(),
-                value,
-                size,
-                flags,
-            });
+            entry.xattr = Some(Xattr::Writing { name: name.into(), value, size, flags });
             Ok(())
         })
     }
@@ -139,13 +125,7 @@ impl Session {
 
     /// Sets the attribute that a clunked fid was writing.
     pub(super) fn finish_xattr(&mut self, entry: Entry) -> Result<()> {
-        let Some(Xattr::Writing {
-            name,
-            value,
-            size,
-            flags,
-        }) = &entry.xattr
-        else {
+        let Some(Xattr::Writing { name, value, size, flags }) = &entry.xattr else {
             return Ok(());
         };
         if value.len() != *size {
