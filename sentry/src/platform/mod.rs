@@ -20,6 +20,7 @@
 mod context;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod frame_alloc;
 
 pub use context::{Access, Exception, Fault, Registers, Trap, vector};
 

@@ -1,0 +1,523 @@
+//! Which frames are free: the book that every platform keeps over its sandbox's memory.
+//!
+//! Principles: neighbours first (runs of frames map as one piece), low numbers first (the footprint
+//! stays compact), and a free frame remembers whether it still holds old data. One that does is
+//! *dirty*: it is zeroed when it is given out again, or goes back to the host in a batch, after which
+//! it is zero by itself.
+//!
+//! Nothing here touches memory or waits; the platform does both, outside the lock it keeps this under.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use super::Frame;
+
+/// Frames per chunk of the bitmaps: 128 MiB.
+const CHUNK: u32 = 32 * 1024;
+/// Words per bitmap of a chunk.
+const WORDS: usize = (CHUNK / 64) as usize;
+
+/// Frames in use and free ones, as two bitmaps that grow in chunks as memory is used.
+pub struct FrameAllocator {
+    chunks: Vec<Option<Box<Chunk>>>,
+    limit: u32,
+    used: u32,
+    dirty: u32,
+    /// No frame below is free.
+    lowest: u32,
+}
+
+struct Chunk {
+    /// In use, or on its way back to the host.
+    used: [u64; WORDS],
+    /// Free, but holding old data.
+    dirty: [u64; WORDS],
+    free: u32,
+    /// No run of free frames within the chunk is longer.
+    longest: u32,
+}
+
+/// A run that was given out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first frame.
+    pub first: Frame,
+    /// Parts of it that the platform has to zero, in ascending order.
+    pub dirty: Dirty,
+}
+
+/// Which frames of a run hold old data.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Dirty {
+    /// None.
+    Nothing,
+    /// All.
+    Everything,
+    /// These, by number.
+    Some(Vec<Range<u32>>),
+}
+
+/// A frame was freed that was not in use: a defect of whoever freed it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotInUse(pub Frame);
+
+impl FrameAllocator {
+    /// A book over frames 0 to `limit` (exclusive), all free and zero.
+    pub fn new(limit: u32) -> FrameAllocator {
+        let mut chunks = Vec::new();
+        chunks.resize_with(limit.div_ceil(CHUNK) as usize, || None);
+        FrameAllocator {
+            chunks,
+            limit,
+            used: 0,
+            dirty: 0,
+            lowest: 0,
+        }
+    }
+
+    /// Frames in use.
+    pub fn used(&self) -> u32 {
+        self.used
+    }
+
+    /// Frames that there are.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// Free frames that still hold old data, and so host memory.
+    pub fn dirty(&self) -> u32 {
+        self.dirty
+    }
+
+    /// Takes a run of `count` neighbours; `None` where there is none, and for a count of 0.
+    pub fn alloc(&mut self, count: u32) -> Option<Run> {
+        if count == 0 || count > self.limit.saturating_sub(self.used) {
+            return None;
+        }
+        let first = self
+            .find(count, true)
+            .or_else(|| (count > 1).then(|| self.find(count, false)).flatten())?;
+        let end = first.checked_add(count)?;
+        let dirty = self.take_dirty(first..end);
+        self.set_used(first..end);
+        self.used = self.used.saturating_add(count);
+        if first == self.lowest {
+            self.lowest = end;
+        }
+        Some(Run {
+            first: Frame(first),
+            dirty,
+        })
+    }
+
+    /// Gives `count` frames back; they count as dirty. Where one was not in use, nothing changes.
+    pub fn free(&mut self, first: Frame, count: u32) -> Result<(), NotInUse> {
+        let run = self.checked_run(first, count)?;
+        self.clear_used(run.clone(), true);
+        self.dirty = self.dirty.saturating_add(count);
+        self.give(run);
+        Ok(())
+    }
+
+    /// Takes dirty free frames, up to `most` of them, out of circulation so that the platform can
+    /// give their memory back to the host; [`released`](Self::released) puts each run back.
+    pub fn take_batch_to_release(&mut self, most: u32) -> Vec<Range<u32>> {
+        let mut batch = Vec::new();
+        let mut left = most.min(self.dirty);
+        let mut at = 0;
+        while left > 0 {
+            let Some(start) = self.next_dirty(at) else {
+                break;
+            };
+            let end = self.end_of_dirty(start, left);
+            let run = start..end;
+            let count = end.saturating_sub(start);
+            self.take_dirty(run.clone());
+            self.set_used(run.clone());
+            self.used = self.used.saturating_add(count);
+            left = left.saturating_sub(count);
+            at = end;
+            batch.push(run);
+        }
+        batch
+    }
+
+    /// A run of a batch is zero now, without host memory, and free.
+    pub fn released(&mut self, run: Range<u32>) -> Result<(), NotInUse> {
+        let count = run.end.saturating_sub(run.start);
+        let run = self.checked_run(Frame(run.start), count)?;
+        self.clear_used(run.clone(), false);
+        self.give(run);
+        Ok(())
+    }
+
+    fn give(&mut self, run: Range<u32>) {
+        self.used = self
+            .used
+            .saturating_sub(run.end.saturating_sub(run.start));
+        self.lowest = self.lowest.min(run.start);
+    }
+
+    fn checked_run(&self, first: Frame, count: u32) -> Result<Range<u32>, NotInUse> {
+        let end = first.0.checked_add(count).ok_or(NotInUse(first))?;
+        if count == 0 || end > self.limit {
+            return Err(NotInUse(first));
+        }
+        let mut at = first.0;
+        while at < end {
+            let (word, mask, next) = piece(at, end);
+            let free = mask & !self.used_word(word);
+            if free != 0 {
+                let frame = (word as u32)
+                    .saturating_mul(64)
+                    .saturating_add(free.trailing_zeros());
+                return Err(NotInUse(Frame(frame)));
+            }
+            at = next;
+        }
+        Ok(first.0..end)
+    }
+
+    /// The lowest run of `count` free frames. `quick` skips chunks that are known to have none
+    /// inside, and with them the runs that begin in one and end in the next.
+    fn find(&mut self, count: u32, quick: bool) -> Option<u32> {
+        let mut start = self.lowest;
+        let mut at = start;
+        while at < self.limit {
+            let index = (at / CHUNK) as usize;
+            let chunk_end = self.limit.min((at / CHUNK).saturating_add(1) * CHUNK);
+            let entered = at;
+            match self.chunks.get(index)? {
+                None => {
+                    at = chunk_end;
+                    if at.saturating_sub(start) >= count {
+                        return Some(start);
+                    }
+                    continue;
+                }
+                Some(chunk) if chunk.free == 0 || (quick && chunk.longest < count) => {
+                    at = chunk_end;
+                    start = at;
+                    continue;
+                }
+                Some(chunk) => {
+                    while at < chunk_end {
+                        let word = (at % CHUNK / 64) as usize;
+                        let bit = at % 64;
+                        let used = chunk.used.get(word).copied()? >> bit;
+                        let width = (64 - bit).min(chunk_end.saturating_sub(at));
+                        let free = used.trailing_zeros().min(width);
+                        at = at.saturating_add(free);
+                        if at.saturating_sub(start) >= count {
+                            return Some(start);
+                        }
+                        if free < width {
+                            let taken = (used >> free).trailing_ones().min(width - free);
+                            at = at.saturating_add(taken);
+                            start = at;
+                        }
+                    }
+                }
+            }
+            // The whole chunk was looked through, so it has no such run inside.
+            if (entered % CHUNK == 0 || entered == self.lowest)
+                && let Some(Some(chunk)) = self.chunks.get_mut(index)
+            {
+                chunk.longest = chunk.longest.min(count.saturating_sub(1));
+            }
+        }
+        None
+    }
+
+    fn used_word(&self, word: usize) -> u64 {
+        match self.chunks.get(word / WORDS) {
+            Some(Some(chunk)) => chunk.used.get(word % WORDS).copied().unwrap_or(u64::MAX),
+            Some(None) => 0,
+            None => u64::MAX,
+        }
+    }
+
+    fn dirty_word(&self, word: usize) -> u64 {
+        match self.chunks.get(word / WORDS) {
+            Some(Some(chunk)) => chunk.dirty.get(word % WORDS).copied().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn set_used(&mut self, run: Range<u32>) {
+        self.each_word(run, |chunk, word, mask| {
+            if let Some(used) = chunk.used.get_mut(word) {
+                *used |= mask;
+            }
+            chunk.free = chunk.free.saturating_sub(mask.count_ones());
+        });
+    }
+
+    fn clear_used(&mut self, run: Range<u32>, dirty: bool) {
+        self.each_word(run, |chunk, word, mask| {
+            if let Some(used) = chunk.used.get_mut(word) {
+                *used &= !mask;
+            }
+            if let Some(old) = chunk.dirty.get_mut(word)
+                && dirty
+            {
+                *old |= mask;
+            }
+            chunk.free = chunk.free.saturating_add(mask.count_ones());
+            chunk.longest = CHUNK;
+        });
+    }
+
+    /// Clears the dirty bits of a run and says which there were.
+    fn take_dirty(&mut self, run: Range<u32>) -> Dirty {
+        let mut found: Vec<Range<u32>> = Vec::new();
+        let mut only: Option<Range<u32>> = None;
+        let mut at = run.start;
+        let mut total = 0u32;
+        while at < run.end {
+            let (word, mask, next) = piece(at, run.end);
+            let mut bits = self.dirty_word(word) & mask;
+            total = total.saturating_add(bits.count_ones());
+            while bits != 0 {
+                let low = bits.trailing_zeros();
+                let len = (bits >> low).trailing_ones();
+                let start = (word as u32).saturating_mul(64).saturating_add(low);
+                let end = start.saturating_add(len);
+                bits &= match low.saturating_add(len) {
+                    64.. => 0,
+                    n => u64::MAX << n,
+                };
+                match &mut only {
+                    Some(last) if last.end == start => last.end = end,
+                    Some(last) => {
+                        found.push(last.clone());
+                        *last = start..end;
+                    }
+                    None => only = Some(start..end),
+                }
+            }
+            at = next;
+        }
+        let Some(last) = only else {
+            return Dirty::Nothing;
+        };
+        self.each_word(run.clone(), |chunk, word, mask| {
+            if let Some(dirty) = chunk.dirty.get_mut(word) {
+                *dirty &= !mask;
+            }
+        });
+        self.dirty = self.dirty.saturating_sub(total);
+        if last == run {
+            return Dirty::Everything;
+        }
+        found.push(last);
+        Dirty::Some(found)
+    }
+
+    fn next_dirty(&self, from: u32) -> Option<u32> {
+        let mut at = from;
+        while at < self.limit {
+            match self.chunks.get((at / CHUNK) as usize) {
+                Some(Some(_)) => {
+                    let (word, mask, next) = piece(at, self.limit);
+                    let bits = self.dirty_word(word) & mask;
+                    if bits != 0 {
+                        return Some(
+                            (word as u32)
+                                .saturating_mul(64)
+                                .saturating_add(bits.trailing_zeros()),
+                        );
+                    }
+                    at = next;
+                }
+                Some(None) => at = (at / CHUNK).saturating_add(1).saturating_mul(CHUNK),
+                None => return None,
+            }
+        }
+        None
+    }
+
+    fn end_of_dirty(&self, start: u32, most: u32) -> u32 {
+        let end = self.limit.min(start.saturating_add(most));
+        let mut at = start;
+        while at < end {
+            let (word, mask, next) = piece(at, end);
+            let clean = mask & !self.dirty_word(word);
+            if clean != 0 {
+                return (word as u32)
+                    .saturating_mul(64)
+                    .saturating_add(clean.trailing_zeros());
+            }
+            at = next;
+        }
+        end
+    }
+
+    fn each_word(&mut self, run: Range<u32>, mut f: impl FnMut(&mut Chunk, usize, u64)) {
+        let mut at = run.start;
+        while at < run.end {
+            let (word, mask, next) = piece(at, run.end);
+            if let Some(slot) = self.chunks.get_mut(word / WORDS) {
+                let limit = self.limit;
+                let first = (word / WORDS) as u32 * CHUNK;
+                let chunk = slot.get_or_insert_with(|| {
+                    let frames = limit.saturating_sub(first).min(CHUNK);
+                    Box::new(Chunk {
+                        used: [0; WORDS],
+                        dirty: [0; WORDS],
+                        free: frames,
+                        longest: frames,
+                    })
+                });
+                f(chunk, word % WORDS, mask);
+            }
+            at = next;
+        }
+    }
+}
+
+/// The word that `at` is in, the bits of `at..end` in it, and the frame that the next word begins with.
+fn piece(at: u32, end: u32) -> (usize, u64, u32) {
+    let bit = at % 64;
+    let width = (64 - bit).min(end.saturating_sub(at));
+    let mask = if width == 64 {
+        u64::MAX
+    } else {
+        ((1u64 << width) - 1) << bit
+    };
+    ((at / 64) as usize, mask, at.saturating_add(width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn first(a: &mut FrameAllocator, n: u32) -> u32 {
+        a.alloc(n).unwrap().first.0
+    }
+
+    #[test]
+    fn neighbours_come_in_order_and_memory_ends() {
+        let mut a = FrameAllocator::new(100);
+        assert_eq!(first(&mut a, 1), 0);
+        assert_eq!(first(&mut a, 70), 1);
+        assert_eq!(first(&mut a, 29), 71);
+        assert_eq!(a.used(), 100);
+        assert!(a.alloc(1).is_none());
+        assert!(FrameAllocator::new(0).alloc(1).is_none());
+        assert!(FrameAllocator::new(10).alloc(0).is_none());
+        assert!(FrameAllocator::new(10).alloc(11).is_none());
+    }
+
+    #[test]
+    fn a_freed_frame_is_dirty_until_given_out_or_released() {
+        let mut a = FrameAllocator::new(1000);
+        assert_eq!(a.alloc(10).unwrap().dirty, Dirty::Nothing);
+        a.free(Frame(2), 3).unwrap();
+        a.free(Frame(9), 1).unwrap();
+        assert_eq!((a.used(), a.dirty()), (6, 4));
+        let run = a.alloc(2).unwrap();
+        assert_eq!((run.first, run.dirty), (Frame(2), Dirty::Everything));
+        let run = a.alloc(3).unwrap();
+        assert_eq!(run.first, Frame(9));
+        assert_eq!(run.dirty, Dirty::Some(vec![9..10]));
+        assert_eq!(a.take_batch_to_release(100), vec![4..5]);
+        assert_eq!(a.dirty(), 0);
+        assert_eq!(first(&mut a, 1), 12, "a frame under release is not given out");
+        a.released(4..5).unwrap();
+        let run = a.alloc(1).unwrap();
+        assert_eq!((run.first, run.dirty), (Frame(4), Dirty::Nothing));
+    }
+
+    #[test]
+    fn runs_cross_words_and_chunks() {
+        let mut a = FrameAllocator::new(3 * CHUNK + 7);
+        assert_eq!(first(&mut a, CHUNK - 1), 0);
+        assert_eq!(first(&mut a, CHUNK + 5), CHUNK);
+        assert_eq!(first(&mut a, CHUNK + 2), 2 * CHUNK + 5);
+        assert_eq!(first(&mut a, 1), CHUNK - 1);
+        assert!(a.alloc(1).is_none());
+        a.free(Frame(CHUNK - 3), 6).unwrap();
+        a.free(Frame(3 * CHUNK + 6), 1).unwrap();
+        // Too long for what either chunk has inside, so found in the second pass.
+        assert_eq!(first(&mut a, 6), CHUNK - 3);
+        assert_eq!(first(&mut a, 1), 3 * CHUNK + 6);
+    }
+
+    #[test]
+    fn batches_are_bounded_and_take_runs() {
+        let mut a = FrameAllocator::new(4 * CHUNK);
+        assert_eq!(first(&mut a, 1000), 0);
+        a.free(Frame(0), 500).unwrap();
+        a.free(Frame(600), 100).unwrap();
+        assert_eq!(a.take_batch_to_release(400), vec![0..400]);
+        assert_eq!(a.take_batch_to_release(400), vec![400..500, 600..700]);
+        assert!(a.take_batch_to_release(400).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_in_use_cannot_be_freed() {
+        let mut a = FrameAllocator::new(200);
+        assert_eq!(a.free(Frame(3), 1), Err(NotInUse(Frame(3))));
+        assert_eq!(first(&mut a, 100), 0);
+        assert_eq!(a.free(Frame(98), 4), Err(NotInUse(Frame(100))));
+        assert_eq!(a.free(Frame(0), 0), Err(NotInUse(Frame(0))));
+        assert!(a.free(Frame(u32::MAX), 2).is_err());
+        assert!(a.free(Frame(150), 100).is_err());
+        assert_eq!(a.used(), 100);
+        a.free(Frame(0), 100).unwrap();
+        assert!(a.free(Frame(0), 1).is_err());
+    }
+
+    #[test]
+    fn it_agrees_with_a_simple_book() {
+        let mut a = FrameAllocator::new(700);
+        let mut book = vec![(false, false); 700]; // used, dirty
+        let mut held: Vec<(u32, u32)> = Vec::new();
+        let mut seed = 12345u32;
+        let mut next = |n: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % n
+        };
+        for _ in 0..20_000 {
+            if next(2) == 0 || held.is_empty() {
+                let n = 1 + next(20);
+                let expected = book
+                    .windows(n as usize)
+                    .position(|w| w.iter().all(|(used, _)| !used));
+                let got = a.alloc(n);
+                assert_eq!(got.as_ref().map(|r| r.first.0 as usize), expected);
+                if let Some(run) = got {
+                    let f = run.first.0;
+                    let dirty: Vec<u32> = (f..f + n).filter(|i| book[*i as usize].1).collect();
+                    let said: Vec<u32> = match run.dirty {
+                        Dirty::Nothing => vec![],
+                        Dirty::Everything => (f..f + n).collect(),
+                        Dirty::Some(runs) => runs.into_iter().flatten().collect(),
+                    };
+                    assert_eq!(dirty, said);
+                    (f..f + n).for_each(|i| book[i as usize] = (true, false));
+                    held.push((f, n));
+                }
+            } else if next(10) == 0 {
+                for run in a.take_batch_to_release(50) {
+                    run.clone().for_each(|i| {
+                        assert_eq!(book[i as usize], (false, true));
+                        book[i as usize].1 = false;
+                    });
+                    a.released(run).unwrap();
+                }
+            } else {
+                let (f, n) = held.swap_remove(next(held.len() as u32) as usize);
+                a.free(Frame(f), n).unwrap();
+                (f..f + n).for_each(|i| book[i as usize] = (false, true));
+            }
+            let used = book.iter().filter(|b| b.0).count();
+            let dirty = book.iter().filter(|b| b.1).count();
+            assert_eq!((a.used() as usize, a.dirty() as usize), (used, dirty));
+        }
+    }
+}
