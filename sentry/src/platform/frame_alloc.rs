@@ -67,13 +67,7 @@ impl FrameAllocator {
     pub fn new(limit: u32) -> FrameAllocator {
         let mut chunks = Vec::new();
         chunks.resize_with(limit.div_ceil(CHUNK) as usize, || None);
-        FrameAllocator {
-            chunks,
-            limit,
-            used: 0,
-            dirty: 0,
-            lowest: 0,
-        }
+        FrameAllocator { chunks, limit, used: 0, dirty: 0, lowest: 0 }
     }
 
     /// Frames in use.
@@ -106,10 +100,7 @@ impl FrameAllocator {
         if first == self.lowest {
             self.lowest = end;
         }
-        Some(Run {
-            first: Frame(first),
-            dirty,
-        })
+        Some(Run { first: Frame(first), dirty })
     }
 
     /// Gives `count` frames back; they count as dirty. Where one was not in use, nothing changes.
@@ -154,9 +145,7 @@ impl FrameAllocator {
     }
 
     fn give(&mut self, run: Range<u32>) {
-        self.used = self
-            .used
-            .saturating_sub(run.end.saturating_sub(run.start));
+        self.used = self.used.saturating_sub(run.end.saturating_sub(run.start));
         self.lowest = self.lowest.min(run.start);
     }
 
@@ -170,9 +159,7 @@ impl FrameAllocator {
             let (word, mask, next) = piece(at, end);
             let free = mask & !self.used_word(word);
             if free != 0 {
-                let frame = (word as u32)
-                    .saturating_mul(64)
-                    .saturating_add(free.trailing_zeros());
+                let frame = (word as u32).saturating_mul(64).saturating_add(free.trailing_zeros());
                 return Err(NotInUse(Frame(frame)));
             }
             at = next;
@@ -325,9 +312,7 @@ impl FrameAllocator {
                     let bits = self.dirty_word(word) & mask;
                     if bits != 0 {
                         return Some(
-                            (word as u32)
-                                .saturating_mul(64)
-                                .saturating_add(bits.trailing_zeros()),
+                            (word as u32).saturating_mul(64).saturating_add(bits.trailing_zeros()),
                         );
                     }
                     at = next;
@@ -346,9 +331,7 @@ impl FrameAllocator {
             let (word, mask, next) = piece(at, end);
             let clean = mask & !self.dirty_word(word);
             if clean != 0 {
-                return (word as u32)
-                    .saturating_mul(64)
-                    .saturating_add(clean.trailing_zeros());
+                return (word as u32).saturating_mul(64).saturating_add(clean.trailing_zeros());
             }
             at = next;
         }
@@ -382,11 +365,7 @@ impl FrameAllocator {
 fn piece(at: u32, end: u32) -> (usize, u64, u32) {
     let bit = at % 64;
     let width = (64 - bit).min(end.saturating_sub(at));
-    let mask = if width == 64 {
-        u64::MAX
-    } else {
-        ((1u64 << width) - 1) << bit
-    };
+    let mask = if width == 64 { u64::MAX } else { ((1u64 << width) - 1) << bit };
     ((at / 64) as usize, mask, at.saturating_add(width))
 }
 
@@ -485,9 +464,8 @@ mod tests {
         for _ in 0..20_000 {
             if next(2) == 0 || held.is_empty() {
                 let n = 1 + next(20);
-                let expected = book
-                    .windows(n as usize)
-                    .position(|w| w.iter().all(|(used, _)| !used));
+                let expected =
+                    book.windows(n as usize).position(|w| w.iter().all(|(used, _)| !used));
                 let got = a.alloc(n);
                 assert_eq!(got.as_ref().map(|r| r.first.0 as usize), expected);
                 if let Some(run) = got {
