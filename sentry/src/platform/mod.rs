@@ -166,6 +166,18 @@ pub struct CpuTime {
     pub system_ns: u64,
 }
 
+/// How many pages a fault maps at most, itself included: what a trap costs on this platform against
+/// what a page does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultAround {
+    /// New zero pages.
+    pub fresh: u32,
+    /// Pages copied on write.
+    pub copied: u32,
+    /// Pages of a file.
+    pub file: u32,
+}
+
 /// How urgent a log line is; the numbers are syslog(3)'s.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -223,6 +235,10 @@ pub trait Platform: Send + Sync + 'static {
     fn user_range(&self) -> Range<u64>;
     /// A new, empty address space.
     fn new_space(&self) -> Result<Arc<dyn AddressSpace>, Errno>;
+    /// How much is worth mapping at once around a fault.
+    fn fault_around(&self) -> FaultAround {
+        FaultAround { fresh: 16, copied: 4, file: 16 }
+    }
     /// What the calling thread needs to run an application; it stays on this thread.
     fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno>;
 
