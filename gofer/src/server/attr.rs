@@ -125,7 +125,7 @@ impl Session {
             return Err(Errno::OPNOTSUPP);
         }
         let path = self.host.path(inode.fd.as_fd());
-        rustix::fs::chmod(path, Mode::from_raw_mode(mode & PERMISSIONS))
+        rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(mode & PERMISSIONS), AtFlags::empty())
     }
 
     fn truncate(&self, entry: &Entry, size: u64) -> Result<()> {

@@ -42,14 +42,17 @@ pub struct Config {
     pub socket: OwnedFd,
     /// The attach points.
     pub attaches: Vec<Attach>,
+    /// Whether [`confine`] gives the process namespaces and a root of its own. Without them (for
+    /// callers that may not have any) privileges and system calls alone are taken away.
+    pub own_namespaces: bool,
     /// Where `/proc/self/fd` of this process is to be found; [`confine`] changes it.
-    pub fd_directory: String,
+    fd_directory: String,
 }
 
 impl Config {
     /// A configuration for a process that can see `/proc`.
     pub fn new(socket: OwnedFd, attaches: Vec<Attach>) -> Self {
-        Config { socket, attaches, fd_directory: "/proc/self/fd".into() }
+        Config { socket, attaches, own_namespaces: true, fd_directory: "/proc/self/fd".into() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Session;
@@ -217,7 +217,7 @@ impl Session {
         owner: (u32, u32),
     ) -> Result<(Rc<Inode>, Node)> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let path = rustix::fs::open(self.host.path(fd), flags, Mode::empty())?;
+        let path = rustix::fs::openat(CWD, self.host.path(fd), flags, Mode::empty())?;
         let (inode, node) = host::adopt(path, false)?;
         let node = self.own(&inode, node, mode, owner)?;
         Ok((inode, node))

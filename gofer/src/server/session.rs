@@ -63,7 +63,8 @@ impl Session {
             let reopen = || {
                 let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
                 let path = host.path(rustix::fd::AsFd::as_fd(&root));
-                let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+                let fd =
+                    rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
                 host::adopt(fd, read_only)
             };
             match reopen() {
