@@ -1,13 +1,14 @@
 //! The control channel inside one process: two queues of whole messages.
 //!
 //! The host half's end never waits; it has a descriptor for its event loop. The sentry's end is a
-//! [`Channel`] that waits on a condition variable. Either end closes both directions when dropped.
+//! [`Channel`] that waits on a condition variable; where the sentry is a guest of its own, it is a
+//! [`ControlRelay`] that never waits either. Either end closes both directions when dropped.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sentry::control::MAX_MESSAGE;
@@ -19,16 +20,23 @@ const DEPTH: usize = 256;
 
 /// Makes the two ends of a control channel.
 pub fn control_pair() -> io::Result<(ControlHost, ControlSentry)> {
+    let shared = Arc::new(Shared {
+        queues: Mutex::new(Queues::default()),
+        changed: Condvar::new(),
+        bell: new_bell()?,
+        relay_bell: OnceLock::new(),
+    });
+    Ok((ControlHost(Arc::clone(&shared)), ControlSentry(shared)))
+}
+
+fn new_bell() -> io::Result<File> {
     // SAFETY: eventfd has no memory arguments.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is new and ours.
-    let bell = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let shared =
-        Arc::new(Shared { queues: Mutex::new(Queues::default()), changed: Condvar::new(), bell });
-    Ok((ControlHost(Arc::clone(&shared)), ControlSentry(shared)))
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 struct Shared {
@@ -37,6 +45,8 @@ struct Shared {
     changed: Condvar,
     /// Readable while the host half has something to take, or the sentry is gone.
     bell: File,
+    /// The same for the other end, where that is a [`ControlRelay`].
+    relay_bell: OnceLock<File>,
 }
 
 #[derive(Default)]
@@ -56,9 +66,17 @@ impl Shared {
         let _full = (&self.bell).write(&1u64.to_ne_bytes());
     }
 
+    /// Tells the sentry's end that a queue has changed.
+    fn tell_sentry(&self) {
+        self.changed.notify_all();
+        if let Some(mut bell) = self.relay_bell.get() {
+            let _full = bell.write(&1u64.to_ne_bytes());
+        }
+    }
+
     fn close(&self) {
         self.lock().closed = true;
-        self.changed.notify_all();
+        self.tell_sentry();
         self.ring();
     }
 }
@@ -79,7 +97,7 @@ impl ControlHost {
         }
         queues.to_sentry.push_back(message);
         drop(queues);
-        self.0.changed.notify_all();
+        self.0.tell_sentry();
         Ok(())
     }
 
@@ -91,7 +109,7 @@ impl ControlHost {
             Some(message) => {
                 drop(queues);
                 if full {
-                    self.0.changed.notify_all();
+                    self.0.tell_sentry();
                 }
                 Ok(Some(message))
             }
@@ -173,8 +191,70 @@ impl Drop for ControlSentry {
     }
 }
 
+/// The sentry's end for an event loop that passes messages on to a sentry elsewhere. Never waits.
+pub struct ControlRelay(ControlSentry);
+
+impl ControlSentry {
+    /// Makes it an end for an event loop.
+    pub fn relay(self) -> io::Result<ControlRelay> {
+        // Rings once at the start, for what is in the queue already.
+        let mut bell = new_bell()?;
+        bell.write_all(&1u64.to_ne_bytes())?;
+        // There is one such end, so nobody has set it before.
+        let _set = self.0.relay_bell.set(bell);
+        Ok(ControlRelay(self))
+    }
+}
+
+impl ControlRelay {
+    /// Takes one message for the sentry if there is one; `BrokenPipe` where there is none and the
+    /// host half is gone.
+    pub fn try_recv(&self) -> io::Result<Option<Vec<u8>>> {
+        let shared = &self.0.0;
+        let mut queues = shared.lock();
+        match queues.to_sentry.pop_front() {
+            Some(message) => Ok(Some(message)),
+            None if queues.closed => Err(io::ErrorKind::BrokenPipe.into()),
+            None => {
+                if let Some(mut bell) = shared.relay_bell.get() {
+                    // Under the lock, so that a message that comes now rings again.
+                    let _empty = bell.read(&mut [0; 8]);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Hands one message of the sentry's to the host half; gives it back with `WouldBlock` where that
+    /// has not taken the last 256 (the bell rings when it has), with `BrokenPipe` where it is gone.
+    pub fn send(&self, message: Vec<u8>) -> Result<(), (Vec<u8>, io::ErrorKind)> {
+        let shared = &self.0.0;
+        let mut queues = shared.lock();
+        if queues.closed {
+            return Err((message, io::ErrorKind::BrokenPipe));
+        }
+        if queues.to_host.len() >= DEPTH {
+            return Err((message, io::ErrorKind::WouldBlock));
+        }
+        queues.to_host.push_back(message);
+        shared.ring();
+        Ok(())
+    }
+}
+
+impl AsFd for ControlRelay {
+    /// Readable when [`ControlRelay::try_recv`] has something to say, or there is room again. Only
+    /// poll it.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // Set in `relay`, the only way to make one of these.
+        self.0.0.relay_bell.get().unwrap_or(&self.0.0.bell).as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -192,6 +272,32 @@ mod tests {
         drop(host);
         assert_eq!(sentry.recv(&mut buf, None), Err(Errno::EPIPE));
         assert_eq!(sentry.send(&[0]), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn a_relay_is_told_and_never_waits() {
+        let (host, sentry) = control_pair().unwrap();
+        host.send(vec![1]).unwrap();
+        let relay = sentry.relay().unwrap();
+        let rung = |fd: BorrowedFd<'_>| {
+            let mut poll = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one valid entry.
+            unsafe { libc::poll(&mut poll, 1, 0) == 1 }
+        };
+        assert!(rung(relay.as_fd()));
+        assert_eq!(relay.try_recv().unwrap(), Some(vec![1]));
+        assert_eq!(relay.try_recv().unwrap(), None);
+        assert!(!rung(relay.as_fd()));
+        for n in 0..DEPTH {
+            relay.send(vec![n as u8]).unwrap();
+        }
+        assert_eq!(relay.send(vec![7]), Err((vec![7], io::ErrorKind::WouldBlock)));
+        assert_eq!(host.try_recv().unwrap(), Some(vec![0]));
+        assert!(rung(relay.as_fd()));
+        relay.send(vec![7]).unwrap();
+        drop(host);
+        assert_eq!(relay.send(vec![8]), Err((vec![8], io::ErrorKind::BrokenPipe)));
+        assert!(relay.try_recv().is_err());
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod sys;
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-pub use control::{ControlHost, ControlSentry, control_pair};
+pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
 use sentry::platform::{ChannelId, Level, StreamId};
 
