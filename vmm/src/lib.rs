@@ -11,8 +11,15 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod config;
+pub mod confine;
+pub mod host;
 pub mod kvm;
+pub mod link;
 pub mod log;
+pub mod protocol;
+pub mod spawn;
+pub mod state;
 
 use std::process::ExitCode;
 

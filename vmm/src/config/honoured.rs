@@ -1,0 +1,128 @@
+//! Which fields of a `config.json` are honoured. Everything else that is set is named in the log,
+//! fields that a later version of the specification brings included.
+
+use serde_json::Value;
+
+/// Fields that are honoured, all that lies below one ending in `.*` included. `[]` is any element.
+const HONOURED: &[&str] = &[
+    "ociVersion",
+    "process.terminal",
+    "process.consoleSize.*",
+    "process.user.uid",
+    "process.user.gid",
+    "process.user.umask",
+    "process.user.additionalGids.*",
+    "process.args.*",
+    "process.env.*",
+    "process.cwd",
+    "process.capabilities.*",
+    "process.rlimits.*",
+    "process.noNewPrivileges",
+    "root.path",
+    "root.readonly",
+    "hostname",
+    "domainname",
+    "mounts[].destination",
+    "mounts[].type",
+    "mounts[].source",
+    "mounts[].options.*",
+    "annotations.*",
+    "linux.uidMappings.*",
+    "linux.gidMappings.*",
+    // Always new ones, of the sentry's own; joining one by `path` is another field.
+    "linux.namespaces[].type",
+    "linux.resources.memory.limit",
+    "linux.resources.pids.limit",
+    // A container sees no device but those that the sentry itself implements, so any list of
+    // denials holds, and what it allows of those is there.
+    "linux.resources.devices.*",
+    // Nothing in a container spreads mounts, or receives any.
+    "linux.rootfsPropagation",
+];
+
+/// Lists of paths that hide or protect what the host's kernel would show. The sentry's own /proc and
+/// /sys show nothing of the host, so what lies there needs no hiding.
+const PROTECTED: &[&str] = &["linux.maskedPaths", "linux.readonlyPaths"];
+
+/// The fields that are set and not honoured, in order, each once.
+pub fn missing(config: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    walk("", config, &mut found);
+    found
+}
+
+fn walk(path: &str, value: &Value, found: &mut Vec<String>) {
+    if PROTECTED.contains(&path) {
+        let paths = value.as_array().into_iter().flatten();
+        for hidden in paths.filter_map(Value::as_str) {
+            let own = ["/proc/", "/sys/"];
+            if !own.iter().any(|own| hidden.starts_with(own)) {
+                found.push(format!("{path} ({hidden})"));
+            }
+        }
+        return;
+    }
+    let honoured = |field: &str| field.strip_suffix(".*").unwrap_or(field) == path;
+    if HONOURED.iter().any(|field| honoured(field)) {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let dot = if path.is_empty() { "" } else { "." };
+                walk(&format!("{path}{dot}{name}"), value, found);
+            }
+        }
+        Value::Array(elements) => {
+            for element in elements {
+                walk(&format!("{path}[]"), element, found);
+            }
+        }
+        // As good as absent.
+        Value::Null | Value::Bool(false) => {}
+        Value::String(text) if text.is_empty() => {}
+        _ => {
+            let path = path.to_owned();
+            if !found.contains(&path) {
+                found.push(path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::missing;
+
+    #[test]
+    fn the_default_configuration_is_honoured_in_full() {
+        let spec = serde_json::from_str(include_str!("../commands/spec.json")).unwrap();
+        assert_eq!(missing(&spec), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_not_honoured_is_named_once() {
+        let config = json!({
+            "hooks": { "poststop": [{ "path": "/a" }, { "path": "/b" }] },
+            "process": { "apparmorProfile": "x", "selinuxLabel": "", "oomScoreAdj": 5 },
+            "linux": {
+                "maskedPaths": ["/proc/kcore", "/secret"],
+                "namespaces": [{ "type": "network", "path": "/run/netns/x" }],
+                "seccomp": { "defaultAction": "SCMP_ACT_ALLOW" },
+            },
+        });
+        assert_eq!(
+            missing(&config),
+            [
+                "hooks.poststop[].path",
+                "linux.maskedPaths (/secret)",
+                "linux.namespaces[].path",
+                "linux.seccomp.defaultAction",
+                "process.apparmorProfile",
+                "process.oomScoreAdj",
+            ]
+        );
+    }
+}

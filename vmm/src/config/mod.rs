@@ -1,0 +1,222 @@
+//! A bundle's `config.json`: read, checked, and turned into what the sentry and the gofer are told.
+//!
+//! Parsed once, by the types of oci-spec; every error is one line that names the file and the field.
+//! What this version does not honour is known too ([`honoured`]), so that it can be said by name.
+
+pub mod capabilities;
+mod honoured;
+mod mounts;
+mod translate;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+use sentry::control::ContainerSpec;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder that the configuration needs cannot be used.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// `bundle`, `config`, ...
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not JSON, or of the wrong type.
+    #[error("{}: {field}: {reason}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+    /// A value that makes no sense.
+    #[error("{}: {invalid}", path.display())]
+    Invalid {
+        /// The value.
+        invalid: Invalid,
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A value of a `config.json` that makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Invalid {
+    field: String,
+    reason: String,
+}
+
+impl Invalid {
+    fn new(field: impl Into<String>, reason: impl Into<String>) -> Invalid {
+        Invalid { field: field.into(), reason: reason.into() }
+    }
+}
+
+/// A range of ids: first inside, first outside, how many.
+pub type IdRange = (u32, u32, u32);
+
+/// A folder or file of the host that the gofer serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// What the sentry calls it.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it may not be changed.
+    pub read_only: bool,
+}
+
+/// A container to make.
+#[derive(Clone, Debug)]
+pub struct Container {
+    /// For the sentry. Its streams are not set yet.
+    pub spec: ContainerSpec,
+    /// For the gofer.
+    pub attaches: Vec<Attach>,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root on the host, absolute.
+    pub rootfs: PathBuf,
+    /// Version of the specification.
+    pub oci_version: String,
+    /// Annotations.
+    pub annotations: HashMap<String, String>,
+    /// User ids, where the bundle asks for a user namespace.
+    pub uid_map: Vec<IdRange>,
+    /// Group ids.
+    pub gid_map: Vec<IdRange>,
+}
+
+/// Reads the bundle of a new container; names in the log what is not honoured.
+pub fn load(bundle: &Path, id: &str) -> Result<Container, Error> {
+    let folder = bundle.canonicalize().map_err(|source| Error::Io {
+        what: "bundle",
+        path: bundle.to_owned(),
+        source,
+    })?;
+    let path = folder.join("config.json");
+    let text = fs::read(&path).map_err(|source| Error::Io {
+        what: "config",
+        path: path.clone(),
+        source,
+    })?;
+    let (spec, missing) = parse(&text).map_err(|(field, reason)| Error::Parse {
+        path: path.clone(),
+        field,
+        reason,
+    })?;
+    for field in missing {
+        crate::warning!("config.json: {field} is not honoured");
+    }
+    check(&spec).map_err(|invalid| Error::Invalid { invalid, path: path.clone() })?;
+    translate::container(&spec, &folder, id).map_err(|e| match e {
+        translate::Error::Invalid(invalid) => Error::Invalid { invalid, path },
+        translate::Error::Io { what, path, source } => Error::Io { what, path, source },
+    })
+}
+
+/// The specification, and the fields of it that are not honoured; or the field and the reason.
+fn parse(text: &[u8]) -> Result<(Spec, Vec<String>), (String, String)> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let spec: Spec = serde_path_to_error::deserialize(&mut deserializer).map_err(|e| {
+        let field = match e.path().to_string() {
+            path if path == "." || path == "?" => "not a configuration".to_owned(),
+            path => path,
+        };
+        (field, e.inner().to_string())
+    })?;
+    deserializer.end().map_err(|e| ("end of file".to_owned(), e.to_string()))?;
+    let tree = serde_json::from_slice(text).map_err(|e| (String::new(), e.to_string()))?;
+    Ok((spec, honoured::missing(&tree)))
+}
+
+/// What must be there, in runc's order.
+fn check(spec: &Spec) -> Result<(), Invalid> {
+    let version = spec.version();
+    let major = version.split('.').next().and_then(|n| n.parse::<u32>().ok());
+    match major {
+        None => return Err(Invalid::new("ociVersion", "missing or not a version")),
+        Some(1) => {}
+        Some(_) => {
+            return Err(Invalid::new(
+                "ociVersion",
+                format!("{version} is not supported; this runtime knows 1.x"),
+            ));
+        }
+    }
+    let root = spec.root().as_ref().ok_or_else(|| Invalid::new("root", "must be there"))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(Invalid::new("root.path", "must not be empty"));
+    }
+    let process =
+        spec.process().as_ref().ok_or_else(|| Invalid::new("process", "must be there"))?;
+    check_process(process)
+}
+
+fn check_process(process: &Process) -> Result<(), Invalid> {
+    if process.args().as_ref().is_none_or(Vec::is_empty) {
+        return Err(Invalid::new("process.args", "must not be empty"));
+    }
+    if !process.cwd().is_absolute() {
+        return Err(Invalid::new("process.cwd", "must be an absolute path"));
+    }
+    let texts = [("process.args", process.args()), ("process.env", process.env())];
+    for (field, list) in texts {
+        for (index, text) in list.iter().flatten().enumerate() {
+            if text.contains('\0') {
+                return Err(Invalid::new(format!("{field}[{index}]"), "contains a zero byte"));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(json: &str) -> String {
+        match parse(json.as_bytes()) {
+            Err((field, reason)) => format!("{field}: {reason}"),
+            Ok((spec, _)) => check(&spec).unwrap_err().to_string(),
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let cases = [
+            ("", "not a configuration: EOF"),
+            ("{", "not a configuration: EOF"),
+            ("[]", "ociVersion: missing"),
+            (r#"{"process":{"args":3,"cwd":"/"}}"#, "process.args: invalid type"),
+            (r#"{"process":{"args":["a",7],"cwd":"/"}}"#, "process.args[1]: invalid type"),
+            (r#"{"ociVersion":"1.0.0"} x"#, "end of file: trailing"),
+            (r#"{}"#, "ociVersion: missing"),
+            (r#"{"ociVersion":"2.0.0"}"#, "ociVersion: 2.0.0 is not supported"),
+            (r#"{"ociVersion":"1.0.0"}"#, "root: must be there"),
+            (r#"{"ociVersion":"1.0.0","root":{"path":"r"}}"#, "process: must be there"),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"/","user":{}}}"#,
+                "process.args: must not be empty",
+            ),
+            (
+                r#"{"ociVersion":"1.0.0","root":{"path":"r"},"process":{"cwd":"x","user":{},"args":["a"]}}"#,
+                "process.cwd: must be an absolute path",
+            ),
+        ];
+        for (json, expected) in cases {
+            let got = error(json);
+            assert!(got.starts_with(expected), "{json}: {got}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Mounts: the option words of a configuration, and what is mounted.
+
+use std::path::{Component, Path};
+
+use oci_spec::runtime::Mount;
+use sentry::control::{MountSource, MountSpec};
+
+use super::{Attach, Invalid};
+
+/// Words that set or clear MS_ flags of mount(2), as runc reads them.
+const FLAGS: &[(&str, u64, bool)] = &[
+    ("ro", 1, true),
+    ("rw", 1, false),
+    ("nosuid", 2, true),
+    ("suid", 2, false),
+    ("nodev", 4, true),
+    ("dev", 4, false),
+    ("noexec", 8, true),
+    ("exec", 8, false),
+    ("sync", 16, true),
+    ("async", 16, false),
+    ("noatime", 1 << 10, true),
+    ("atime", 1 << 10, false),
+    ("nodiratime", 1 << 11, true),
+    ("diratime", 1 << 11, false),
+    ("relatime", 1 << 21, true),
+    ("norelatime", 1 << 21, false),
+    ("strictatime", 1 << 24, true),
+    ("nostrictatime", 1 << 24, false),
+];
+
+/// Words that mean nothing inside: mounts there never spread, and always include what is below.
+const WITHOUT_MEANING: &[&str] = &[
+    "defaults",
+    "bind",
+    "rbind",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+    "unbindable",
+    "runbindable",
+    "copy",
+    "tmpcopyup",
+    "newinstance",
+    "nodirsync",
+    "loud",
+    "silent",
+];
+
+/// File systems of the sentry's own.
+const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
+
+/// What one mount is for the sentry, and for the gofer where it serves it.
+pub fn mount(
+    index: usize,
+    mount: &Mount,
+    bundle: &Path,
+) -> Result<(MountSpec, Option<Attach>), Invalid> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
+    let destination = normal(mount.destination())
+        .ok_or_else(|| Invalid::new(field("destination"), "not a path"))?;
+    let mut flags = 0;
+    let mut data = Vec::new();
+    let mut bind = false;
+    for option in mount.options().iter().flatten() {
+        if let Some((_, flag, set)) = FLAGS.iter().find(|(word, ..)| word == option) {
+            flags = if *set { flags | flag } else { flags & !flag };
+        } else if WITHOUT_MEANING.contains(&option.as_str()) {
+            bind |= option == "bind" || option == "rbind";
+        } else {
+            data.push(option.as_str());
+        }
+    }
+    let fstype = mount.typ().as_deref().unwrap_or_default();
+    if bind || fstype == "bind" {
+        let source = mount
+            .source()
+            .as_ref()
+            .ok_or_else(|| Invalid::new(field("source"), "must be there for a bind mount"))?;
+        let path = bundle.join(source);
+        let meta = std::fs::metadata(&path)
+            .map_err(|e| Invalid::new(field("source"), format!("{}: {e}", path.display())))?;
+        // 0 is the root.
+        let name = index.saturating_add(1).to_string();
+        let spec = MountSpec {
+            destination,
+            source: MountSource::Gofer {
+                gofer: 0,
+                attach: name.clone(),
+                directory: meta.is_dir(),
+                overlay: false,
+            },
+            flags,
+        };
+        let read_only = flags & 1 != 0;
+        return Ok((spec, Some(Attach { name, path, read_only })));
+    }
+    // runc's rule: a container whose /dev is a tmpfs gets the usual devices there.
+    let fstype = match (fstype, destination.as_str()) {
+        ("tmpfs", "/dev") => "devtmpfs",
+        (fstype, _) if INTERNAL.contains(&fstype) => fstype,
+        ("", _) => return Err(Invalid::new(field("type"), "must be there")),
+        (fstype, _) => {
+            let reason = format!("file system type {fstype:?} is not known");
+            return Err(Invalid::new(field("type"), reason));
+        }
+    };
+    let spec = MountSpec {
+        destination,
+        source: MountSource::Internal { fstype: fstype.to_owned(), data: data.join(",") },
+        flags,
+    };
+    Ok((spec, None))
+}
+
+/// An absolute path without `.`, `..` and doubled slashes; a relative one is meant from the root, as
+/// runc takes it.
+fn normal(path: &Path) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(part) => parts.push(part.to_str().filter(|p| !p.contains('\0'))?),
+            Component::ParentDir => drop(parts.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    Some(format!("/{}", parts.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<(MountSpec, Option<Attach>), Invalid> {
+        mount(3, &serde_json::from_str(json).unwrap(), Path::new("/"))
+    }
+
+    #[test]
+    fn options_become_flags_and_data() {
+        let (spec, _) = parse(
+            r#"{"destination":"/dev/../dev/pts/","type":"devpts","source":"x",
+                "options":["nosuid","noexec","exec","newinstance","mode=0620","gid=5"]}"#,
+        )
+        .unwrap();
+        assert_eq!((spec.destination.as_str(), spec.flags), ("/dev/pts", 2));
+        let MountSource::Internal { fstype, data } = spec.source else { panic!("not internal") };
+        assert_eq!((fstype.as_str(), data.as_str()), ("devpts", "mode=0620,gid=5"));
+    }
+
+    #[test]
+    fn a_tmpfs_at_dev_has_devices() {
+        let (spec, _) = parse(r#"{"destination":"/dev","type":"tmpfs"}"#).unwrap();
+        assert!(
+            matches!(spec.source, MountSource::Internal { fstype, .. } if fstype == "devtmpfs")
+        );
+    }
+
+    #[test]
+    fn binds_are_the_gofer_s() {
+        let (spec, attach) =
+            parse(r#"{"destination":"/e","type":"none","source":"etc","options":["rbind","ro"]}"#)
+                .unwrap();
+        let attach = attach.unwrap();
+        assert_eq!((attach.name.as_str(), attach.read_only), ("4", true));
+        assert!(matches!(spec.source, MountSource::Gofer { directory: true, .. }));
+    }
+
+    #[test]
+    fn errors_name_the_mount() {
+        for (json, expected) in [
+            (r#"{"destination":"","type":"proc"}"#, "mounts[3].destination: not a path"),
+            (r#"{"destination":"/x"}"#, "mounts[3].type: must be there"),
+            (r#"{"destination":"/x","type":"zfs"}"#, "mounts[3].type: file system type \"zfs\""),
+            (r#"{"destination":"/x","type":"bind","source":"/no/where"}"#, "mounts[3].source: /no"),
+        ] {
+            let got = parse(json).unwrap_err().to_string();
+            assert!(got.starts_with(expected), "{got}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! From the words of a `config.json` to those of the sentry.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMapping, PosixRlimitType, Process, Spec};
+use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
+
+use super::{Attach, Container, IdRange, Invalid, capabilities, mounts};
+
+/// What can go wrong.
+pub enum Error {
+    /// A value makes no sense.
+    Invalid(Invalid),
+    /// A folder cannot be used.
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Error {
+        Error::Invalid(invalid)
+    }
+}
+
+/// The container of a checked specification.
+pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Error> {
+    let root = spec.root().as_ref().ok_or_else(|| Invalid::new("root", "must be there"))?;
+    let readonly = root.readonly().unwrap_or(false);
+    let path = bundle.join(root.path());
+    let rootfs = path
+        .canonicalize()
+        .and_then(|path| match path.is_dir() {
+            true => Ok(path),
+            false => Err(std::io::ErrorKind::NotADirectory.into()),
+        })
+        .map_err(|source| Error::Io { what: "root.path", path, source })?;
+    let mut attaches =
+        vec![Attach { name: "root".into(), path: rootfs.clone(), read_only: readonly }];
+    let mut mount_specs = Vec::new();
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let (mount, attach) = mounts::mount(index, mount, bundle)?;
+        mount_specs.push(mount);
+        attaches.extend(attach);
+    }
+    let process =
+        spec.process().as_ref().ok_or_else(|| Invalid::new("process", "must be there"))?;
+    let linux = spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let memory = resources.and_then(|r| r.memory().as_ref()?.limit());
+    let pids = resources.and_then(|r| r.pids().as_ref().map(|pids| pids.limit()));
+    Ok(Container {
+        spec: ContainerSpec {
+            id: id.to_owned(),
+            hostname: spec.hostname().clone().unwrap_or_default(),
+            domainname: spec.domainname().clone().unwrap_or_default(),
+            root: RootSpec {
+                gofer: 0,
+                attach: "root".into(),
+                readonly,
+                overlay: false,
+                shared: false,
+            },
+            mounts: mount_specs,
+            process: self::process(process)?,
+            // Zero and negative mean unlimited, as in runc.
+            limits: Limits {
+                memory: memory.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
+                pids: pids.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+            },
+            strace: false,
+        },
+        attaches,
+        bundle: bundle.to_owned(),
+        rootfs,
+        oci_version: spec.version().clone(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        uid_map: id_map(linux.and_then(|linux| linux.uid_mappings().as_ref())),
+        gid_map: id_map(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+    })
+}
+
+fn id_map(ranges: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
+    ranges
+        .into_iter()
+        .flatten()
+        .map(|range| (range.container_id(), range.host_id(), range.size()))
+        .collect()
+}
+
+fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
+    let user = process.user();
+    let mut rlimits: Vec<(u32, u64, u64)> = Vec::new();
+    for (index, limit) in process.rlimits().iter().flatten().enumerate() {
+        let number = rlimit(limit.typ());
+        if rlimits.iter().any(|(other, ..)| *other == number) {
+            let reason = format!("{} is there twice", limit.typ());
+            return Err(Invalid::new(format!("process.rlimits[{index}]"), reason));
+        }
+        if limit.soft() > limit.hard() {
+            let reason = "soft is greater than hard";
+            return Err(Invalid::new(format!("process.rlimits[{index}]"), reason));
+        }
+        rlimits.push((number, limit.soft(), limit.hard()));
+    }
+    let cwd = process.cwd().to_str().ok_or_else(|| Invalid::new("process.cwd", "not UTF-8"))?;
+    Ok(ProcessSpec {
+        args: process.args().clone().unwrap_or_default(),
+        env: process.env().clone().unwrap_or_default(),
+        cwd: cwd.to_owned(),
+        uid: user.uid(),
+        gid: user.gid(),
+        groups: user.additional_gids().clone().unwrap_or_default(),
+        umask: user.umask(),
+        capabilities: capabilities::sets(process.capabilities().as_ref()),
+        no_new_privs: process.no_new_privileges().unwrap_or(false),
+        rlimits,
+        stdio: [None; 3],
+        terminal: process.terminal().unwrap_or(false),
+        window: process.console_size().and_then(|size| {
+            let side = |n: u64| u16::try_from(n).ok().filter(|n| *n > 0);
+            Some((side(size.height())?, side(size.width())?))
+        }),
+    })
+}
+
+/// The number of a limit (asm-generic/resource.h).
+fn rlimit(limit: PosixRlimitType) -> u32 {
+    match limit {
+        PosixRlimitType::RlimitCpu => 0,
+        PosixRlimitType::RlimitFsize => 1,
+        PosixRlimitType::RlimitData => 2,
+        PosixRlimitType::RlimitStack => 3,
+        PosixRlimitType::RlimitCore => 4,
+        PosixRlimitType::RlimitRss => 5,
+        PosixRlimitType::RlimitNproc => 6,
+        PosixRlimitType::RlimitNofile => 7,
+        PosixRlimitType::RlimitMemlock => 8,
+        PosixRlimitType::RlimitAs => 9,
+        PosixRlimitType::RlimitLocks => 10,
+        PosixRlimitType::RlimitSigpending => 11,
+        PosixRlimitType::RlimitMsgqueue => 12,
+        PosixRlimitType::RlimitNice => 13,
+        PosixRlimitType::RlimitRtprio => 14,
+        PosixRlimitType::RlimitRttime => 15,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_configuration_becomes_a_container() {
+        let folder = std::env::temp_dir().join(format!("ringwall-config-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("rootfs")).unwrap();
+        let spec: Spec = serde_json::from_str(include_str!("../commands/spec.json")).unwrap();
+        let Ok(made) = container(&spec, &folder, "c") else { panic!("not translated") };
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(made.spec.process.rlimits, [(7, 1024, 1024)]);
+        assert_eq!(made.spec.process.capabilities.ambient, 1 << 29 | 1 << 5 | 1 << 10);
+        assert_eq!(made.spec.mounts.len(), 7);
+        assert_eq!(made.attaches.len(), 1);
+        assert!(made.spec.root.readonly && made.spec.process.terminal);
+        let Err(Error::Io { what, .. }) = container(&spec, &folder, "c") else {
+            panic!("a root that is not there")
+        };
+        assert_eq!(what, "root.path");
+    }
+}

@@ -1,0 +1,105 @@
+//! What the processes of a sandbox say to each other.
+//!
+//! A stand-in tells its sandbox, over the link it started it with, to set itself up; its life is the
+//! container's from then on. Commands that come later connect to the control socket and make calls.
+
+use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, Reply};
+use serde::{Deserialize, Serialize};
+
+use crate::log;
+
+/// What runs the container's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Platform {
+    /// A ring-0 guest.
+    Kvm,
+    /// Traced processes.
+    Ptrace,
+}
+
+impl Platform {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Platform::Kvm => "kvm",
+            Platform::Ptrace => "ptrace",
+        }
+    }
+}
+
+/// To the sandbox.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ToSandbox {
+    /// Become a sandbox with this container. The first message of the stand-in, and only there.
+    Setup(Box<Setup>),
+    /// Asks something of the sentry. `Create` and `Exec` are not for everybody.
+    Call(Call),
+}
+
+/// From the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromSandbox {
+    /// Answers a setup or a call; answers come in the order of what they answer.
+    Answer(Result<Reply, Failure>),
+    /// To the stand-in: the container has ended.
+    Exited(ExitStatus),
+}
+
+/// What a sandbox is set up with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Setup {
+    /// Its log.
+    pub log: log::Settings,
+    /// The user and group to become; `None`: they are the right ones already.
+    pub ids: Option<(u32, u32)>,
+    /// What runs the code.
+    pub platform: Platform,
+    /// The most memory for applications and page cache, bytes.
+    pub memory: u64,
+    /// The first container. Its stream numbers are those of `fds`.
+    pub container: ContainerSpec,
+    /// What the descriptors of the message are, in order.
+    pub fds: Vec<SandboxFd>,
+}
+
+/// A descriptor for the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxFd {
+    /// `--log`.
+    Log,
+    /// `--debug-log`.
+    DebugLog,
+    /// The listening control socket.
+    Control,
+    /// The container's file server.
+    Gofer,
+    /// The next stream of the container.
+    Stream,
+}
+
+/// What a gofer is set up with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GoferSetup {
+    /// Its log.
+    pub log: log::Settings,
+    /// What the descriptors of the message are, in order.
+    pub fds: Vec<GoferFd>,
+}
+
+/// A descriptor for a gofer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GoferFd {
+    /// `--log`.
+    Log,
+    /// `--debug-log`.
+    DebugLog,
+    /// Where its client is.
+    Client,
+    /// The root of an attach point.
+    Attach {
+        /// Its name.
+        name: String,
+        /// Whether it may not be changed.
+        read_only: bool,
+    },
+}

@@ -1,0 +1,286 @@
+//! Starting the processes of a sandbox: re-executions of this binary, born into namespaces of their
+//! own.
+//!
+//! The child finds one descriptor beside its standard ones, its link to whoever started it, and
+//! learns everything else over that. It inherits no environment, no signal mask and no other
+//! descriptor. Nothing waits for anything here: the id maps of a new user namespace are written while
+//! the child executes; its first message comes after that.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, getegid, geteuid};
+
+use crate::config::IdRange;
+use crate::host::{Sets, capget, capset, prctl};
+
+/// The descriptor of a child's link.
+pub const LINK: i32 = 3;
+
+/// The namespaces that every process of a sandbox is born into, with or without one of users.
+pub const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS)
+    .union(CloneFlags::CLONE_NEWNET);
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// User namespaces are switched off.
+    #[error(
+        "cannot create a user namespace: {0}; check user.max_user_namespaces and \
+         kernel.unprivileged_userns_clone, or run as root"
+    )]
+    UserNamespace(Errno),
+    /// clone(2) failed.
+    #[error("cannot start a process: {0}")]
+    Clone(Errno),
+    /// The maps of a user namespace were refused.
+    #[error("cannot map user and group ids: {0}")]
+    Map(std::io::Error),
+}
+
+/// The id maps of a new user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMaps {
+    /// User ids.
+    pub uids: Vec<IdRange>,
+    /// Group ids.
+    pub gids: Vec<IdRange>,
+}
+
+impl IdMaps {
+    /// Maps one user and one group, to themselves.
+    pub fn only(uid: u32, gid: u32) -> IdMaps {
+        IdMaps { uids: vec![(uid, uid, 1)], gids: vec![(gid, gid, 1)] }
+    }
+
+    fn write(&self, pid: Pid) -> std::io::Result<()> {
+        let text = |ranges: &[IdRange]| -> String {
+            let line = |(inside, outside, count): &IdRange| format!("{inside} {outside} {count}\n");
+            ranges.iter().map(line).collect()
+        };
+        if !geteuid().is_root() {
+            // Else the kernel lets nobody but root write a group map (user_namespaces(7)).
+            fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+        }
+        fs::write(format!("/proc/{pid}/gid_map"), text(&self.gids))?;
+        fs::write(format!("/proc/{pid}/uid_map"), text(&self.uids))
+    }
+}
+
+/// A process that was started here. Dropping it kills and reaps it.
+#[derive(Debug)]
+pub struct Child {
+    pid: Option<Pid>,
+    role: &'static str,
+}
+
+impl Child {
+    /// Its pid; 0 once it has been reaped.
+    pub fn pid(&self) -> i32 {
+        self.pid.map_or(0, Pid::as_raw)
+    }
+
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Option<WaitStatus> {
+        self.reap(Some(WaitPidFlag::WNOHANG))
+    }
+
+    /// Kills it.
+    pub fn kill(&self) {
+        if let Some(pid) = self.pid {
+            // Ours and not reaped yet, so the pid is its own.
+            let _ended = kill(pid, Signal::SIGKILL);
+        }
+    }
+
+    /// Kills it, and waits for its end.
+    pub fn end(&mut self) -> Option<WaitStatus> {
+        self.kill();
+        self.reap(None)
+    }
+
+    /// Lets it live on, and somebody else reap it.
+    pub fn forget(&mut self) {
+        self.pid = None;
+    }
+
+    fn reap(&mut self, flags: Option<WaitPidFlag>) -> Option<WaitStatus> {
+        let pid = self.pid?;
+        loop {
+            match waitpid(pid, flags) {
+                Ok(WaitStatus::StillAlive) => return None,
+                Err(Errno::EINTR) => {}
+                Ok(status) => {
+                    self.pid = None;
+                    return Some(status);
+                }
+                Err(_) => {
+                    self.pid = None;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.pid.is_some() {
+            crate::debug!("end {}", self.role);
+            self.end();
+        }
+    }
+}
+
+/// Starts this binary once more, in the role that its first argument names.
+///
+/// `maps`: a new user namespace with these ids, in which the child holds every capability until it
+/// drops them. Must be called while the process has one thread.
+pub fn spawn(
+    role: &'static str,
+    id: &str,
+    namespaces: CloneFlags,
+    maps: Option<&IdMaps>,
+    link: OwnedFd,
+) -> Result<Child, Error> {
+    let arguments = Arguments::new(role, id);
+    let mut flags = namespaces;
+    if maps.is_some() {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    // SAFETY: without CLONE_VM and a new stack this is fork(2): the child goes on with a copy of
+    // everything. There is one thread, so no lock is held by another.
+    let result = unsafe {
+        libc::syscall(libc::SYS_clone, (flags.bits() | libc::SIGCHLD) as libc::c_long, 0, 0, 0, 0)
+    };
+    let pid = match Errno::result(result) {
+        Ok(0) => child(&arguments, maps.is_some(), &link),
+        Ok(pid) => Pid::from_raw(pid as i32),
+        Err(e @ (Errno::EPERM | Errno::ENOSPC | Errno::EUSERS)) if maps.is_some() => {
+            return Err(Error::UserNamespace(e));
+        }
+        Err(e) => return Err(Error::Clone(e)),
+    };
+    let child = Child { pid: Some(pid), role };
+    if let Some(maps) = maps {
+        maps.write(pid).map_err(Error::Map)?;
+    }
+    crate::debug!("{role}: started as {pid}");
+    Ok(child)
+}
+
+/// Prepared before the clone.
+struct Arguments {
+    strings: Vec<CString>,
+    comm: &'static CStr,
+}
+
+impl Arguments {
+    fn new(role: &'static str, id: &str) -> Arguments {
+        let strings = ["ringwall", role, id];
+        Arguments {
+            // No zero byte: roles are ours, and ids are checked.
+            strings: strings.iter().filter_map(|text| CString::new(*text).ok()).collect(),
+            comm: if role == SANDBOX { c"ringwall-sentry" } else { c"ringwall-gofer" },
+        }
+    }
+}
+
+/// First argument of the process that the sentry lives in.
+pub const SANDBOX: &str = "sandbox";
+/// First argument of a file server.
+pub const GOFER: &str = "gofer";
+
+/// The child's way to execve(2).
+fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd) -> ! {
+    let problem = match prepare(user_namespace, link) {
+        Ok(()) => {
+            let mut argv: Vec<*const libc::c_char> =
+                arguments.strings.iter().map(|text| text.as_ptr()).collect();
+            argv.push(std::ptr::null());
+            let envp = [std::ptr::null()];
+            // SAFETY: argv and envp are null-terminated arrays of strings that live until the call
+            // replaces this program.
+            unsafe { libc::execve(c"/proc/self/exe".as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+            Errno::last()
+        }
+        Err(errno) => errno,
+    };
+    crate::error!("cannot execute {}: {problem}", arguments.comm.to_string_lossy());
+    // SAFETY: ends the process without running what its parent registered for its own exit.
+    unsafe { libc::_exit(125) }
+}
+
+fn prepare(user_namespace: bool, link: &OwnedFd) -> Result<(), Errno> {
+    // A session of its own: no terminal sends it signals, and no terminal that it reads for the
+    // container stops it as a background job.
+    nix::unistd::setsid()?;
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    let null =
+        nix::fcntl::open(c"/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
+    // Standard error stays: what goes wrong before the log is there has nowhere else to go.
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    if link.as_raw_fd() == LINK {
+        // SAFETY: clears a flag of a descriptor that is open.
+        Errno::result(unsafe { libc::fcntl(LINK, libc::F_SETFD, 0) })?;
+    } else {
+        // SAFETY: whatever has this number belongs to the parent's copy, and this one executes.
+        Errno::result(unsafe { libc::dup2(link.as_raw_fd(), LINK) })?;
+    }
+    let (first, last) = (LINK as u32 + 1, u32::MAX);
+    // SAFETY: marks descriptors to be closed by the call below; nothing of them is used before.
+    let marked = unsafe { libc::close_range(first, last, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    match Errno::result(marked) {
+        // Kernels before 5.11; our own descriptors all carry the flag already.
+        Ok(_) | Err(Errno::ENOSYS | Errno::EINVAL) => {}
+        Err(e) => return Err(e),
+    }
+    if user_namespace {
+        keep_capabilities()?;
+    }
+    Ok(())
+}
+
+/// The ids of the namespace may not be mapped yet when the program is executed; it would lose its
+/// capabilities then, unless they are ambient (capabilities(7)).
+fn keep_capabilities() -> Result<(), Errno> {
+    let sets = capget()?;
+    capset(Sets { inheritable: sets.permitted, ..sets })?;
+    for capability in (0..64).filter(|n| sets.permitted >> n & 1 != 0) {
+        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as u64, capability)?;
+    }
+    Ok(())
+}
+
+/// The link of a process that [`spawn`] started; `None` where somebody else started it.
+pub fn inherited_link() -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: only looks whether the descriptor is open.
+    if unsafe { libc::fcntl(LINK, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and in these roles nobody else owns it.
+    let link = unsafe { OwnedFd::from_raw_fd(LINK) };
+    let kind = nix::sys::socket::getsockopt(&link, nix::sys::socket::sockopt::SockType).ok()?;
+    (kind == nix::sys::socket::SockType::SeqPacket).then_some(link)
+}
+
+/// The caller's ids.
+pub fn own_ids() -> (u32, u32) {
+    (Uid::as_raw(geteuid()), Gid::as_raw(getegid()))
+}
+
+/// A copy of a descriptor, for a process that outlives the original.
+pub fn duplicate(fd: BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}
