@@ -1,9 +1,43 @@
 //! Files: the VFS, its file systems, and the descriptors of processes.
+//!
+//! - [`inode`]: the traits that a file system implements.
+//! - [`dentry`], [`mount`], [`path`], [`walk`], [`perm`], [`ops`]: from a path to an inode, and what
+//!   happens to names, the same for all file systems.
+//! - [`file`], [`fdtable`], [`context`]: what a process holds.
+//! - [`io`]: where data goes to and comes from. [`lock`]: advisory locks.
+//!
+//! A system call makes a [`Cx`] (`Current::cx`), walks or opens with it, and gets a [`Path`] or a
+//! [`File`]. Locks are taken in the order that [`crate::sync`] states: `Super::rename`, then
+//! `Dentry::dir` (upper directory first), then whatever the file system locks, then user memory.
 
-/// A process's descriptor table.
-#[derive(Default)]
-pub struct FdTable {}
+pub mod anon;
+pub mod context;
+pub mod dentry;
+pub mod fdtable;
+pub mod file;
+pub mod flags;
+pub mod inode;
+pub mod io;
+pub mod lock;
+pub mod mount;
+pub mod ops;
+pub mod path;
+pub mod perm;
+pub mod special;
+pub mod types;
+pub mod walk;
 
-/// Root, working directory and umask: what clone(2) shares with CLONE_FS.
-#[derive(Default)]
-pub struct FsContext {}
+pub use context::{Cx, FsContext};
+pub use dentry::{Dentry, Super};
+pub use fdtable::FdTable;
+pub use file::{Blocker, File};
+pub use inode::{Caching, Created, FileOps, FileSystem, Found, Inode, Link, Whence, Written};
+pub use io::{IoDst, IoSrc, IoVec, UserMemory};
+pub use lock::InodeState;
+pub use mount::{Mount, MountNamespace};
+pub use path::Path;
+pub use types::{
+    Access, Attr, DirEntry, Events, FileType, MountFlags, New, OpenFlags, Perm, RenameFlags,
+    SetAttr, SetTime, StatFs, Time,
+};
+pub use walk::WalkFlags;

@@ -1,0 +1,128 @@
+//! Inodes that are in no file system: pipes, eventfds, host streams, and the like.
+
+use alloc::format;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::context::Cx;
+use super::inode::Inode;
+use super::lock::InodeState;
+use super::types::{Attr, FileType, SetAttr, Time, makedev};
+use crate::errno::Errno;
+use crate::sync::SpinLock;
+
+static NEXT_INO: AtomicU64 = AtomicU64::new(1);
+static NEXT_DEV: AtomicU64 = AtomicU64::new(32);
+
+/// A fresh inode number.
+pub fn next_ino() -> u64 {
+    NEXT_INO.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A fresh device number for a file system without a device: major 0, as Linux gives.
+pub fn next_dev() -> u64 {
+    makedev(0, NEXT_DEV.fetch_add(1, Ordering::Relaxed) as u32)
+}
+
+/// An inode without a name.
+pub struct AnonInode {
+    kind: FileType,
+    /// How /proc/PID/fd shows it: `pipe`, `socket`, `anon_inode:[eventfd]`.
+    label: &'static str,
+    attr: SpinLock<Attr>,
+    state: InodeState,
+}
+
+impl AnonInode {
+    /// One of this kind with these permission bits, owned by the caller.
+    pub fn new(kind: FileType, label: &'static str, perm: u32, uid: u32, gid: u32) -> AnonInode {
+        let now = Time::now();
+        AnonInode {
+            kind,
+            label,
+            attr: SpinLock::new(Attr {
+                // Linux: pipefs, sockfs and anon_inodefs have anonymous devices of their own.
+                dev: makedev(
+                    0,
+                    match kind {
+                        FileType::Fifo => 14,
+                        FileType::Socket => 8,
+                        _ => 15,
+                    },
+                ),
+                ino: next_ino(),
+                mode: kind.mode() | perm,
+                nlink: 1,
+                uid,
+                gid,
+                blksize: 4096,
+                atime: now,
+                mtime: now,
+                ctime: now,
+                ..Attr::default()
+            }),
+            state: InodeState::new(),
+        }
+    }
+
+    /// With the device number of the device that it is.
+    pub fn with_rdev(self, rdev: u64) -> AnonInode {
+        self.attr.lock().rdev = rdev;
+        self
+    }
+}
+
+impl Inode for AnonInode {
+    fn kind(&self) -> FileType {
+        self.kind
+    }
+
+    fn attr(&self) -> Result<Attr, Errno> {
+        Ok(*self.attr.lock())
+    }
+
+    fn set_attr(&self, _cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno> {
+        if set.size.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let mut attr = self.attr.lock();
+        apply(&mut attr, set);
+        Ok(())
+    }
+
+    fn state(&self) -> &InodeState {
+        &self.state
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Applies everything but the size.
+pub fn apply(attr: &mut Attr, set: &SetAttr) {
+    use super::types::{SetTime, mode};
+    let now = Time::now();
+    let time = |set: SetTime| match set {
+        SetTime::Now => now,
+        SetTime::To(time) => time,
+    };
+    if let Some(perm) = set.mode {
+        attr.mode = attr.mode & mode::IFMT | perm & mode::PERM;
+    }
+    attr.uid = set.uid.unwrap_or(attr.uid);
+    attr.gid = set.gid.unwrap_or(attr.gid);
+    attr.atime = set.atime.map_or(attr.atime, time);
+    attr.mtime = set.mtime.map_or(attr.mtime, time);
+    attr.ctime = now;
+}
+
+/// How /proc/PID/fd shows an inode that has no path.
+pub fn describe(inode: &dyn Inode) -> Vec<u8> {
+    match inode.as_any().downcast_ref::<AnonInode>() {
+        Some(anon) if anon.label.contains(':') => anon.label.into(),
+        Some(anon) => format!("{}:[{}]", anon.label, inode.ino()).into_bytes(),
+        None => format!("anon_inode:[{}]", inode.ino()).into_bytes(),
+    }
+}

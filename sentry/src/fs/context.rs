@@ -1,0 +1,111 @@
+//! Root, working directory and umask of a process, and who asks for a file.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::mount::MountNamespace;
+use super::path::Path;
+use crate::sync::SpinLock;
+use crate::task::{Creds, Current, Task};
+
+/// What clone(2) shares with CLONE_FS; and the mount namespace, which CLONE_FS cannot cross.
+pub struct FsContext {
+    inner: SpinLock<Inner>,
+    umask: AtomicU32,
+}
+
+#[derive(Clone)]
+struct Inner {
+    namespace: Arc<MountNamespace>,
+    root: Path,
+    cwd: Path,
+}
+
+impl FsContext {
+    /// The root of a namespace as root and working directory.
+    pub fn new(namespace: Arc<MountNamespace>, umask: u32) -> Arc<FsContext> {
+        let root = Path::root_of(&namespace.root());
+        Arc::new(FsContext {
+            inner: SpinLock::new(Inner { namespace, cwd: root.clone(), root }),
+            umask: AtomicU32::new(umask & 0o777),
+        })
+    }
+
+    /// A copy, for a child without CLONE_FS.
+    pub fn fork(&self) -> Arc<FsContext> {
+        Arc::new(FsContext {
+            inner: SpinLock::new(self.inner.lock().clone()),
+            umask: AtomicU32::new(self.umask()),
+        })
+    }
+
+    /// The mount namespace.
+    pub fn namespace(&self) -> Arc<MountNamespace> {
+        self.inner.lock().namespace.clone()
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Path {
+        self.inner.lock().root.clone()
+    }
+
+    /// The working directory.
+    pub fn cwd(&self) -> Path {
+        self.inner.lock().cwd.clone()
+    }
+
+    /// chroot(2).
+    pub fn set_root(&self, root: Path) {
+        let old = core::mem::replace(&mut self.inner.lock().root, root);
+        drop(old);
+    }
+
+    /// chdir(2).
+    pub fn set_cwd(&self, cwd: Path) {
+        let old = core::mem::replace(&mut self.inner.lock().cwd, cwd);
+        drop(old);
+    }
+
+    /// Goes over to a copy of the namespace (unshare(CLONE_NEWNS)).
+    pub fn unshare_namespace(&self) {
+        let (namespace, pairs) = self.namespace().copy();
+        let mut inner = self.inner.lock();
+        let moved = |path: &Path| match pairs.iter().find(|(old, _)| Arc::ptr_eq(old, &path.mount))
+        {
+            Some((_, new)) => Path { mount: new.clone(), dentry: path.dentry.clone() },
+            None => path.clone(),
+        };
+        let new = Inner { namespace, root: moved(&inner.root), cwd: moved(&inner.cwd) };
+        let old = core::mem::replace(&mut *inner, new);
+        drop(inner);
+        drop(old);
+    }
+
+    /// The umask.
+    pub fn umask(&self) -> u32 {
+        self.umask.load(Ordering::Relaxed)
+    }
+
+    /// Sets the umask; the old one.
+    pub fn set_umask(&self, umask: u32) -> u32 {
+        self.umask.swap(umask & 0o777, Ordering::Relaxed)
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy)]
+pub struct Cx<'a> {
+    /// Root, working directory, umask.
+    pub fs: &'a FsContext,
+    /// Identity.
+    pub creds: &'a Creds,
+    /// The task; `None` where the sentry itself asks.
+    pub task: Option<&'a Arc<Task>>,
+}
+
+impl Current {
+    /// This task, as one who asks for files.
+    pub fn cx(&self) -> Cx<'_> {
+        Cx { fs: &self.fs, creds: &self.creds, task: Some(&self.task) }
+    }
+}

@@ -1,0 +1,363 @@
+//! Where file data goes to and comes from: an application's memory or the sentry's own.
+//!
+//! File operations see [`IoDst`] and [`IoSrc`] only, so that system calls, exec, sendfile and tests use
+//! the same ones. Copies stop at a fault: what was moved before counts, and only a first byte that
+//! faults is EFAULT, as on Linux.
+
+use crate::errno::Errno;
+use crate::mm::Mm;
+use crate::platform::{Frame, PAGE_SIZE, platform};
+
+/// An application's memory, as far as file operations need it. Each returns how many bytes it moved;
+/// fewer than asked means that the next one faults.
+pub trait UserMemory {
+    /// Copies from the application.
+    fn read(&self, addr: u64, buf: &mut [u8]) -> usize;
+    /// Copies to the application.
+    fn write(&self, addr: u64, data: &[u8]) -> usize;
+}
+
+impl UserMemory for Mm {
+    fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
+        match self.space.copy_in(addr, buf) {
+            Ok(()) => buf.len(),
+            Err(fault) => fault.done,
+        }
+    }
+
+    fn write(&self, addr: u64, data: &[u8]) -> usize {
+        match self.space.copy_out(addr, data) {
+            Ok(()) => data.len(),
+            Err(fault) => fault.done,
+        }
+    }
+}
+
+/// A piece of an application's memory (`struct iovec`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoVec {
+    /// Where it begins.
+    pub addr: u64,
+    /// Its length in bytes.
+    pub len: usize,
+}
+
+/// Bytes moved through the stack at a time where data lies neither here nor in the application.
+const BOUNCE: usize = 2048;
+
+/// Pieces of user memory with a cursor.
+struct UserCursor<'a> {
+    mem: &'a dyn UserMemory,
+    current: IoVec,
+    rest: &'a [IoVec],
+    remaining: usize,
+}
+
+impl<'a> UserCursor<'a> {
+    fn new(mem: &'a dyn UserMemory, segments: &'a [IoVec]) -> Self {
+        let remaining = segments.iter().fold(0usize, |sum, s| sum.saturating_add(s.len));
+        let (current, rest) = match segments.split_first() {
+            Some((first, rest)) => (*first, rest),
+            None => (IoVec::default(), segments),
+        };
+        UserCursor { mem, current, rest, remaining }
+    }
+
+    /// The next piece with something in it, at most `most` bytes of it.
+    fn piece(&mut self, most: usize) -> IoVec {
+        while self.current.len == 0 {
+            match self.rest.split_first() {
+                Some((first, rest)) => {
+                    self.current = *first;
+                    self.rest = rest;
+                }
+                None => return IoVec::default(),
+            }
+        }
+        let len = self.current.len.min(most).min(self.remaining);
+        IoVec { addr: self.current.addr, len }
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.current.addr = self.current.addr.wrapping_add(n as u64);
+        self.current.len = self.current.len.saturating_sub(n);
+        self.remaining = self.remaining.saturating_sub(n);
+    }
+
+    /// Moves up to `len` bytes piece by piece: `copy(memory, address, offset, length)`.
+    fn each(
+        &mut self,
+        len: usize,
+        mut copy: impl FnMut(&dyn UserMemory, u64, usize, usize) -> usize,
+    ) -> Result<usize, Errno> {
+        let mut done = 0;
+        while done < len {
+            let piece = self.piece(len.saturating_sub(done));
+            if piece.len == 0 {
+                break;
+            }
+            let n = copy(self.mem, piece.addr, done, piece.len).min(piece.len);
+            self.advance(n);
+            done = done.saturating_add(n);
+            if n < piece.len {
+                if done == 0 {
+                    return Err(Errno::EFAULT);
+                }
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Where a read puts its data.
+pub struct IoDst<'a>(Dst<'a>);
+
+enum Dst<'a> {
+    Kernel { buf: &'a mut [u8], done: usize, limit: usize },
+    User(UserCursor<'a>),
+}
+
+impl<'a> IoDst<'a> {
+    /// A buffer of the sentry's.
+    pub fn kernel(buf: &'a mut [u8]) -> Self {
+        let limit = buf.len();
+        IoDst(Dst::Kernel { buf, done: 0, limit })
+    }
+
+    /// Pieces of an application's memory, in order.
+    pub fn user(mem: &'a dyn UserMemory, segments: &'a [IoVec]) -> Self {
+        IoDst(Dst::User(UserCursor::new(mem, segments)))
+    }
+
+    /// Bytes that there is still room for.
+    pub fn remaining(&self) -> usize {
+        match &self.0 {
+            Dst::Kernel { done, limit, .. } => limit.saturating_sub(*done),
+            Dst::User(cursor) => cursor.remaining,
+        }
+    }
+
+    /// Makes room for at most `n` more bytes.
+    pub fn truncate(&mut self, n: usize) {
+        match &mut self.0 {
+            Dst::Kernel { done, limit, .. } => *limit = (*limit).min(done.saturating_add(n)),
+            Dst::User(cursor) => cursor.remaining = cursor.remaining.min(n),
+        }
+    }
+
+    /// Puts as much of `data` as fits; how much. `EFAULT` where not even one byte could be put.
+    pub fn put(&mut self, data: &[u8]) -> Result<usize, Errno> {
+        match &mut self.0 {
+            Dst::Kernel { buf, done, limit } => {
+                let n = data.len().min(limit.saturating_sub(*done));
+                copy_at(buf, *done, data.get(..n).unwrap_or(&[]));
+                *done = done.saturating_add(n);
+                Ok(n)
+            }
+            Dst::User(cursor) => cursor.each(data.len(), |mem, addr, at, len| {
+                mem.write(addr, data.get(at..at.saturating_add(len)).unwrap_or(&[]))
+            }),
+        }
+    }
+
+    /// Puts `len` zero bytes, or as many as fit.
+    pub fn put_zeros(&mut self, len: usize) -> Result<usize, Errno> {
+        static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
+        self.fill_from(len, |_, piece| ZEROS.get(..piece).unwrap_or(&ZEROS))
+    }
+
+    fn fill_from<'d>(
+        &mut self,
+        len: usize,
+        data: impl Fn(usize, usize) -> &'d [u8],
+    ) -> Result<usize, Errno> {
+        let mut done = 0;
+        while done < len && self.remaining() > 0 {
+            let data = data(done, (len - done).min(PAGE_SIZE));
+            match self.put(data) {
+                Ok(n) => {
+                    done = done.saturating_add(n);
+                    if n < data.len() {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Puts bytes of a frame, as many as fit.
+    pub fn put_frame(&mut self, frame: Frame, offset: usize, len: usize) -> Result<usize, Errno> {
+        if let Dst::Kernel { buf, done, limit } = &mut self.0 {
+            let n = len.min(limit.saturating_sub(*done));
+            if let Some(room) = buf.get_mut(*done..done.saturating_add(n)) {
+                platform().read_frame(frame, offset, room);
+            }
+            *done = done.saturating_add(n);
+            return Ok(n);
+        }
+        self.fill_with(len, |at, buf| {
+            platform().read_frame(frame, offset.saturating_add(at), buf);
+            Ok(buf.len())
+        })
+    }
+
+    /// Puts up to `len` bytes that `source(at, buffer)` gives; it says how many, fewer than the buffer
+    /// holds at the end. How many bytes arrived.
+    pub fn fill_with(
+        &mut self,
+        len: usize,
+        mut source: impl FnMut(usize, &mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let mut done: usize = 0;
+        if let Dst::Kernel { buf, done: filled, limit } = &mut self.0 {
+            let n = len.min(limit.saturating_sub(*filled));
+            while done < n {
+                let Some(room) = buf.get_mut(*filled..filled.saturating_add(n - done)) else {
+                    break;
+                };
+                match source(done, room) {
+                    Ok(0) => break,
+                    Ok(got) => {
+                        let got = got.min(room.len());
+                        done = done.saturating_add(got);
+                        *filled = filled.saturating_add(got);
+                    }
+                    Err(_) if done > 0 => break,
+                    Err(e) => return Err(e),
+                }
+            }
+            return Ok(done);
+        }
+        let mut bounce = [0u8; BOUNCE];
+        let len = len.min(self.remaining());
+        while done < len {
+            let want = (len - done).min(BOUNCE);
+            let Some(room) = bounce.get_mut(..want) else { break };
+            let got = match source(done, room) {
+                Ok(got) => got.min(want),
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            let put = match self.put(room.get(..got).unwrap_or(&[])) {
+                Ok(put) => put,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            done = done.saturating_add(put);
+            if got < want || put < got {
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Where a write takes its data from.
+pub struct IoSrc<'a>(Src<'a>);
+
+enum Src<'a> {
+    Kernel { buf: &'a [u8] },
+    User(UserCursor<'a>),
+}
+
+impl<'a> IoSrc<'a> {
+    /// Bytes of the sentry's.
+    pub fn kernel(buf: &'a [u8]) -> Self {
+        IoSrc(Src::Kernel { buf })
+    }
+
+    /// Pieces of an application's memory, in order.
+    pub fn user(mem: &'a dyn UserMemory, segments: &'a [IoVec]) -> Self {
+        IoSrc(Src::User(UserCursor::new(mem, segments)))
+    }
+
+    /// Bytes that are still to come.
+    pub fn remaining(&self) -> usize {
+        match &self.0 {
+            Src::Kernel { buf } => buf.len(),
+            Src::User(cursor) => cursor.remaining,
+        }
+    }
+
+    /// Gives at most `n` more bytes.
+    pub fn truncate(&mut self, n: usize) {
+        match &mut self.0 {
+            Src::Kernel { buf } => *buf = buf.get(..n).unwrap_or(buf),
+            Src::User(cursor) => cursor.remaining = cursor.remaining.min(n),
+        }
+    }
+
+    /// Takes bytes until `buf` is full or nothing is left; how many. `EFAULT` where not even one byte
+    /// could be taken.
+    pub fn take(&mut self, buf: &mut [u8]) -> Result<usize, Errno> {
+        match &mut self.0 {
+            Src::Kernel { buf: data } => {
+                let n = buf.len().min(data.len());
+                copy_at(buf, 0, data.get(..n).unwrap_or(&[]));
+                *data = data.get(n..).unwrap_or(&[]);
+                Ok(n)
+            }
+            Src::User(cursor) => cursor.each(buf.len(), |mem, addr, at, len| {
+                match buf.get_mut(at..at.saturating_add(len)) {
+                    Some(room) => mem.read(addr, room),
+                    None => 0,
+                }
+            }),
+        }
+    }
+
+    /// Takes up to `len` bytes into a frame; how many.
+    pub fn take_frame(&mut self, frame: Frame, offset: usize, len: usize) -> Result<usize, Errno> {
+        self.drain_with(len, |at, data| {
+            platform().write_frame(frame, offset.saturating_add(at), data);
+            Ok(data.len())
+        })
+    }
+
+    /// Takes up to `len` bytes and hands them to `sink(at, data)`, which says how many it took. How
+    /// many it took in all; what it did not take is given up only up to the piece in hand.
+    pub fn drain_with(
+        &mut self,
+        len: usize,
+        mut sink: impl FnMut(usize, &[u8]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        if let Src::Kernel { buf } = &mut self.0 {
+            let n = len.min(buf.len());
+            let took = sink(0, buf.get(..n).unwrap_or(&[]))?.min(n);
+            *buf = buf.get(took..).unwrap_or(&[]);
+            return Ok(took);
+        }
+        let mut bounce = [0u8; BOUNCE];
+        let mut done: usize = 0;
+        while done < len && self.remaining() > 0 {
+            let want = (len - done).min(BOUNCE);
+            let Some(room) = bounce.get_mut(..want) else { break };
+            let got = match self.take(room) {
+                Ok(got) => got,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            let took = match sink(done, room.get(..got).unwrap_or(&[])) {
+                Ok(took) => took.min(got),
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            done = done.saturating_add(took);
+            if got < want || took < got {
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// `to[at..] = from`, as far as there is room.
+fn copy_at(to: &mut [u8], at: usize, from: &[u8]) {
+    if let Some(room) = to.get_mut(at..at.saturating_add(from.len())) {
+        room.copy_from_slice(from);
+    }
+}

@@ -1,0 +1,174 @@
+//! What the VFS keeps per inode: advisory locks (fcntl(2), flock(2)), and what later comes to it.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use crate::errno::Errno;
+use crate::sync::{SpinLock, WaitQueue};
+
+/// The VFS's state of an inode. Costs nothing until it is used.
+#[derive(Default)]
+pub struct InodeState {
+    locks: spin::Once<Box<Locks>>,
+    /// Opens for writing, or minus the number of runs as a program: each excludes the other
+    /// (ETXTBSY).
+    writers: AtomicI32,
+}
+
+impl InodeState {
+    /// An unused one.
+    pub const fn new() -> Self {
+        InodeState { locks: spin::Once::new(), writers: AtomicI32::new(0) }
+    }
+
+    /// Its locks.
+    pub fn locks(&self) -> &Locks {
+        self.locks.call_once(Box::default)
+    }
+
+    /// Its locks, if there have ever been any.
+    pub fn locks_if_any(&self) -> Option<&Locks> {
+        self.locks.get().map(|b| &**b)
+    }
+
+    /// One more that writes (`by` 1) or that runs it (`by` -1). `ETXTBSY` where the other sort is there.
+    pub fn claim(&self, by: i32) -> Result<(), Errno> {
+        self.writers
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                if n.signum() == -by.signum() { None } else { n.checked_add(by) }
+            })
+            .map(|_| ())
+            .map_err(|_| Errno::ETXTBSY)
+    }
+
+    /// The opposite of [`claim`](Self::claim).
+    pub fn unclaim(&self, by: i32) {
+        self.writers.fetch_sub(by, Ordering::AcqRel);
+    }
+}
+
+/// Who holds a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// POSIX: all with this descriptor table, by its id; and the process, for F_GETLK.
+    Files(u64, u32),
+    /// OFD and flock: an open file description, by its id.
+    File(u64),
+}
+
+impl Owner {
+    fn same(self, other: Owner) -> bool {
+        match (self, other) {
+            (Owner::Files(a, _), Owner::Files(b, _)) => a == b,
+            (a, b) => a == b,
+        }
+    }
+}
+
+/// A lock on bytes `start` to `end`, the last one included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lock {
+    /// Who.
+    pub owner: Owner,
+    /// Whether it excludes readers too.
+    pub write: bool,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+}
+
+impl Lock {
+    fn conflicts(&self, other: &Lock) -> bool {
+        !self.owner.same(other.owner)
+            && (self.write || other.write)
+            && self.start <= other.end
+            && other.start <= self.end
+    }
+}
+
+/// The locks of an inode.
+#[derive(Default)]
+pub struct Locks {
+    posix: SpinLock<Vec<Lock>>,
+    flocks: SpinLock<Vec<(u64, bool)>>,
+    /// Wakes those who wait for a lock.
+    pub queue: WaitQueue,
+}
+
+impl Locks {
+    /// A lock in the way of this one (F_GETLK).
+    pub fn conflict(&self, lock: &Lock) -> Option<Lock> {
+        self.posix.lock().iter().find(|l| l.conflicts(lock)).copied()
+    }
+
+    /// Sets it, over what its owner has there. `EAGAIN` where another's is in the way.
+    pub fn set(&self, lock: Lock) -> Result<(), Errno> {
+        let mut locks = self.posix.lock();
+        if locks.iter().any(|l| l.conflicts(&lock)) {
+            return Err(Errno::EAGAIN);
+        }
+        Self::cut(&mut locks, lock.owner, lock.start, lock.end);
+        locks.push(lock);
+        drop(locks);
+        // A write lock that became a read lock lets others in.
+        self.queue.wake_all();
+        Ok(())
+    }
+
+    /// Takes the owner's locks away from these bytes.
+    pub fn clear(&self, owner: Owner, start: u64, end: u64) {
+        Self::cut(&mut self.posix.lock(), owner, start, end);
+        self.queue.wake_all();
+    }
+
+    fn cut(locks: &mut Vec<Lock>, owner: Owner, start: u64, end: u64) {
+        let mut rest = Vec::new();
+        locks.retain(|l| {
+            if !l.owner.same(owner) || l.start > end || start > l.end {
+                return true;
+            }
+            if l.start < start {
+                rest.push(Lock { end: start.saturating_sub(1), ..*l });
+            }
+            if l.end > end {
+                rest.push(Lock { start: end.saturating_add(1), ..*l });
+            }
+            false
+        });
+        locks.append(&mut rest);
+    }
+
+    /// flock(2): shared or exclusive, for an open file description. `EAGAIN` where another's is in
+    /// the way; the old one is given up first, as Linux does.
+    pub fn flock(&self, file: u64, exclusive: bool) -> Result<(), Errno> {
+        let mut flocks = self.flocks.lock();
+        if flocks.iter().any(|(f, e)| *f == file && *e == exclusive) {
+            return Ok(());
+        }
+        let before = flocks.len();
+        flocks.retain(|(f, _)| *f != file);
+        let gave_up = flocks.len() != before;
+        let free = !flocks.iter().any(|(_, e)| exclusive || *e);
+        if free {
+            flocks.push((file, exclusive));
+        }
+        drop(flocks);
+        if gave_up {
+            self.queue.wake_all();
+        }
+        if free { Ok(()) } else { Err(Errno::EAGAIN) }
+    }
+
+    /// Gives up an open file description's flock.
+    pub fn unflock(&self, file: u64) {
+        self.flocks.lock().retain(|(f, _)| *f != file);
+        self.queue.wake_all();
+    }
+
+    /// All byte-range locks, for /proc/locks and fdinfo.
+    pub fn list(&self) -> Vec<Lock> {
+        self.posix.lock().clone()
+    }
+}
