@@ -2,6 +2,7 @@
 //!
 //! A family of calls has a file here; a handler parses its arguments and delegates to the subsystem.
 
+mod memory;
 mod table;
 
 pub use table::CALLS;

@@ -5,7 +5,7 @@
 
 #[allow(unused_imports)] // kinds come in as the calls do
 use super::ArgKind::*;
-use super::{Entry, Support::*, missing};
+use super::{Entry, Support::*, memory, missing};
 
 macro_rules! syscalls {
     ($($number:literal $name:ident $support:ident($($what:literal)?) $handler:path, ($($arg:ident),*);)*) => {
@@ -32,10 +32,10 @@ syscalls! {
     6 lstat Missing() missing, ();
     7 poll Missing() missing, ();
     8 lseek Missing() missing, ();
-    9 mmap Missing() missing, ();
-    10 mprotect Missing() missing, ();
-    11 munmap Missing() missing, ();
-    12 brk Missing() missing, ();
+    9 mmap Full() memory::mmap, (Hex, Size, MapProt, MapFlags, Fd, Hex);
+    10 mprotect Full() memory::mprotect, (Hex, Size, MapProt);
+    11 munmap Full() memory::munmap, (Hex, Size);
+    12 brk Full() memory::brk, (Hex);
     13 rt_sigaction Missing() missing, ();
     14 rt_sigprocmask Missing() missing, ();
     15 rt_sigreturn Missing() missing, ();
@@ -48,10 +48,10 @@ syscalls! {
     22 pipe Missing() missing, ();
     23 select Missing() missing, ();
     24 sched_yield Missing() missing, ();
-    25 mremap Missing() missing, ();
-    26 msync Missing() missing, ();
-    27 mincore Missing() missing, ();
-    28 madvise Missing() missing, ();
+    25 mremap Full() memory::mremap, (Hex, Size, Size, Hex, Hex);
+    26 msync Full() memory::msync, (Hex, Size, Hex);
+    27 mincore Full() memory::mincore, (Hex, Size, Hex);
+    28 madvise Partial("MADV_REMOVE, HWPOISON; no core dumps") memory::madvise, (Hex, Size, Int);
     29 shmget Missing() missing, ();
     30 shmat Missing() missing, ();
     31 shmctl Missing() missing, ();
@@ -172,10 +172,10 @@ syscalls! {
     146 sched_get_priority_max Missing() missing, ();
     147 sched_get_priority_min Missing() missing, ();
     148 sched_rr_get_interval Missing() missing, ();
-    149 mlock Missing() missing, ();
-    150 munlock Missing() missing, ();
-    151 mlockall Missing() missing, ();
-    152 munlockall Missing() missing, ();
+    149 mlock Full() memory::mlock, (Hex, Size);
+    150 munlock Full() memory::munlock, (Hex, Size);
+    151 mlockall Full() memory::mlockall, (Hex);
+    152 munlockall Full() memory::munlockall, ();
     153 vhangup Missing() missing, ();
     154 modify_ldt Missing() missing, ();
     155 pivot_root Missing() missing, ();
@@ -348,7 +348,7 @@ syscalls! {
     322 execveat Missing() missing, ();
     323 userfaultfd Missing() missing, ();
     324 membarrier Missing() missing, ();
-    325 mlock2 Missing() missing, ();
+    325 mlock2 Full() memory::mlock2, (Hex, Size, Hex);
     326 copy_file_range Missing() missing, ();
     327 preadv2 Missing() missing, ();
     328 pwritev2 Missing() missing, ();
