@@ -32,7 +32,7 @@ use std::os::fd::OwnedFd;
 
 pub use confine::{ConfineError, confine};
 pub use session::Session;
-use transport::{Received, Transport};
+use transport::{Received, Sent, Transport};
 
 /// What a gofer serves and to whom.
 #[derive(Debug)]
@@ -100,8 +100,15 @@ pub fn run(config: Config) -> Result<(), ServeError> {
             Received::Closed => return Ok(()),
         };
         let answer = session.handle(request, &mut reply)?;
-        let bytes = reply.get_mut(..answer.size).unwrap_or_default();
-        if transport.send(bytes, answer.donation)?.is_none() {
+        let size = answer.size;
+        let bytes = reply.get(..size).unwrap_or_default();
+        let mut sent = transport.send(bytes, answer.donation)?;
+        if sent == Sent::NotDonated {
+            let bytes = reply.get_mut(..size).unwrap_or_default();
+            session.keep_donation(bytes);
+            sent = transport.send(bytes, None)?;
+        }
+        if sent == Sent::Closed {
             return Ok(());
         }
     }

@@ -12,6 +12,7 @@ use super::attr::{PERMISSIONS, UNCHANGED, chown};
 use super::errors::Result;
 use super::fids::{Inode, Open};
 use super::host::{self, Name};
+use super::session::Donated;
 use crate::wire::*;
 
 /// Flags of an open that reach the host. The others are the client's own affair (CLOEXEC, NOCTTY,
@@ -88,15 +89,15 @@ impl Session {
         }
         let open = self.open_inode(&inode, &Mode9p::new(flags)?)?;
         let attr = host::node(&open.fd)?.attr;
+        let (granted, open) = self.grant(newfid, &inode, open, wish);
         if newfid == fid {
             self.fids.update(fid, |entry| {
-                entry.open = Some(open);
+                entry.open = open;
                 Ok(())
             })?;
-        } else {
-            self.fids.insert(newfid, inode.clone(), Some(open))?;
+        } else if open.is_some() {
+            self.fids.insert(newfid, inode, open)?;
         }
-        let granted = self.grant(newfid, &inode, wish);
         Ok(Reply::OpenX { granted: granted.bits(), attr })
     }
 
@@ -142,8 +143,8 @@ impl Session {
         let how = Mode9p::new(flags)?;
         let (inode, node, open) =
             self.create_file(&directory, &Name::new(name)?, &how, mode, owner)?;
-        self.fids.insert(newfid, inode.clone(), Some(open))?;
-        let granted = self.grant(newfid, &inode, wish);
+        let (granted, open) = self.grant(newfid, &inode, open, wish);
+        self.fids.insert(newfid, inode, open)?;
         Ok(Reply::CreateX { granted: granted.bits(), node })
     }
 
@@ -167,8 +168,8 @@ impl Session {
         let mode9p = Mode::from_raw_mode(mode & PERMISSIONS);
         let fd = rustix::fs::openat(&directory.fd, c".", flags, mode9p)?;
         let (inode, node) = self.settle(fd.as_fd(), mode, owner)?;
-        self.fids.insert(newfid, inode.clone(), Some(how.opened(fd)))?;
-        let granted = self.grant(newfid, &inode, wish);
+        let (granted, open) = self.grant(newfid, &inode, how.opened(fd), wish);
+        self.fids.insert(newfid, inode, open)?;
         Ok(Reply::Tmpfile { granted: granted.bits(), node })
     }
 
@@ -246,14 +247,24 @@ impl Session {
         Ok(node)
     }
 
-    /// Whether the open file of `fid` goes along with the reply.
-    fn grant(&mut self, fid: Fid, inode: &Inode, wish: u8) -> Granted {
+    /// Whether an open file goes along with the reply, and what of it stays with `fid`.
+    fn grant(
+        &mut self,
+        fid: Fid,
+        inode: &Rc<Inode>,
+        open: Open,
+        wish: u8,
+    ) -> (Granted, Option<Open>) {
         let wish = Wish::from_bits_truncate(wish);
         if !wish.contains(Wish::DONATE) || inode.kind != FileType::RegularFile {
-            return Granted::empty();
+            return (Granted::empty(), Some(open));
         }
-        self.donate(fid);
-        Granted::DONATED
+        if wish.contains(Wish::NOT_KEPT) {
+            self.donate(Donated::Alone(fid, inode.clone(), open));
+            return (Granted::DONATED, None);
+        }
+        self.donate(Donated::Fid(fid));
+        (Granted::DONATED, Some(open))
     }
 
     /// The most bytes of one read or write.

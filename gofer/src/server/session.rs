@@ -1,12 +1,12 @@
 //! Answers a client's messages: bytes in, bytes and perhaps a descriptor out.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use rustix::io::Errno;
 
 use super::errors::{Result, from_wire, number};
-use super::fids::{Fids, Inode};
+use super::fids::{Fids, Inode, Open};
 use super::host::{self, Descriptors, Name};
 use super::{Attach, ServeError};
 use crate::wire::*;
@@ -20,8 +20,8 @@ pub struct Session {
     pub(super) dialect: bool,
     pub(super) msize: usize,
     pub(super) scratch: Vec<u8>,
-    /// The donated descriptor's owner while its reply is being sent.
-    donated: Option<Fid>,
+    /// What is donated with the reply in work.
+    donated: Option<Donated>,
 }
 
 #[derive(Debug)]
@@ -31,23 +31,27 @@ struct Root {
     read_only: bool,
 }
 
+/// Who owns a descriptor while it is being donated.
+#[derive(Debug)]
+pub(super) enum Donated {
+    /// The fid that stays open.
+    Fid(Fid),
+    /// Nobody else. If it cannot be sent, this fid gets it after all.
+    Alone(Fid, Rc<Inode>, Open),
+}
+
 /// What [`Session::handle`] wrote.
 #[derive(Debug)]
 pub struct Answer<'s> {
     /// The reply's size at the start of the buffer.
     pub size: usize,
-    /// The descriptor that accompanies it.
-    pub donation: Option<Donation<'s>>,
+    /// The descriptor that accompanies it: of a regular file, opened as the client asked. If it
+    /// cannot be sent, call [`Session::keep_donation`] and send the reply without it.
+    pub donation: Option<BorrowedFd<'s>>,
 }
 
-/// A descriptor that accompanies a reply.
-#[derive(Debug)]
-pub struct Donation<'s> {
-    /// The descriptor: of a regular file, opened as the client asked.
-    pub fd: BorrowedFd<'s>,
-    /// Where in the reply its [`Granted`] byte stands, to clear if it cannot be sent after all.
-    pub granted_at: usize,
-}
+/// Where the [`Granted`] byte stands in a reply: it is the first field of all that have one.
+const GRANTED_AT: usize = HEADER;
 
 impl Session {
     /// A session that serves `attaches`. `fd_directory` is where this process finds its own
@@ -62,7 +66,7 @@ impl Session {
             // An O_PATH descriptor of its own, whatever was given.
             let reopen = || {
                 let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
-                let path = host.path(rustix::fd::AsFd::as_fd(&root));
+                let path = host.path(root.as_fd());
                 let fd =
                     rustix::fs::openat(rustix::fs::CWD, path, flags, rustix::fs::Mode::empty())?;
                 host::adopt(fd, read_only)
@@ -111,12 +115,33 @@ impl Session {
             Ok(size) => size,
             Err(errno) => Reply::Error { errno: number(errno) }.emit(tag, buffer)?,
         };
-        let donation = self.donated.take().and_then(|fid| {
-            let open = self.fids.get(fid).ok()?.open.as_ref()?;
-            // The Granted byte is the first field of every reply that has one.
-            Some(Donation { fd: rustix::fd::AsFd::as_fd(&open.fd), granted_at: HEADER })
-        });
-        Ok(Answer { size, donation })
+        let fd = match &self.donated {
+            None => None,
+            Some(Donated::Alone(_, _, open)) => Some(&open.fd),
+            Some(Donated::Fid(fid)) => {
+                self.fids.get(*fid).ok().and_then(|entry| entry.open.as_ref()).map(|open| &open.fd)
+            }
+        };
+        Ok(Answer { size, donation: fd.map(|fd| fd.as_fd()) })
+    }
+
+    /// The donation of the last answer could not be sent: what it was of stays open here, and
+    /// `reply` says so.
+    pub fn keep_donation(&mut self, reply: &mut [u8]) {
+        if let Some(granted) = reply.get_mut(GRANTED_AT) {
+            *granted = Granted::empty().bits();
+        }
+        if let Some(Donated::Alone(fid, inode, open)) = self.donated.take() {
+            let mut open = Some(open);
+            let kept = self.fids.update(fid, |entry| {
+                entry.open = open.take();
+                Ok(())
+            });
+            if kept.is_err() {
+                // An open that had made no fid. There was room for it when it was asked for.
+                let _ = self.fids.insert(fid, inode, open);
+            }
+        }
     }
 
     /// Does what the request asks and writes the reply.
@@ -264,9 +289,9 @@ impl Session {
         reply?.emit(tag, buffer).map_err(from_wire)
     }
 
-    /// Says that the reply in work carries the open file of `fid`.
-    pub(super) fn donate(&mut self, fid: Fid) {
-        self.donated = Some(fid);
+    /// Says what the reply in work carries.
+    pub(super) fn donate(&mut self, donated: Donated) {
+        self.donated = Some(donated);
     }
 
     fn version<'r>(&mut self, msize: u32, version: &[u8]) -> Result<Reply<'r>> {

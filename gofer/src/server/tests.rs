@@ -89,7 +89,7 @@ impl Client {
     fn call(&mut self, request: Request<'_>) -> Reply<'_> {
         let size = request.emit(5, &mut self.request).unwrap();
         let answer = self.session.handle(&self.request[..size], &mut self.reply).unwrap();
-        self.donated = answer.donation.map(|donation| donation.fd.try_clone_to_owned().unwrap());
+        self.donated = answer.donation.map(|fd| fd.try_clone_to_owned().unwrap());
         let frame = Frame::new_checked(&self.reply[..answer.size]).unwrap();
         assert_eq!(frame.tag(), 5);
         Reply::parse(frame).unwrap()
@@ -266,6 +266,30 @@ fn a_donated_descriptor_is_the_file_as_opened() {
     let file = fs::File::from(client.donated.take().unwrap());
     file.write_at(b"C", 0).unwrap();
     assert_eq!(fs::read_to_string(dir.path().join("file")).unwrap(), "Content");
+}
+
+#[test]
+fn a_donation_that_is_not_kept_leaves_no_open_fid() {
+    let dir = TempDir::new("not-kept");
+    fs::write(dir.path().join("file"), "content").unwrap();
+    let mut client = Client::new(&dir);
+    client.walk(0, 1, "file");
+    let wish = Wish::DONATE | Wish::NOT_KEPT;
+    assert_eq!(client.open(1, 2, 0, wish), 1);
+    assert!(client.donated.is_some());
+    assert_eq!(client.errno(Request::Clunk { fid: Fid(2) }), libc::EBADF);
+    // Unless it could not be sent.
+    assert_eq!(client.open(1, 2, 0, wish), 1);
+    client.session.keep_donation(&mut client.reply);
+    assert_eq!(client.reply[HEADER], 0);
+    assert_eq!(
+        client.call(Request::Read { fid: Fid(2), offset: 0, count: 9 }),
+        Reply::Read { data: Data(b"content") }
+    );
+    // A directory is not donated and so kept.
+    client.walk(0, 3, "file");
+    client.open(0, 4, 0, wish);
+    assert_eq!(client.call(Request::Clunk { fid: Fid(4) }), Reply::Clunk {});
 }
 
 #[test]

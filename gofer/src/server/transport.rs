@@ -10,7 +10,6 @@ use rustix::net::{
 };
 
 use super::ServeError;
-use super::session::Donation;
 use crate::wire::{Frame, HEADER, MSIZE_MAX};
 
 /// A connected socket.
@@ -29,6 +28,17 @@ pub struct Transport {
 pub enum Received<'a> {
     /// One whole message.
     Message(&'a [u8]),
+    /// The client has closed its end.
+    Closed,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// It is on its way.
+    Whole,
+    /// It is not: too many descriptors are in flight already (unix(7)).
+    NotDonated,
     /// The client has closed its end.
     Closed,
 }
@@ -111,28 +121,16 @@ impl Transport {
         }
     }
 
-    /// Sends a message, with a descriptor if one is donated; `None` if the client has closed.
+    /// Sends a message, with a descriptor if one is donated.
     pub fn send(
         &mut self,
-        message: &mut [u8],
-        donation: Option<Donation<'_>>,
-    ) -> Result<Option<()>, ServeError> {
-        let sent = match &donation {
-            None => self.send_all(message, None),
-            Some(donation) => match self.send_all(message, Some(donation.fd)) {
-                // Too many descriptors in flight (unix(7)): the file is served by messages instead.
-                Err(Errno::TOOMANYREFS) => {
-                    if let Some(granted) = message.get_mut(donation.granted_at) {
-                        *granted = 0;
-                    }
-                    self.send_all(message, None)
-                }
-                other => other,
-            },
-        };
-        match sent {
-            Ok(()) => Ok(Some(())),
-            Err(Errno::PIPE | Errno::CONNRESET) => Ok(None),
+        message: &[u8],
+        donation: Option<BorrowedFd<'_>>,
+    ) -> Result<Sent, ServeError> {
+        match self.send_all(message, donation) {
+            Ok(()) => Ok(Sent::Whole),
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(Sent::Closed),
+            Err(Errno::TOOMANYREFS) if donation.is_some() => Ok(Sent::NotDonated),
             Err(errno) => Err(ServeError::Socket(errno.into())),
         }
     }

@@ -319,6 +319,9 @@ bitflags::bitflags! {
     pub struct Wish: u8 {
         /// A descriptor of it.
         const DONATE = 1;
+        /// With a descriptor, no open fid as well: an open makes no new fid, a creation one that
+        /// is not open.
+        const NOT_KEPT = 2;
     }
 
     /// What an open of the dialect got besides the file.
