@@ -5,9 +5,17 @@
 //! platform) and in a VM that has a true KVM (KVM platform): a test is a [`protocol::Job`], and only where it runs differs.
 
 pub mod apt;
+pub mod bundle;
+pub mod case;
+pub mod cases;
 pub mod cpio;
+pub mod differential;
+pub mod lifecycle;
 pub mod process;
 pub mod protocol;
+pub mod roots;
+pub mod runner;
+pub mod runtime;
 pub mod vm;
 
 use std::path::{Path, PathBuf};

@@ -1,22 +1,37 @@
 //! The harness: `tests/run` starts it; in the test VM it is init and agent.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use tests::apt::Apt;
-use tests::process::Stream;
+use tests::case::{self, Place, Verdict};
+use tests::process::{self, Keep, Stream};
 use tests::protocol::Job;
+use tests::runner;
+use tests::runtime::{Runtime, Scratch};
+use tests::vm;
 use tests::vm::image::Parts;
 use tests::vm::machine::{Config, Vm};
-use tests::{process, vm};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Set in the worker's environment; without it, the process supervises one.
+const WORKER: &str = "RINGWALL_HARNESS_WORKER";
 
 /// Runs Ringwall's tests.
 #[derive(Parser)]
-struct Options {
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
     #[command(subcommand)]
-    action: Action,
+    action: Option<Action>,
+    #[command(flatten)]
+    run: runner::Options,
 }
 
 #[derive(Subcommand)]
@@ -26,12 +41,30 @@ enum Action {
         /// Files or folders to put into the VM, as NAME=FILE.
         #[arg(long)]
         file: Vec<String>,
+        /// Also attaches the roots, at /roots.
+        #[arg(long)]
+        roots: bool,
         /// Seconds.
         #[arg(long, default_value_t = 300)]
         limit: u64,
         /// The command.
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
+    },
+    /// Runs one container test here, in this process.
+    #[command(hide = true)]
+    Case {
+        name: String,
+        #[arg(long)]
+        platform: String,
+        #[arg(long)]
+        runtime: String,
+        #[arg(long)]
+        reference: String,
+        #[arg(long)]
+        roots: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        slow: u32,
     },
     /// Init of the VM, once it has left the initramfs.
     #[command(hide = true)]
@@ -44,30 +77,90 @@ enum Action {
 fn main() -> ExitCode {
     // The kernel starts it as /init, with no arguments of ours.
     if std::process::id() == 1 && std::env::args().next().as_deref() == Some("/init") {
-        let error = vm::agent::init();
-        eprintln!("init: {error:?}");
+        eprintln!("init: {:?}", vm::agent::init());
         return ExitCode::FAILURE;
     }
-    match Options::parse().action {
-        Action::VmInit => finish(vm::agent::system()),
-        Action::VmAgent => finish(vm::agent::agent()),
-        Action::Vm { file, limit, command } => {
-            let mut extra: Vec<(String, PathBuf)> = file
-                .iter()
-                .filter_map(|pair| pair.split_once('='))
-                .map(|(name, from)| (name.to_owned(), PathBuf::from(from)))
-                .collect();
-            if let Some(ringwall) = newest_ringwall()
-                && !extra.iter().any(|(name, _)| name == vm::RINGWALL)
-            {
-                extra.push((vm::RINGWALL.to_owned(), ringwall));
+    let options = Arguments::parse();
+    let result = match options.action {
+        Some(Action::VmInit) => {
+            vm::agent::system().map(|()| ExitCode::SUCCESS).map_err(Error::from)
+        }
+        Some(Action::VmAgent) => {
+            vm::agent::agent().map(|()| ExitCode::SUCCESS).map_err(Error::from)
+        }
+        Some(Action::Case { name, platform, runtime, reference, roots, slow }) => {
+            let place = Place {
+                runtime: Runtime::parse(&runtime, Some(&platform)),
+                reference: Runtime::parse(&reference, None),
+                roots,
+                slow,
+            };
+            run_case(&name, &place)
+        }
+        _ if std::env::var_os(WORKER).is_none() => supervise(),
+        Some(Action::Vm { file, roots, limit, command }) => in_vm(&file, roots, limit, command),
+        None => work(&options.run),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("harness: {error}");
+        ExitCode::from(2)
+    })
+}
+
+/// Runs this same command in a child, and ends all that the child has started when the child ends or a signal comes.
+fn supervise() -> Result<ExitCode, Error> {
+    process::become_subreaper()?;
+    let mut awaited = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD] {
+        awaited.add(signal);
+    }
+    // Killed with this process, should that be killed.
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1));
+    let worker = command.env(WORKER, "1").spawn()?.id() as i32;
+    awaited.thread_block()?;
+    loop {
+        // Also before the first wait: the worker may have ended before the signals were blocked.
+        match waitpid(Pid::from_raw(worker), Some(WaitPidFlag::WNOHANG))? {
+            WaitStatus::Exited(_, status) => {
+                process::end_strays(&Keep::default());
+                return Ok(ExitCode::from(status as u8));
             }
-            in_vm(extra, limit, command).unwrap_or_else(|error| {
-                eprintln!("harness: {error}");
-                ExitCode::FAILURE
-            })
+            WaitStatus::Signaled(_, signal, _) => {
+                process::end_strays(&Keep::default());
+                return Err(format!("the harness was killed by {signal}").into());
+            }
+            _ => (),
+        }
+        let signal = awaited.wait()?;
+        if signal != Signal::SIGCHLD {
+            process::kill_tree(worker);
+            process::end_strays(&Keep::default());
+            return Err(format!("ended by {signal}").into());
         }
     }
+}
+
+fn work(options: &runner::Options) -> Result<ExitCode, Error> {
+    process::become_subreaper()?;
+    Ok(if runner::run(options)? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_case(name: &str, place: &Place) -> Result<ExitCode, Error> {
+    Ok(match case::run(name, place)? {
+        Verdict::Passed => ExitCode::SUCCESS,
+        Verdict::Failed(why) => {
+            println!("{}", why.trim_end());
+            ExitCode::FAILURE
+        }
+        Verdict::Skipped(why) => {
+            println!("{why}");
+            ExitCode::from(case::SKIPPED as u8)
+        }
+    })
 }
 
 /// The runtime as it was last built, in whichever profile.
@@ -79,34 +172,34 @@ fn newest_ringwall() -> Option<PathBuf> {
     built.into_iter().filter(|path| path.exists()).max_by_key(modified)
 }
 
-fn finish(result: std::io::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("harness: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn in_vm(
-    extra: Vec<(String, PathBuf)>,
-    limit: u64,
-    argv: Vec<String>,
-) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn in_vm(files: &[String], roots: bool, limit: u64, argv: Vec<String>) -> Result<ExitCode, Error> {
     process::become_subreaper()?;
+    let pairs = files.iter().filter_map(|pair| pair.split_once('='));
+    let mut extra: Vec<(String, PathBuf)> =
+        pairs.map(|(name, from)| (name.to_owned(), PathBuf::from(from))).collect();
+    if let Some(ringwall) = newest_ringwall()
+        && !extra.iter().any(|(name, _)| name == vm::RINGWALL)
+    {
+        extra.push((vm::RINGWALL.to_owned(), ringwall));
+    }
     let cache = tests::cache();
     let mut apt = Apt::new(&cache.join("apt"))?;
     let parts = Parts::fetch(&cache, &mut apt)?;
-    let folder = std::env::temp_dir().join(format!("harness-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let initramfs = folder.join("initramfs");
+    let disk = if roots {
+        let made =
+            tests::roots::make(&cache, &mut apt, &tests::workspace().join("tests/programs"))?;
+        Some(tests::roots::disk(&cache, &made)?)
+    } else {
+        None
+    };
+    let folder = Scratch::new("vm")?;
+    let initramfs = folder.path().join("initramfs");
     parts.initramfs(&initramfs, &std::env::current_exe()?, &extra)?;
     let mut vm = Vm::new(Config {
         parts,
         initramfs,
-        disk: None,
-        folder: folder.clone(),
+        disk,
+        folder: folder.path().to_owned(),
         memory: 4096,
         cpus: 2,
     });
@@ -116,14 +209,11 @@ fn in_vm(
     let limit = Duration::from_secs(limit);
     let job = Job { name: "command".into(), argv, env: Vec::new(), stdin: Vec::new(), limit };
     let ended = vm.run(&job, &mut |stream, bytes| {
-        use std::io::Write;
         let _ = match stream {
             Stream::Stdout => std::io::stdout().write_all(bytes),
             Stream::Stderr => std::io::stderr().write_all(bytes),
         };
     })?;
     eprintln!("{}", ended.end);
-    drop(vm);
-    std::fs::remove_dir_all(&folder)?;
     Ok(ended.end.shell_status().map_or(ExitCode::FAILURE, |status| ExitCode::from(status as u8)))
 }

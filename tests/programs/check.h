@@ -1,0 +1,62 @@
+// What the test programs share. A program prints what it found, the same on every Linux; a check that fails says where.
+#pragma once
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHECK(condition)                                                                              \
+    do {                                                                                              \
+        if (!(condition)) {                                                                           \
+            int e_ = errno;                                                                           \
+            fprintf(stderr, "%s:%d: %s (errno %d: %s)\n", __FILE_NAME__, __LINE__, #condition, e_,    \
+                    strerror(e_));                                                                    \
+            _exit(99);                                                                                \
+        }                                                                                             \
+    } while (0)
+
+// Prints a call's result, and its errno by name where it failed.
+#define SHOW(call)                                                                                    \
+    do {                                                                                              \
+        errno = 0;                                                                                    \
+        long r_ = (long)(call);                                                                       \
+        printf("%s = %s%s\n", #call, r_ < 0 ? "-1 " : r_ == 0 ? "0" : "positive",                     \
+               r_ < 0 ? strerrorname_np(errno) : "");                                                 \
+        fflush(stdout);                                                                               \
+    } while (0)
+
+static inline void sleep_ms(long ms) {
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&t, &t) != 0 && errno == EINTR) {
+    }
+}
+
+static inline double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+// Waits for a child and prints how it ended.
+static inline void show_wait(const char *what, pid_t pid) {
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status)) printf("%s: exit %d\n", what, WEXITSTATUS(status));
+    else printf("%s: signal %d\n", what, WTERMSIG(status));
+    fflush(stdout);
+}

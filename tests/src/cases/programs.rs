@@ -1,0 +1,58 @@
+//! The C programs of `tests/programs`, statically and dynamically linked.
+
+use crate::differential::{Case, Root};
+
+/// A program in both its forms.
+macro_rules! both {
+    ($(($name:literal, $seconds:literal $(, $arg:literal)*)),* $(,)?) => {
+        &[$(
+            Case::new(Root::Programs, concat!("static/", $name), &[concat!("/programs/static/", $name) $(, $arg)*]).seconds($seconds),
+            Case::new(Root::Programs, concat!("dynamic/", $name), &[concat!("/programs/dynamic/", $name) $(, $arg)*]).seconds($seconds),
+        )*]
+    };
+}
+
+pub(super) const CASES: &[Case] = both![
+    ("hello", 10, "one", "two"),
+    ("abi", 10),
+    ("memory", 20),
+    ("filemaps", 20),
+    ("files", 20),
+    ("pipes", 30),
+    ("signals", 30),
+    ("sigaltstack", 20),
+    ("waits", 20),
+    ("execs", 20),
+    ("futex", 20),
+    ("timers", 30),
+    ("polls", 20),
+    ("mxcsr", 10),
+    ("avx", 60),
+    ("threads64", 60),
+    ("forks1000", 60),
+    ("races", 60),
+    ("shootdown", 60),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    /// A program that nobody runs would rot.
+    #[test]
+    fn every_program_is_run() {
+        let run: BTreeSet<&str> =
+            super::CASES.iter().filter_map(|case| case.name.strip_prefix("static/")).collect();
+        for entry in fs::read_dir(crate::workspace().join("tests/programs")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "c") {
+                assert!(
+                    run.contains(path.file_stem().unwrap().to_str().unwrap()),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+    }
+}
