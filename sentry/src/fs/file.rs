@@ -10,7 +10,9 @@ use super::inode::{FileOps, Inode, Whence, Written};
 use super::io::{IoDst, IoSrc};
 use super::lock::Owner;
 use super::path::Path;
-use super::types::{Attr, DirSink, Events, FileType, MAX_OFFSET, MAX_RW, OpenFlags};
+use super::types::{
+    Attr, DirSink, Events, FileType, MAX_OFFSET, MAX_RW, MountFlags, OpenFlags, Time,
+};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::mm::Mappable;
@@ -140,6 +142,31 @@ impl File {
         self.ops.set_flags(self, new)?;
         self.flags.store(new.bits(), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes an access in `attr`, where the mount wants that: relatime, unless told otherwise.
+    pub fn accessed(&self, attr: &mut Attr) {
+        /// How old an access time may become with relatime, in seconds.
+        const DAY: i64 = 24 * 60 * 60;
+        let mount = self.path.as_ref().map_or(MountFlags::empty(), |p| p.mount.flags());
+        let dir = self.inode.kind() == FileType::Directory;
+        if mount.contains(MountFlags::NOATIME)
+            || dir && mount.contains(MountFlags::NODIRATIME)
+            || self.flags().contains(OpenFlags::NOATIME)
+        {
+            return;
+        }
+        let lazy = !mount.contains(MountFlags::STRICTATIME);
+        let newer = attr.atime > attr.mtime && attr.atime > attr.ctime;
+        if lazy && newer {
+            let now = Time::now();
+            if now.sec.saturating_sub(attr.atime.sec) < DAY {
+                return;
+            }
+            attr.atime = now;
+        } else {
+            attr.atime = Time::now();
+        }
     }
 
     /// Whether it is only a place (O_PATH).

@@ -21,9 +21,11 @@ pub mod io;
 pub mod lock;
 pub mod mount;
 pub mod ops;
+pub mod pages;
 pub mod path;
 pub mod perm;
 pub mod special;
+pub mod tmpfs;
 pub mod types;
 pub mod walk;
 

@@ -1,0 +1,217 @@
+//! tmpfs(5): files in the sandbox's memory.
+//!
+//! Also what memfd_create(2), /dev/shm and the upper layer of an overlay are made of.
+
+mod file;
+mod node;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::anon::next_dev;
+use super::inode::{FileSystem, Inode};
+use super::pages::Charge;
+use super::types::{FileType, NAME_MAX, New, StatFs};
+use crate::errno::Errno;
+use crate::platform::{PAGE_SIZE, platform};
+
+pub use file::{FileHandle, seal};
+pub use node::Node;
+
+/// TMPFS_MAGIC (linux/magic.h).
+const MAGIC: u64 = 0x0102_1994;
+
+/// What a tmpfs begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Most bytes; 0: no limit but memory.
+    pub size: u64,
+    /// Most inodes; 0: no limit.
+    pub inodes: u64,
+    /// The root's permissions and owner.
+    pub root: New,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        // Half of memory, as Linux does.
+        let (_, most) = platform().frame_counts();
+        Options {
+            size: most.saturating_mul(PAGE_SIZE as u64) / 2,
+            inodes: most / 2,
+            root: New { mode: 0o1777, uid: 0, gid: 0 },
+        }
+    }
+}
+
+impl Options {
+    /// From mount data: `size=64k,mode=755,uid=..`. `EINVAL` for what is not understood.
+    pub fn parse(data: &[u8]) -> Result<Options, Errno> {
+        let mut options = Options::default();
+        let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+        for option in text.split(',').filter(|o| !o.is_empty()) {
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
+            let number = |radix| u32::from_str_radix(value, radix).map_err(|_| Errno::EINVAL);
+            match name {
+                "size" => options.size = parse_size(value)?,
+                "nr_blocks" => {
+                    options.size = parse_size(value)?.saturating_mul(PAGE_SIZE as u64);
+                }
+                "nr_inodes" => options.inodes = parse_size(value)?,
+                "mode" => options.root.mode = number(8)? & 0o7777,
+                "uid" => options.root.uid = number(10)?,
+                "gid" => options.root.gid = number(10)?,
+                // Where pages are is not an application's business here.
+                "huge" | "mpol" | "inode32" | "inode64" | "noswap" => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A number with k, m, g, t, or a percentage of memory.
+fn parse_size(text: &str) -> Result<u64, Errno> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let number: u64 = digits.parse().map_err(|_| Errno::EINVAL)?;
+    let unit = text.get(digits.len()..).unwrap_or("");
+    let shift = match unit {
+        "" => 0,
+        "k" | "K" => 10,
+        "m" | "M" => 20,
+        "g" | "G" => 30,
+        "t" | "T" => 40,
+        "%" => {
+            let (_, most) = platform().frame_counts();
+            return Ok((u128::from(most) * PAGE_SIZE as u128 * u128::from(number) / 100) as u64);
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    number.checked_mul(1 << shift).ok_or(Errno::EINVAL)
+}
+
+/// What all inodes of one tmpfs share.
+pub struct Shared {
+    dev: u64,
+    /// Most pages and inodes; 0: no limit.
+    max_pages: AtomicU64,
+    max_inodes: AtomicU64,
+    pages: AtomicU64,
+    inodes: AtomicU64,
+    next_ino: AtomicU64,
+}
+
+impl Shared {
+    fn ino(&self) -> u64 {
+        self.next_ino.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn add(count: &AtomicU64, limit: &AtomicU64, n: u64) -> Result<(), Errno> {
+        let limit = match limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit,
+        };
+        count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
+                now.checked_add(n).filter(|sum| *sum <= limit)
+            })
+            .map(|_| ())
+            .map_err(|_| Errno::ENOSPC)
+    }
+}
+
+impl Charge for Shared {
+    fn charge(&self, pages: u64) -> Result<(), Errno> {
+        Self::add(&self.pages, &self.max_pages, pages)
+    }
+
+    fn refund(&self, pages: u64) {
+        self.pages.fetch_sub(pages, Ordering::Relaxed);
+    }
+}
+
+/// A tmpfs.
+pub struct Tmpfs {
+    shared: Arc<Shared>,
+    root: Arc<Node>,
+    name: &'static str,
+}
+
+impl Tmpfs {
+    /// An empty one. `name` is its type as mount(8) shows it (`tmpfs`, `devtmpfs`).
+    pub fn new(name: &'static str, options: &Options) -> Result<Arc<Tmpfs>, Errno> {
+        let shared = Arc::new(Shared {
+            dev: next_dev(),
+            max_pages: AtomicU64::new(options.size.div_ceil(PAGE_SIZE as u64)),
+            max_inodes: AtomicU64::new(options.inodes),
+            pages: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+            next_ino: AtomicU64::new(1),
+        });
+        let root = Node::new(&shared, FileType::Directory, options.root, node::Content::dir(), 2)?;
+        Ok(Arc::new(Tmpfs { shared, root, name }))
+    }
+
+    /// Its root, as what it is.
+    pub fn root_node(&self) -> &Arc<Node> {
+        &self.root
+    }
+}
+
+impl FileSystem for Tmpfs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        self.shared.dev
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        let s = &self.shared;
+        let free = |used: &AtomicU64, most: &AtomicU64| {
+            most.load(Ordering::Relaxed).saturating_sub(used.load(Ordering::Relaxed))
+        };
+        let bfree = free(&s.pages, &s.max_pages);
+        Ok(StatFs {
+            kind: MAGIC,
+            bsize: PAGE_SIZE as u64,
+            blocks: s.max_pages.load(Ordering::Relaxed),
+            bfree,
+            bavail: bfree,
+            files: s.max_inodes.load(Ordering::Relaxed),
+            ffree: free(&s.inodes, &s.max_inodes),
+            fsid: s.dev,
+            namelen: NAME_MAX as u64,
+        })
+    }
+
+    fn options(&self) -> String {
+        let pages = self.shared.max_pages.load(Ordering::Relaxed);
+        match pages {
+            0 => String::new(),
+            _ => format!(",size={}k", pages.saturating_mul(4)),
+        }
+    }
+
+    fn remount(&self, data: &[u8]) -> Result<(), Errno> {
+        let options = Options::parse(data)?;
+        let pages = options.size.div_ceil(PAGE_SIZE as u64);
+        if data.windows(5).any(|w| w == b"size=") {
+            if pages != 0 && pages < self.shared.pages.load(Ordering::Relaxed) {
+                return Err(Errno::EINVAL);
+            }
+            self.shared.max_pages.store(pages, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
