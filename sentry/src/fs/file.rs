@@ -335,9 +335,6 @@ impl File {
 
     /// lseek(2).
     pub fn seek(&self, offset: i64, whence: Whence) -> Result<u64, Errno> {
-        if self.ops.is_stream() {
-            return Err(Errno::ESPIPE);
-        }
         let mut now = self.offset.lock();
         let new = self.ops.seek(self, *now, offset, whence)?;
         *now = new;

@@ -297,6 +297,9 @@ pub trait FileOps: Send + Sync {
     }
     /// Moves the offset: gives the new one. `now` is where it stands.
     fn seek(&self, file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
+        if self.is_stream() {
+            return Err(Errno::ESPIPE);
+        }
         default_seek(file, now, offset, whence)
     }
     /// Entries of a directory from position `pos` on, until `sink` is full; the position after them.

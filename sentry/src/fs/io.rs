@@ -19,16 +19,16 @@ pub trait UserMemory {
 
 impl UserMemory for Mm {
     fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
-        match self.space.copy_in(addr, buf) {
+        match self.copy_in_partial(addr, buf) {
             Ok(()) => buf.len(),
-            Err(fault) => fault.done,
+            Err((done, _)) => done,
         }
     }
 
     fn write(&self, addr: u64, data: &[u8]) -> usize {
-        match self.space.copy_out(addr, data) {
+        match self.copy_out_partial(addr, data) {
             Ok(()) => data.len(),
-            Err(fault) => fault.done,
+            Err((done, _)) => done,
         }
     }
 }

@@ -1,9 +1,11 @@
-//! What the VFS keeps per inode: advisory locks (fcntl(2), flock(2)), and what later comes to it.
+//! What the VFS keeps per inode: advisory locks (fcntl(2), flock(2)), the pipe of a FIFO.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, Ordering};
 
+use super::pipe::Pipe;
 use crate::errno::Errno;
 use crate::sync::{SpinLock, WaitQueue};
 
@@ -11,6 +13,8 @@ use crate::sync::{SpinLock, WaitQueue};
 #[derive(Default)]
 pub struct InodeState {
     locks: spin::Once<Box<Locks>>,
+    /// What flows through a FIFO.
+    fifo: spin::Once<Arc<Pipe>>,
     /// Opens for writing, or minus the number of runs as a program: each excludes the other
     /// (ETXTBSY).
     writers: AtomicI32,
@@ -19,12 +23,17 @@ pub struct InodeState {
 impl InodeState {
     /// An unused one.
     pub const fn new() -> Self {
-        InodeState { locks: spin::Once::new(), writers: AtomicI32::new(0) }
+        InodeState { locks: spin::Once::new(), fifo: spin::Once::new(), writers: AtomicI32::new(0) }
     }
 
     /// Its locks.
     pub fn locks(&self) -> &Locks {
         self.locks.call_once(Box::default)
+    }
+
+    /// The pipe of a FIFO.
+    pub fn fifo(&self) -> &Arc<Pipe> {
+        self.fifo.call_once(Arc::default)
     }
 
     /// Its locks, if there have ever been any.

@@ -13,6 +13,7 @@
 pub mod anon;
 pub mod context;
 pub mod dentry;
+pub mod dev;
 pub mod fdtable;
 pub mod file;
 pub mod flags;
@@ -24,7 +25,10 @@ pub mod ops;
 pub mod pages;
 pub mod path;
 pub mod perm;
+pub mod pipe;
+pub mod setup;
 pub mod special;
+pub mod stream;
 pub mod tmpfs;
 pub mod types;
 pub mod walk;
@@ -38,6 +42,7 @@ pub use io::{IoDst, IoSrc, IoVec, UserMemory};
 pub use lock::InodeState;
 pub use mount::{Mount, MountNamespace};
 pub use path::Path;
+pub use setup::{MountError, mount_container};
 pub use types::{
     Access, Attr, DirEntry, Events, FileType, MountFlags, New, OpenFlags, Perm, RenameFlags,
     SetAttr, SetTime, StatFs, Time,

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::io::{IoDst, IoSrc};
 use crate::errno::Errno;
-use crate::mm::{FrameRef, Mm};
+use crate::mm::{FrameRef, Mappable, Mm};
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
 
@@ -28,7 +28,7 @@ pub trait Charge: Send + Sync {
 #[derive(Default)]
 pub struct Pages {
     inner: SpinLock<Inner>,
-    /// Address spaces that map it, once per mapping.
+    /// Address spaces that map it.
     mappers: SpinLock<Vec<Weak<Mm>>>,
 }
 
@@ -70,9 +70,10 @@ impl Pages {
             next.min(index.saturating_add(most.clamp(1, RUN)))
         };
         let count = end.saturating_sub(index).max(1);
-        let (count, frames) = match charge.charge(count).and_then(|()| {
-            FrameRef::alloc_run(count as u32).inspect_err(|_| charge.refund(count))
-        }) {
+        let (count, frames) = match charge
+            .charge(count)
+            .and_then(|()| FrameRef::alloc_run(count as u32).inspect_err(|_| charge.refund(count)))
+        {
             Ok(frames) => (count, frames),
             Err(e) if count == 1 => return Err(e),
             Err(_) => {
@@ -181,8 +182,8 @@ impl Pages {
         Ok(done)
     }
 
-    /// Changes the size; what is beyond goes.
-    pub fn truncate(&self, size: u64, charge: &dyn Charge) {
+    /// Changes the size; what is beyond goes. `file` is whose pages these are.
+    pub fn truncate(&self, size: u64, charge: &dyn Charge, file: &dyn Mappable) {
         let mut inner = self.inner.lock();
         let old = core::mem::replace(&mut inner.size, size);
         if size >= old {
@@ -193,15 +194,16 @@ impl Pages {
         let gone = inner.pages.split_off(&first);
         let partial = if within == 0 { None } else { inner.pages.get(&index).cloned() };
         drop(inner);
-        if let Some(page) = partial {
+        if let Some(page) = &partial {
             platform().zero_frame(page.frame(), within, PAGE_SIZE - within);
         }
-        self.tell(first, u64::MAX);
+        self.tell(file, first, u64::MAX, true);
+        drop(partial);
         charge.refund(gone.len() as u64);
     }
 
     /// Makes a hole of these bytes; the size stays.
-    pub fn punch(&self, offset: u64, len: u64, charge: &dyn Charge) {
+    pub fn punch(&self, offset: u64, len: u64, charge: &dyn Charge, file: &dyn Mappable) {
         let end = offset.saturating_add(len);
         let (first, within) = split(offset);
         let (last, tail) = split(end);
@@ -228,7 +230,7 @@ impl Pages {
             inner.pages.append(&mut rest);
             middle.into_values().collect()
         };
-        self.tell(whole, last.saturating_sub(whole));
+        self.tell(file, whole, last.saturating_sub(whole), false);
         charge.refund(gone.len() as u64);
     }
 
@@ -277,22 +279,28 @@ impl Pages {
 
     /// An address space maps it.
     pub fn attach(&self, mm: &Arc<Mm>) {
-        self.mappers.lock().push(Arc::downgrade(mm));
+        let mut mappers = self.mappers.lock();
+        if !mappers.iter().any(|m| core::ptr::eq(m.as_ptr(), &**mm)) {
+            mappers.push(Arc::downgrade(mm));
+        }
     }
 
     /// No longer.
     pub fn detach(&self, mm: &Mm) {
-        let mut mappers = self.mappers.lock();
-        if let Some(at) = mappers.iter().position(|m| core::ptr::eq(m.as_ptr(), mm)) {
-            mappers.swap_remove(at);
-        }
+        self.mappers.lock().retain(|m| !core::ptr::eq(m.as_ptr(), mm));
     }
 
     /// Tells those who map it that pages have gone.
-    fn tell(&self, _first: u64, _count: u64) {}
+    fn tell(&self, file: &dyn Mappable, first: u64, count: u64, even_private: bool) {
+        let mappers: Vec<Arc<Mm>> = self.mappers.lock().iter().filter_map(Weak::upgrade).collect();
+        for mm in mappers {
+            mm.forget_file(file, first, count, even_private);
+        }
+    }
 
-    /// Gives everything back.
-    pub fn clear(&self, charge: &dyn Charge) {
-        self.truncate(0, charge);
+    /// Gives everything back; nobody reads, writes or maps it any more.
+    pub fn clear(&mut self, charge: &dyn Charge) {
+        let gone = core::mem::take(&mut self.inner.get_mut().pages);
+        charge.refund(gone.len() as u64);
     }
 }

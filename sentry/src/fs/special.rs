@@ -10,12 +10,13 @@ use crate::errno::Errno;
 
 /// Opens the object that a node stands for.
 pub fn open(
-    _cx: &Cx<'_>,
+    cx: &Cx<'_>,
     inode: &Arc<dyn Inode>,
-    _flags: OpenFlags,
+    flags: OpenFlags,
 ) -> Result<Box<dyn FileOps>, Errno> {
     match inode.kind() {
-        FileType::CharDevice | FileType::BlockDevice => Err(Errno::ENXIO),
+        FileType::CharDevice => super::dev::open(cx, inode.attr()?.rdev, flags),
+        FileType::Fifo => super::pipe::open_fifo(inode, flags),
         _ => Err(Errno::ENXIO),
     }
 }

@@ -51,13 +51,18 @@ impl Body {
     }
 
     /// Changes the length.
-    pub fn truncate(&self, size: u64, charge: &dyn Charge) -> Result<(), Errno> {
+    pub fn truncate(
+        &self,
+        size: u64,
+        charge: &dyn Charge,
+        file: &dyn Mappable,
+    ) -> Result<(), Errno> {
         let _one = self.lock.lock();
         let now = self.pages.size();
         if size < now && self.sealed(seal::SHRINK) || size > now && self.sealed(seal::GROW) {
             return Err(Errno::EPERM);
         }
-        self.pages.truncate(size, charge);
+        self.pages.truncate(size, charge, file);
         Ok(())
     }
 }
@@ -142,7 +147,7 @@ impl FileOps for FileHandle {
                 if body.sealed(seal::WRITE | seal::FUTURE_WRITE) {
                     return Err(Errno::EPERM);
                 }
-                body.pages.punch(offset, len, &*self.0.shared);
+                body.pages.punch(offset, len, &*self.0.shared, &*self.0);
             }
             0 | KEEP_SIZE => {
                 if body.sealed(seal::GROW) && end > body.pages.size() {
@@ -195,7 +200,7 @@ impl Mappable for Node {
     }
 
     fn around(&self, index: u64, most: u32) -> u32 {
-        self.body().map_or(0, |body| body.pages.run(index, most))
+        self.body().map_or(1, |body| body.pages.run(index, most).max(1))
     }
 
     fn attach(&self, mm: &Arc<Mm>) {
@@ -208,6 +213,10 @@ impl Mappable for Node {
         if let Some(body) = self.body() {
             body.pages.detach(mm);
         }
+    }
+
+    fn tracks_writes(&self) -> bool {
+        false
     }
 
     fn identity(&self) -> (u64, u64) {

@@ -209,8 +209,7 @@ impl Node {
         let entries = self.entries()?;
         let mut pos = pos;
         if pos == 0 {
-            let entry =
-                DirEntry { name: b".", ino: self.ino, kind: FileType::Directory, next: 1 };
+            let entry = DirEntry { name: b".", ino: self.ino, kind: FileType::Directory, next: 1 };
             if !sink(entry) {
                 return Ok(pos);
             }
@@ -282,7 +281,7 @@ impl Inode for Node {
     fn set_attr(&self, _cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno> {
         if let Some(size) = set.size {
             let body = self.body().ok_or(Errno::EINVAL)?;
-            body.truncate(size, &*self.shared)?;
+            body.truncate(size, &*self.shared, self)?;
             let now = Time::now();
             self.change(|a| a.mtime = now);
         }

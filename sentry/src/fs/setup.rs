@@ -1,0 +1,176 @@
+//! Building a container's mount namespace.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use core::fmt;
+
+use super::context::{Cx, FsContext};
+use super::dentry::Super;
+use super::dev;
+use super::inode::FileSystem;
+use super::mount::{Mount, MountNamespace};
+use super::path::Path;
+use super::tmpfs::{Options, Tmpfs};
+use super::types::{FileType, MountFlags};
+use super::walk::WalkFlags;
+use crate::control::{Capabilities, ContainerSpec, MountSource, MountSpec};
+use crate::errno::Errno;
+use crate::kernel::Container;
+use crate::task::Creds;
+
+/// A folder or file of the host to be attached through a gofer.
+#[derive(Clone, Copy, Debug)]
+pub struct GoferSource<'a> {
+    /// The gofer.
+    pub gofer: u32,
+    /// The attach name there.
+    pub attach: &'a str,
+    /// Whether somebody else may change it.
+    pub shared: bool,
+}
+
+/// What file systems of a container are made from.
+pub struct Sources<'a> {
+    /// Attaches a gofer's folder.
+    pub attach: &'a mut dyn FnMut(GoferSource<'_>) -> Result<Arc<dyn FileSystem>, Errno>,
+    /// Whose processes /proc shows.
+    pub container: &'a Weak<Container>,
+}
+
+/// A mount that failed.
+#[derive(Clone, Debug)]
+pub struct MountError {
+    /// What was to be mounted where.
+    pub what: String,
+    /// Why it could not.
+    pub errno: Errno,
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.errno.text())
+    }
+}
+
+/// A file system of the sentry's own, by its type. `ENODEV` where there is none of this type.
+pub fn internal(
+    fstype: &str,
+    data: &[u8],
+    _container: &Weak<Container>,
+) -> Result<Arc<dyn FileSystem>, Errno> {
+    match fstype {
+        "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data)?)?),
+        "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data)?)?),
+        _ => Err(Errno::ENODEV),
+    }
+}
+
+/// The types that [`internal`] makes, for /proc/filesystems.
+pub const INTERNAL: [&str; 2] = ["tmpfs", "devtmpfs"];
+
+/// What the sentry itself acts as while it builds a container.
+pub fn root_creds() -> Creds {
+    Creds {
+        capabilities: Capabilities {
+            effective: u64::MAX,
+            permitted: u64::MAX,
+            ..Default::default()
+        },
+        ..Creds::default()
+    }
+}
+
+/// The mount namespace of a new container: its root, its mounts in order, mount points made where they
+/// are missing, and what every /dev has.
+pub fn mount_container(
+    spec: &ContainerSpec,
+    mut sources: Sources<'_>,
+) -> Result<Arc<MountNamespace>, MountError> {
+    let fail = |what: String| move |errno| MountError { what, errno };
+    let root =
+        GoferSource { gofer: spec.root.gofer, attach: &spec.root.attach, shared: spec.root.shared };
+    let fs = (sources.attach)(root)
+        .and_then(|fs| layered(fs, spec.root.overlay))
+        .map_err(fail("root".into()))?;
+    let sb = Super::new(fs);
+    let dentry = sb.root().ok_or(Errno::ENOENT).map_err(fail("root".into()))?;
+    let mount = Mount::new(&sb, dentry, MountFlags::empty(), "rootfs".into());
+    let namespace = MountNamespace::new(mount.clone());
+    let fs = FsContext::new(namespace.clone(), 0o022);
+    let creds = root_creds();
+    let cx = Cx { fs: &fs, creds: &creds, task: None };
+    for mount in &spec.mounts {
+        one(&cx, &namespace, mount, &mut sources)
+            .map_err(fail(format!("mount {}", mount.destination)))?;
+    }
+    if spec.root.readonly {
+        mount.set_flags(MountFlags::RDONLY);
+    }
+    Ok(namespace)
+}
+
+fn layered(fs: Arc<dyn FileSystem>, overlay: bool) -> Result<Arc<dyn FileSystem>, Errno> {
+    if !overlay {
+        return Ok(fs);
+    }
+    Err(Errno::EOPNOTSUPP)
+}
+
+fn one(
+    cx: &Cx<'_>,
+    namespace: &Arc<MountNamespace>,
+    spec: &MountSpec,
+    sources: &mut Sources<'_>,
+) -> Result<(), Errno> {
+    let flags = MountFlags::from_bits_truncate(spec.flags);
+    let (fs, source) = match &spec.source {
+        MountSource::Internal { fstype, data } => {
+            (internal(fstype, data.as_bytes(), sources.container)?, fstype.as_str())
+        }
+        MountSource::Gofer { gofer, attach, overlay, .. } => {
+            let source = GoferSource { gofer: *gofer, attach, shared: true };
+            (layered((sources.attach)(source)?, *overlay)?, attach.as_str())
+        }
+    };
+    let sb = Super::new(fs);
+    let root = sb.root().ok_or(Errno::ENOENT)?;
+    let directory = root.inode().is_some_and(|i| i.kind() == FileType::Directory);
+    let mount = Mount::new(&sb, root, flags, source.into());
+    let at = mount_point(cx, spec.destination.as_bytes(), directory)?;
+    namespace.mount(&mount, &at)?;
+    let device_folder = spec.destination.trim_end_matches('/') == "/dev"
+        && matches!(&spec.source, MountSource::Internal { fstype, .. }
+            if fstype == "tmpfs" || fstype == "devtmpfs");
+    if device_folder {
+        dev::populate(cx, Path::root_of(&mount).inode()?)?;
+    }
+    Ok(())
+}
+
+/// The mount point `path`, made with the directories above it where it is missing.
+fn mount_point(cx: &Cx<'_>, path: &[u8], directory: bool) -> Result<Path, Errno> {
+    match cx.walk(None, path, WalkFlags::FOLLOW) {
+        Err(Errno::ENOENT) => {}
+        result => return result,
+    }
+    let mut ends = path.iter().enumerate().filter(|(at, c)| **c == b'/' && *at > 0);
+    let mut prefix = ends.next().map(|(at, _)| at);
+    while let Some(end) = prefix {
+        prefix = ends.next().map(|(at, _)| at);
+        made(cx.mkdir(None, path.get(..end).unwrap_or(path), 0o755))?;
+    }
+    if directory {
+        made(cx.mkdir(None, path, 0o755))?;
+    } else {
+        made(cx.mknod(None, path, FileType::Regular, 0o644, 0))?;
+    }
+    cx.walk(None, path, WalkFlags::FOLLOW)
+}
+
+fn made(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::EEXIST) => Ok(()),
+        result => result,
+    }
+}
