@@ -120,6 +120,8 @@ pub enum Command {
     Spec(Spec),
     /// Say which platforms work on this machine, and why the others do not
     Check(Check),
+    /// Measure what things cost here, natively and on each platform that works
+    Bench(Bench),
     /// Print what this runtime supports, as JSON
     Features,
 }
@@ -296,4 +298,18 @@ mod tests {
             assert_eq!(command.command, ["ls", "-l"]);
         }
     }
+}
+
+/// `bench`.
+#[derive(Args, Clone, Debug)]
+pub struct Bench {
+    /// Print one JSON object a line: operation, platform, value, unit, ratio, exits
+    #[arg(long)]
+    pub json: bool,
+    /// Measure only operations whose name contains this
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
+    /// Runs of each operation; the best one counts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub runs: u32,
 }

@@ -4,9 +4,11 @@
 //! re-executions of itself, the confined sandbox and file servers that the command starts.
 //!
 //! - [`cli`], [`commands`]: the command line, and what each command does;
+//! - [`bench`]: what things cost;
 //! - [`check`]: what this machine can do, and which platform `auto` takes;
 //! - [`kvm`]: the KVM machine that runs the sentry as a ring-0 guest.
 
+pub mod bench;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -25,5 +27,17 @@ use std::process::ExitCode;
 
 /// What the binary does.
 pub fn main() -> ExitCode {
-    commands::main()
+    if std::env::args_os().next().is_some_and(|name| name == bench::program::EXIT) {
+        return ExitCode::SUCCESS;
+    }
+    let args: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    match bench::hidden(&args) {
+        None => commands::main(),
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(message)) => {
+            eprintln!("ringwall: bench: {message}");
+            ExitCode::FAILURE
+        }
+    }
 }

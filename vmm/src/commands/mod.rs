@@ -1,5 +1,6 @@
 //! What each command of the command line does.
 
+mod bench;
 mod spec;
 
 use std::ffi::OsString;
@@ -21,6 +22,9 @@ pub enum Error {
     /// {0}
     #[error("{0}")]
     Spec(#[from] spec::Error),
+    /// bench: {0}
+    #[error("bench: {0}")]
+    Bench(String),
     /// The command is not in this build yet.
     #[error("{0}: not in this version")]
     NotYet(&'static str),
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         Command::Spec(args) => spec::run(&args).map(|()| 0).map_err(Error::from),
+        Command::Bench(args) => bench::run(&args, cli.global.platform).map(|()| 0),
         _ => Err(Error::NotYet("this command")),
     }
 }
