@@ -15,12 +15,18 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod confine;
+pub mod console;
+pub mod gofer_process;
 pub mod host;
 pub mod kvm;
+pub mod launch;
 pub mod link;
 pub mod log;
 pub mod protocol;
+pub mod sandbox;
+pub mod signals;
 pub mod spawn;
+pub mod standin;
 pub mod state;
 
 use std::process::ExitCode;

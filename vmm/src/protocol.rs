@@ -6,6 +6,7 @@
 use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, Reply};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Attach;
 use crate::log;
 
 /// What runs the container's code.
@@ -82,12 +83,15 @@ pub enum SandboxFd {
 pub struct GoferSetup {
     /// Its log.
     pub log: log::Settings,
+    /// What it serves. It opens these itself: a mount can be copied only in the mount namespace that
+    /// it belongs to, and the gofer may have been born into one of its own.
+    pub attaches: Vec<Attach>,
     /// What the descriptors of the message are, in order.
     pub fds: Vec<GoferFd>,
 }
 
 /// A descriptor for a gofer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GoferFd {
     /// `--log`.
     Log,
@@ -95,11 +99,8 @@ pub enum GoferFd {
     DebugLog,
     /// Where its client is.
     Client,
-    /// The root of an attach point.
-    Attach {
-        /// Its name.
-        name: String,
-        /// Whether it may not be changed.
-        read_only: bool,
-    },
 }
+
+/// From the gofer: why it does not serve. It says nothing where it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoferFailure(pub String);

@@ -135,7 +135,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.pid.is_some() {
-            crate::debug!("end {}", self.role);
+            crate::debug!("{}: waiting for its end", self.role);
             self.end();
         }
     }

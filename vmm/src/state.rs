@@ -267,7 +267,7 @@ impl Root {
 
 /// runc's rule (libcontainer's `validateID`): letters, digits, `_+-.,`, and not a name that a path
 /// would treat specially. A file name also has at most 255 bytes.
-fn check_id(id: &str) -> Result<(), Error> {
+pub fn check_id(id: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.,".contains(c);
     if id.is_empty() || id == "." || id == ".." || id.len() > 255 || !id.chars().all(allowed) {
         return Err(Error::InvalidId);
@@ -296,12 +296,26 @@ impl Folder {
         if !lock {
             return Ok(Folder { path, folder: None, unlocked: Some(file) });
         }
-        let folder = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| io(&path)(errno.into()))?;
-        // Who held the lock before may have removed the folder.
-        match (fs::metadata(&path), folder.metadata()) {
-            (Ok(there), Ok(here)) if there.ino() == here.ino() && there.dev() == here.dev() => {
-                Ok(Folder { path, folder: Some(folder), unlocked: None })
+        let mut folder = Folder { path, folder: None, unlocked: Some(file) };
+        folder.lock()?;
+        Ok(folder)
+    }
+
+    /// Waits until nobody else changes the state, and keeps others from it. `NotFound` where the
+    /// container has been deleted meanwhile.
+    pub fn lock(&mut self) -> Result<(), Error> {
+        let Some(file) = self.unlocked.take() else { return Ok(()) };
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(folder) => self.folder = Some(folder),
+            Err((file, errno)) => {
+                self.unlocked = Some(file);
+                return Err(io(&self.path)(errno.into()));
+            }
+        }
+        let here = self.file().map(File::metadata).transpose().map_err(io(&self.path))?;
+        match (fs::metadata(&self.path), here) {
+            (Ok(there), Some(here)) if there.ino() == here.ino() && there.dev() == here.dev() => {
+                Ok(())
             }
             _ => Err(Error::NotFound),
         }

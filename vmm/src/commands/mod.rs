@@ -1,10 +1,15 @@
 //! What each command of the command line does.
 
 mod bench;
+mod host_config;
+mod lifecycle;
+mod query;
+mod run;
 mod spec;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -15,6 +20,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::log::{self, Settings};
+use crate::{gofer_process, sandbox, spawn, state};
 
 /// Why a command failed; printed as `ringwall: ...`.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +31,18 @@ pub enum Error {
     /// bench: {0}
     #[error("bench: {0}")]
     Bench(String),
+    /// `create`, `run` and `do`.
+    #[error("{0}")]
+    Run(#[from] run::Error),
+    /// `create`: its exit status is 1 whatever went wrong, as runc's.
+    #[error("{0}")]
+    Create(run::Error),
+    /// Commands at a container.
+    #[error("{0}")]
+    Lifecycle(#[from] lifecycle::Error),
+    /// Commands that only tell.
+    #[error("{0}")]
+    State(#[from] state::Error),
     /// The command is not in this build yet.
     #[error("{0}: not in this version")]
     NotYet(&'static str),
@@ -33,13 +51,22 @@ pub enum Error {
 impl Error {
     /// The exit status that tells it.
     fn status(&self) -> u8 {
-        1
+        match self {
+            Error::Run(e) => e.status(),
+            _ => 1,
+        }
     }
 }
 
 /// Reads the command line and does what it says.
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    // Processes of a sandbox start without the command line's parser.
+    match args.get(1).and_then(|role| role.to_str()) {
+        Some(spawn::SANDBOX) => return sandbox::main(),
+        Some(spawn::GOFER) => return gofer_process::main(),
+        _ => {}
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(e),
@@ -63,11 +90,29 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<u8, Error> {
-    match cli.command {
-        Command::Spec(args) => spec::run(&args).map(|()| 0).map_err(Error::from),
-        Command::Bench(args) => bench::run(&args, cli.global.platform).map(|()| 0),
-        _ => Err(Error::NotYet("this command")),
+    let global = &cli.global;
+    match &cli.command {
+        Command::Do(args) => return Ok(run::throw_away(global, args)?),
+        Command::Run(args) => return Ok(run::run(global, args)?),
+        Command::Create(args) => run::create(global, args).map(drop).map_err(Error::Create)?,
+        Command::Start(args) => lifecycle::start(global, args)?,
+        Command::Kill(args) => lifecycle::kill(global, args)?,
+        Command::Delete(args) => lifecycle::delete(global, args)?,
+        Command::Wait(args) => lifecycle::wait(global, args)?,
+        Command::State(args) => query::state(global, args)?,
+        Command::List(args) => query::list(global, args)?,
+        Command::Features => query::features(),
+        Command::Spec(args) => spec::run(args)?,
+        Command::Bench(args) => bench::run(args, global.platform)?,
+        Command::Check(_) => return Err(Error::NotYet("check")),
     }
+    Ok(0)
+}
+
+/// Prints a command's result.
+fn print(text: &str) {
+    // Whoever closed the other end does not want to know.
+    let _closed = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Help goes to standard output; a mistake is one line, with runc's exit status.

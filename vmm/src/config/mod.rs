@@ -5,7 +5,7 @@
 
 pub mod capabilities;
 mod honoured;
-mod mounts;
+pub mod mounts;
 mod translate;
 
 use std::collections::HashMap;
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 use sentry::control::ContainerSpec;
+use serde::{Deserialize, Serialize};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Invalid {
 pub type IdRange = (u32, u32, u32);
 
 /// A folder or file of the host that the gofer serves.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// What the sentry calls it.
     pub name: String,

@@ -53,6 +53,14 @@ const WITHOUT_MEANING: &[&str] = &[
 /// File systems of the sentry's own.
 const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
 
+/// All option words, for `features`.
+pub fn options() -> Vec<&'static str> {
+    let mut words: Vec<&str> =
+        FLAGS.iter().map(|(word, ..)| *word).chain(WITHOUT_MEANING.iter().copied()).collect();
+    words.sort_unstable();
+    words
+}
+
 /// What one mount is for the sentry, and for the gofer where it serves it.
 pub fn mount(
     index: usize,

@@ -1,0 +1,227 @@
+//! `start`, `kill`, `delete` and `wait`: commands at a container that is there.
+
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sentry::control::{Call, Failure, Reply};
+
+use crate::cli::{Delete, Global, Id, Kill};
+use crate::link::{self, Link};
+use crate::protocol::{FromSandbox, ToSandbox};
+use crate::signals;
+use crate::state::{self, Folder, Process, Root, State, Status};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder.
+    #[error("{0}")]
+    State(#[from] state::Error),
+    /// runc's words.
+    #[error("cannot start an already running container")]
+    AlreadyRunning,
+    /// runc's words.
+    #[error("cannot start a container that has stopped")]
+    HasStopped,
+    /// The container is being created by another command.
+    #[error("container is not created yet")]
+    NotCreated,
+    /// runc's words.
+    #[error("container not running")]
+    NotRunning,
+    /// runc's words.
+    #[error("cannot delete container {0} that is not stopped: {1}")]
+    NotStopped(String, &'static str),
+    /// runc's words.
+    #[error("unknown signal {0:?}")]
+    Signal(String),
+    /// The sandbox does not answer.
+    #[error("sandbox of container {0}: {1}")]
+    Link(String, link::Error),
+    /// The sentry says no.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+    /// A system call.
+    #[error("{0}: {1}")]
+    Host(&'static str, Errno),
+}
+
+/// Seconds that a sandbox has to answer a command.
+const PATIENCE: i64 = 10;
+/// Milliseconds that a killed container has to end in order, before its processes are killed.
+const LAST_CALL: u16 = 2000;
+
+/// `start`.
+pub fn start(global: &Global, args: &Id) -> Result<(), Error> {
+    let folder = Root::of(global).open(&args.id, true)?;
+    let mut state = folder.read()?;
+    match state.status() {
+        Status::Created => {}
+        Status::Running => return Err(Error::AlreadyRunning),
+        Status::Stopped => return Err(Error::HasStopped),
+        Status::Creating => return Err(Error::NotCreated),
+    }
+    call(&folder, &args.id, Call::Start { id: args.id.clone() })?;
+    state.status = Status::Running;
+    Ok(folder.write(&state)?)
+}
+
+/// `kill`.
+pub fn kill(global: &Global, args: &Kill) -> Result<(), Error> {
+    let signal = signals::parse(&args.signal).ok_or_else(|| Error::Signal(args.signal.clone()))?;
+    let folder = Root::of(global).open(&args.id, false)?;
+    let state = folder.read()?;
+    match state.status() {
+        Status::Created | Status::Running => {}
+        Status::Creating => return Err(Error::NotCreated),
+        // runc does not mind where every process is meant.
+        Status::Stopped if args.all => return Ok(()),
+        Status::Stopped => return Err(Error::NotRunning),
+    }
+    send_signal(&folder, &args.id, signal, args.all)
+}
+
+/// `delete`.
+pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
+    let root = Root::of(global);
+    let folder = match root.open(&args.id, false) {
+        Err(state::Error::NotFound) if args.force => return Ok(()),
+        other => other?,
+    };
+    let state = match folder.read() {
+        Ok(state) => state,
+        // Its creation was killed before it had a state, or is under way: the lock tells.
+        Err(state::Error::NotFound) => return remove(folder),
+        Err(e) if args.force => {
+            crate::warning!("{e}");
+            return remove(folder);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    match state.status() {
+        Status::Stopped => {}
+        // As runc: what has not run a single instruction goes without force.
+        Status::Created | Status::Creating => end(&folder, &state)?,
+        Status::Running if args.force => end(&folder, &state)?,
+        Status::Running => {
+            return Err(Error::NotStopped(args.id.clone(), state.status().name()));
+        }
+    }
+    // A stand-in that was killed took both with it, unless they were wedged.
+    for process in [state.sandbox, state.gofer].into_iter().flatten() {
+        kill_process(process);
+    }
+    remove(folder)
+}
+
+fn remove(mut folder: Folder) -> Result<(), Error> {
+    match folder.lock() {
+        Ok(()) => Ok(folder.remove()?),
+        // Another command, or a stand-in in the foreground, was quicker.
+        Err(state::Error::NotFound) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// `wait`: prints how the container ended, once it has.
+pub fn wait(global: &Global, args: &Id) -> Result<(), Error> {
+    let mut folder = Root::of(global).open(&args.id, false)?;
+    let mut state = folder.read()?;
+    if state.status() != Status::Stopped {
+        wait_for(state.stand_in, PollTimeout::NONE)?;
+    }
+    // The stand-in writes the state before it ends; without a lock it may just be gone.
+    match folder.lock().and_then(|()| folder.read()) {
+        Ok(latest) => state = latest,
+        Err(state::Error::NotFound) => {}
+        Err(e) => return Err(e.into()),
+    }
+    // Nobody is left who could say more of one whose stand-in was killed.
+    let status = state.exit_status.unwrap_or(137);
+    let line = serde_json::json!({ "id": state.id, "exitStatus": status });
+    super::print(&format!("{line}\n"));
+    Ok(())
+}
+
+/// Ends a container, in order if it can.
+fn end(folder: &Folder, state: &State) -> Result<(), Error> {
+    match send_signal(folder, &state.id, 9, true) {
+        Ok(()) => {}
+        Err(e) => crate::debug!("{e}"),
+    }
+    if !wait_for(state.stand_in, PollTimeout::from(LAST_CALL))? {
+        crate::warning!("container {} does not end; its processes are killed", state.id);
+        kill_process(state.stand_in);
+        wait_for(state.stand_in, PollTimeout::NONE)?;
+    }
+    Ok(())
+}
+
+fn send_signal(folder: &Folder, id: &str, signal: u8, all: bool) -> Result<(), Error> {
+    let call_ = Call::Signal { id: id.to_owned(), pid: None, signal, all };
+    match call(folder, id, call_) {
+        Ok(_) => Ok(()),
+        // It ended in between.
+        Err(Error::Link(_, link::Error::Closed)) => Err(Error::NotRunning),
+        Err(e) => Err(e),
+    }
+}
+
+/// Asks the container's sandbox.
+fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
+    let failed = |e| Error::Link(id.to_owned(), e);
+    let link: Link<ToSandbox, FromSandbox> = Link::connect(&folder.socket()).map_err(failed)?;
+    link.set_timeout(PATIENCE).map_err(failed)?;
+    link.send(&ToSandbox::Call(call), &[]).map_err(failed)?;
+    loop {
+        match link.receive().map_err(failed)?.0 {
+            FromSandbox::Answer(answer) => return answer.map_err(Error::Refused),
+            FromSandbox::Exited(_) => {}
+        }
+    }
+}
+
+/// Waits for a process's end; whether it came in time.
+fn wait_for(process: Process, timeout: PollTimeout) -> Result<bool, Error> {
+    let Some(fd) = open_process(process)? else { return Ok(true) };
+    loop {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(count) => return Ok(count > 0),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(Error::Host("poll", e)),
+        }
+    }
+}
+
+/// A descriptor that cannot come to mean another process; `None` where it has ended.
+fn open_process(process: Process) -> Result<Option<OwnedFd>, Error> {
+    // SAFETY: takes two numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process.pid, 0) };
+    let fd = match Errno::result(fd) {
+        // SAFETY: the kernel has just put this descriptor into our table for us alone.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd as i32) },
+        Err(Errno::ESRCH) => return Ok(None),
+        Err(e) => return Err(Error::Host("pidfd_open", e)),
+    };
+    // The pid was the process's while this descriptor was made, or it is somebody else's.
+    Ok(process.alive().then_some(fd))
+}
+
+fn kill_process(process: Process) {
+    if let Ok(Some(fd)) = open_process(process) {
+        use std::os::fd::AsRawFd;
+        let info = std::ptr::null_mut::<libc::siginfo_t>();
+        // SAFETY: no information is handed over; the descriptor is a process's.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), libc::SIGKILL, info, 0)
+        };
+        if let Err(e) = Errno::result(result)
+            && e != Errno::ESRCH
+        {
+            crate::warning!("cannot kill process {}: {e}", process.pid);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `create`, `run` and `do`: the commands that bring a container to life.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, setsid};
+use sentry::control::{ExitStatus, Failure, FailureKind};
+use serde::{Deserialize, Serialize};
+
+use super::host_config;
+use crate::cli::{Create, Do, Global, PlatformChoice, Run};
+use crate::config::{self, Container};
+use crate::console::{self, Console};
+use crate::launch::{self, Created};
+use crate::link::{self, Link};
+use crate::protocol::Platform;
+use crate::signals;
+use crate::standin::Outcome;
+use crate::state::{self, Root};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The bundle.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// The state folder.
+    #[error("{0}")]
+    State(#[from] state::Error),
+    /// The launch.
+    #[error("{0}")]
+    Launch(#[from] launch::Error),
+    /// The terminal.
+    #[error("{0}")]
+    Console(#[from] console::Error),
+    /// runc's words.
+    #[error("cannot allocate tty if the container is detached without --console-socket")]
+    TerminalWithoutSocket,
+    /// runc's words.
+    #[error("cannot use --console-socket if the container has no terminal or is not detached")]
+    SocketWithoutTerminal,
+    /// The file that `--pid-file` names.
+    #[error("--pid-file {}: {source}", path.display())]
+    PidFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The platform asked for does not work here.
+    #[error("--platform={0}: {1}")]
+    Platform(&'static str, String),
+    /// The command line or the environment of `do`.
+    #[error("{0}")]
+    Host(#[from] host_config::Error),
+    /// A process could not be started, or is lost.
+    #[error("cannot start the stand-in: {0}")]
+    StandIn(String),
+    /// The stand-in failed and said why.
+    #[error("{message}")]
+    Reported {
+        /// Why.
+        message: String,
+        /// The exit status that tells it.
+        status: u8,
+    },
+}
+
+impl Error {
+    /// The exit status of `run` and `do`: a shell's for a program that is not there or cannot be run,
+    /// else runc's.
+    pub fn status(&self) -> u8 {
+        match self {
+            Error::Launch(launch::Error::Refused(Failure { kind, .. })) => match kind {
+                FailureKind::NotFound => 127,
+                FailureKind::NotExecutable => 126,
+                FailureKind::Other => 1,
+            },
+            Error::Reported { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+/// `run`.
+pub fn run(global: &Global, args: &Run) -> Result<u8, Error> {
+    let plan = Plan::read(global, &args.create, args.detach)?;
+    if args.detach {
+        return detached(plan, true).map(|()| 0);
+    }
+    let keep = args.keep;
+    let created = plan.create()?;
+    foreground(created, plan.pid_file.as_deref(), keep)
+}
+
+/// `create`.
+pub fn create(global: &Global, args: &Create) -> Result<u8, Error> {
+    let plan = Plan::read(global, args, true)?;
+    detached(plan, false).map(|()| 0)
+}
+
+/// `do`.
+pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
+    let id = format!("do-{}", std::process::id());
+    let container = host_config::container(&id, &args.command)?;
+    let platform = platform(global)?;
+    let plan = Plan {
+        root: Root::of(global),
+        container,
+        platform,
+        pid_file: None,
+        console_socket: None,
+        detach: false,
+        strace: global.strace,
+    };
+    foreground(plan.create()?, None, false)
+}
+
+/// Starts a container and stays its stand-in until it ends.
+fn foreground(mut created: Created, pid_file: Option<&Path>, keep: bool) -> Result<u8, Error> {
+    if let Some(path) = pid_file {
+        write_pid(path)?;
+    }
+    created.start()?;
+    created.unlock();
+    Ok(created.finish(keep)?.status())
+}
+
+/// What `create` and `run` are to do, checked before anything is made.
+struct Plan {
+    root: Root,
+    container: Container,
+    platform: Platform,
+    pid_file: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    detach: bool,
+    strace: bool,
+}
+
+impl Plan {
+    fn read(global: &Global, args: &Create, detach: bool) -> Result<Plan, Error> {
+        let root = Root::of(global);
+        state::check_id(&args.id)?;
+        let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
+        let container = config::load(bundle, &args.id)?;
+        crate::debug!("configuration read");
+        let terminal = container.spec.process.terminal;
+        if args.console_socket.is_some() && !(terminal && detach) {
+            return Err(Error::SocketWithoutTerminal);
+        }
+        if terminal && detach && args.console_socket.is_none() {
+            return Err(Error::TerminalWithoutSocket);
+        }
+        if args.preserve_fds > 0 {
+            crate::warning!("--preserve-fds is not honoured");
+        }
+        let platform = platform(global)?;
+        Ok(Plan {
+            root,
+            container,
+            platform,
+            pid_file: args.pid_file.clone(),
+            console_socket: args.console_socket.clone(),
+            detach,
+            strace: global.strace,
+        })
+    }
+
+    fn create(&self) -> Result<Created, Error> {
+        let id = &self.container.spec.id;
+        let folder = self.root.create(id)?;
+        match self.console() {
+            Ok(console) => Ok(launch::create(
+                self.container.clone(),
+                folder,
+                self.platform,
+                console,
+                self.strace,
+            )?),
+            Err(e) => {
+                folder.remove()?;
+                Err(e)
+            }
+        }
+    }
+
+    fn console(&self) -> Result<Option<Console>, Error> {
+        if !self.container.spec.process.terminal {
+            return Ok(None);
+        }
+        let Some(socket) = &self.console_socket else { return Ok(Some(Console::own()?)) };
+        let console = Console::pair(socket, self.container.spec.process.window)?;
+        if self.detach {
+            console.control()?;
+        }
+        Ok(Some(console))
+    }
+}
+
+fn platform(global: &Global) -> Result<Platform, Error> {
+    match global.platform {
+        PlatformChoice::Kvm => {
+            Err(Error::Platform("kvm", "not joined to the command line in this version".into()))
+        }
+        PlatformChoice::Auto | PlatformChoice::Ptrace => Ok(Platform::Ptrace),
+    }
+}
+
+/// What a detached stand-in tells the command that started it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Report {
+    Ready,
+    Failed { message: String, status: u8 },
+}
+
+/// Starts a stand-in of its own for the container, and returns when that has created it.
+fn detached(plan: Plan, start: bool) -> Result<(), Error> {
+    let stand_in = |e: link::Error| Error::StandIn(e.to_string());
+    let (here, there) = link::pair().map_err(stand_in)?;
+    // SAFETY: this process has one thread, so the child may do anything that the parent might.
+    match unsafe { fork() } {
+        Err(e) => Err(Error::StandIn(e.to_string())),
+        Ok(ForkResult::Child) => {
+            drop(here);
+            std::process::exit(detached_stand_in(&plan, start, Link::new(there)).into())
+        }
+        Ok(ForkResult::Parent { child }) => {
+            drop(there);
+            let link: Link<(), Report> = Link::new(here);
+            match link.receive() {
+                Ok((Report::Ready, _)) => Ok(()),
+                Ok((Report::Failed { message, status }, _)) => {
+                    reap(child);
+                    Err(Error::Reported { message, status })
+                }
+                Err(_) => Err(Error::StandIn(reap(child))),
+            }
+        }
+    }
+}
+
+fn reap(child: Pid) -> String {
+    match waitpid(child, None) {
+        Ok(WaitStatus::Signaled(_, signal, _)) => format!("it was killed by {signal}"),
+        Ok(_) => "it has ended".into(),
+        Err(e) => e.to_string(),
+    }
+}
+
+/// The life of a detached stand-in; its exit status.
+fn detached_stand_in(plan: &Plan, start: bool, link: Link<Report, ()>) -> u8 {
+    let created = match launch_detached(plan, start) {
+        Ok(created) => created,
+        Err(e) => {
+            let (message, status) = (e.to_string(), e.status());
+            // Whoever waited for it has gone.
+            let _gone = link.send(&Report::Failed { message, status }, &[]);
+            return 1;
+        }
+    };
+    if link.send(&Report::Ready, &[]).is_err() {
+        // The command was interrupted: what it was to create is not wanted. Dropping undoes it.
+        return 1;
+    }
+    drop(link);
+    let outcome = match created.finish(true) {
+        Ok(outcome) => outcome,
+        Err(e) => {
+            crate::error!("{e}");
+            return 1;
+        }
+    };
+    match outcome {
+        Outcome::Exited(ExitStatus::Signaled(signal)) => signals::die_of(signal),
+        outcome => outcome.status(),
+    }
+}
+
+fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
+    let host = |errno: Errno| Error::StandIn(errno.to_string());
+    setsid().map_err(host)?;
+    let mut created = plan.create()?;
+    // The container's streams are the sandbox's now; whoever reads them is not to wait for us.
+    let flags = nix::fcntl::OFlag::O_RDWR;
+    let null =
+        nix::fcntl::open(c"/dev/null", flags, nix::sys::stat::Mode::empty()).map_err(host)?;
+    nix::unistd::dup2_stdin(&null).map_err(host)?;
+    nix::unistd::dup2_stdout(&null).map_err(host)?;
+    if let Some(path) = &plan.pid_file {
+        write_pid(path)?;
+    }
+    if start {
+        created.start()?;
+    }
+    created.unlock();
+    Ok(created)
+}
+
+/// Writes this process's id, as a whole: who watches the file never sees half of it.
+fn write_pid(path: &Path) -> Result<(), Error> {
+    let name = path.file_name().unwrap_or_default();
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    let temporary = path.with_file_name(temporary);
+    fs::write(&temporary, std::process::id().to_string())
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|source| Error::PidFile { path: path.to_owned(), source })
+}

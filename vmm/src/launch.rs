@@ -1,0 +1,275 @@
+//! How a container comes to be: state folder, sandbox and gofer, and the setup that they are sent.
+//!
+//! The processes are started first and told later, so that they execute while this one goes on. A
+//! failure on the way drops what was made so far: children are killed and reaped, the folder removed,
+//! the terminal restored.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use sentry::control::{Call, Failure};
+use sentry::platform::StreamId;
+
+use crate::config::Container;
+use crate::console::{self, Console};
+use crate::link::{self, Link};
+use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
+use crate::spawn::{self, IdMaps, NAMESPACES};
+use crate::standin::{self, Outcome, StandIn};
+use crate::state::{self, Folder, Process, State, Status};
+use crate::{clock, log};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder.
+    #[error("{0}")]
+    State(#[from] state::Error),
+    /// A process.
+    #[error("{0}")]
+    Spawn(#[from] spawn::Error),
+    /// A link to a process.
+    #[error("cannot talk to the sandbox: {0}")]
+    Link(#[from] link::Error),
+    /// The terminal.
+    #[error("{0}")]
+    Console(#[from] console::Error),
+    /// A system call.
+    #[error("{0}: {1}")]
+    Host(&'static str, Errno),
+    /// The sentry, or the gofer, says no.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+}
+
+/// The user and group that a sandbox started by root becomes: nobody, who owns no file.
+const NOBODY: u32 = 65534;
+
+/// The most memory for applications and page cache where the container has no limit. It is address
+/// space, not memory, until something is in it.
+const MEMORY: u64 = 64 << 30;
+
+/// A container that has been created: its processes run, its first instruction has not.
+#[derive(Debug)]
+pub struct Created {
+    stand_in: StandIn,
+    folder: Option<Folder>,
+    state: State,
+}
+
+/// Makes a container. The calling process becomes its stand-in, and has one thread.
+pub fn create(
+    mut container: Container,
+    folder: Folder,
+    platform: Platform,
+    console: Option<Console>,
+    strace: bool,
+) -> Result<Created, Error> {
+    let mut folder = Removed(Some(folder));
+    let path = folder.get()?.socket();
+    let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
+    let listener = link::listener(&path)?;
+    let (link, sandbox_end) = link::pair()?;
+    let (gofer_link, gofer_end) = link::pair()?;
+    let (client, server) = link::pair()?;
+    let id = container.spec.id.clone();
+
+    let (uid, gid) = spawn::own_ids();
+    let (maps, ids) = if uid == 0 {
+        (IdMaps::only(NOBODY, NOBODY), Some((NOBODY, NOBODY)))
+    } else {
+        (IdMaps::only(uid, gid), None)
+    };
+    let sandbox = spawn::spawn(spawn::SANDBOX, &id, NAMESPACES, Some(&maps), sandbox_end)?;
+    let gofer = start_gofer(&container, &id, gofer_end)?;
+
+    if let Some(console) = &console {
+        container.spec.process.window = console.window().or(container.spec.process.window);
+    }
+    let (settings, log, debug_log) = log::for_child("gofer");
+    let mut fds = vec![(GoferFd::Client, server.as_fd())];
+    fds.extend(log.map(|fd| (GoferFd::Log, fd)));
+    fds.extend(debug_log.map(|fd| (GoferFd::DebugLog, fd)));
+    let (roles, fds): (Vec<GoferFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
+    let gofer_link = Link::new(gofer_link);
+    let setup = GoferSetup { log: settings, attaches: container.attaches.clone(), fds: roles };
+    gofer_link.send(&setup, &fds)?;
+    drop(server);
+
+    let (settings, log, debug_log) = log::for_child("sandbox");
+    let mut fds = vec![(SandboxFd::Control, listener.as_fd()), (SandboxFd::Gofer, client.as_fd())];
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    match &console {
+        Some(console) => {
+            fds.push((SandboxFd::Stream, console.as_fd()));
+            container.spec.process.stdio = [Some(StreamId(0)); 3];
+        }
+        None => {
+            let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+            fds.extend(streams.map(|fd| (SandboxFd::Stream, fd)));
+            container.spec.process.stdio = [0, 1, 2].map(|n| Some(StreamId(n)));
+        }
+    }
+    fds.extend(log.map(|fd| (SandboxFd::Log, fd)));
+    fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
+    let (roles, fds): (Vec<SandboxFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
+    container.spec.strace = strace;
+    let memory = container.spec.limits.memory.unwrap_or(MEMORY);
+    let setup =
+        Setup { log: settings, ids, platform, memory, container: container.spec, fds: roles };
+    let link = Link::new(link);
+    link.send(&ToSandbox::Setup(Box::new(setup)), &fds)?;
+    drop((listener, client));
+    crate::debug!("sandbox and gofer have their setup");
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let state = State {
+        oci_version: container.oci_version,
+        id: id.clone(),
+        bundle: container.bundle,
+        rootfs: container.rootfs,
+        created: clock::rfc3339(now.as_secs(), Some(now.subsec_nanos())),
+        owner: uid,
+        annotations: container.annotations,
+        platform: platform.name().to_owned(),
+        status: Status::Creating,
+        stand_in: Process::current()
+            .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
+        sandbox: Process::find(sandbox.pid()),
+        gofer: Process::find(gofer.pid()),
+        exit_status: None,
+        reason: None,
+    };
+    folder.get()?.write(&state)?;
+    let stand_in = StandIn { id, sandbox, gofer, link, gofer_link, signals, console };
+    let mut created = Created { stand_in, folder: folder.take(), state };
+    match created.stand_in.answer() {
+        Ok(_) => {}
+        Err(failure) => return Err(Error::Refused(failure)),
+    }
+    crate::debug!("container created");
+    created.set_status(Status::Created)?;
+    Ok(created)
+}
+
+/// A gofer is root's process where root starts it, because files have owners; with a user namespace
+/// in the configuration, or without root, it is the namespace's. The rest of its namespaces it makes
+/// itself, after it has opened what it serves.
+fn start_gofer(
+    container: &Container,
+    id: &str,
+    link: std::os::fd::OwnedFd,
+) -> Result<spawn::Child, Error> {
+    let (uid, gid) = spawn::own_ids();
+    let maps = if !container.uid_map.is_empty() {
+        Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })
+    } else if uid != 0 {
+        let process = &container.spec.process;
+        Some(IdMaps { uids: vec![(process.uid, uid, 1)], gids: vec![(process.gid, gid, 1)] })
+    } else {
+        None
+    };
+    let mut namespaces = CloneFlags::CLONE_NEWPID;
+    if maps.is_some() {
+        namespaces |= CloneFlags::CLONE_NEWNS;
+    }
+    Ok(spawn::spawn(spawn::GOFER, id, namespaces, maps.as_ref(), link)?)
+}
+
+impl Created {
+    /// What is known of it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn set_status(&mut self, status: Status) -> Result<(), Error> {
+        self.state.status = status;
+        if let Some(folder) = &self.folder {
+            folder.write(&self.state)?;
+        }
+        Ok(())
+    }
+
+    /// Lets other commands at the state.
+    pub fn unlock(&mut self) {
+        if let Some(folder) = &mut self.folder {
+            folder.unlock();
+        }
+    }
+
+    /// Lets it run.
+    pub fn start(&mut self) -> Result<(), Error> {
+        let id = self.stand_in.id.clone();
+        self.stand_in.call(Call::Start { id }).map_err(Error::Refused)?;
+        crate::debug!("container started");
+        self.set_status(Status::Running)
+    }
+
+    /// Waits for its end, and takes away what it leaves: everything, or all but its state.
+    pub fn finish(mut self, keep: bool) -> Result<Outcome, Error> {
+        let outcome = self.stand_in.wait();
+        crate::debug!("container has ended: {outcome:?}");
+        self.stand_in.sandbox.kill();
+        self.stand_in.gofer.kill();
+        if let Some(mut folder) = self.folder.take() {
+            // Whoever holds the lock, to start the container or to delete it, waits for nothing here.
+            match folder.lock() {
+                Ok(()) if keep => record(&folder, &outcome)?,
+                Ok(()) => folder.remove()?,
+                Err(state::Error::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Writes down how a container ended.
+fn record(folder: &Folder, outcome: &Outcome) -> Result<(), Error> {
+    // Another command may have started it since.
+    let mut state = folder.read()?;
+    state.status = Status::Stopped;
+    state.exit_status = Some(outcome.status());
+    if let Outcome::Lost(reason) = outcome {
+        state.reason = Some(reason.clone());
+    }
+    folder.remove_socket();
+    Ok(folder.write(&state)?)
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        if let Some(folder) = self.folder.take() {
+            remove(folder);
+        }
+    }
+}
+
+/// A folder that is removed unless it is taken out again.
+struct Removed(Option<Folder>);
+
+impl Removed {
+    fn get(&self) -> Result<&Folder, Error> {
+        self.0.as_ref().ok_or(Error::State(state::Error::NotFound))
+    }
+
+    fn take(&mut self) -> Option<Folder> {
+        self.0.take()
+    }
+}
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Some(folder) = self.0.take() {
+            remove(folder);
+        }
+    }
+}
+
+fn remove(folder: Folder) {
+    if let Err(e) = folder.remove() {
+        crate::warning!("{e}");
+    }
+}

@@ -1,0 +1,281 @@
+//! The event loop of a sandbox: requests of stand-ins and commands go in to the sentry, answers and
+//! ends of containers come out.
+//!
+//! What comes from the sentry is bounded and checked: an answer to nothing, or a word about a
+//! container that is not there, ends the sandbox. What comes from a command is the word of somebody
+//! who may write to the state folder, that is, of the sandbox's owner.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use ptrace_fallback::ControlHost;
+use sentry::control::{
+    Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, Reply, Request, decode, encode,
+};
+
+use super::machine::Machine;
+use crate::link::{self, Link};
+use crate::protocol::{FromSandbox, ToSandbox};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The event loop failed.
+    #[error("event loop: {0}")]
+    Loop(#[from] event_manager::Error),
+    /// A message could not be encoded.
+    #[error("control message: {0}")]
+    Encode(#[from] postcard::Error),
+    /// The sentry went away.
+    #[error("control channel of the sentry: {0}")]
+    Channel(#[from] std::io::Error),
+    /// The sentry said something that makes no sense.
+    #[error("the sentry broke its protocol: {0}")]
+    Sentry(&'static str),
+}
+
+type Peer = Link<FromSandbox, ToSandbox>;
+
+/// Serves until no container is left.
+pub fn run(
+    machine: Machine,
+    control: ControlHost,
+    listener: OwnedFd,
+    stand_in: &Peer,
+    container: ContainerSpec,
+) -> Result<(), Error> {
+    let id = container.id.clone();
+    let stand_in_fd = stand_in.as_raw_fd();
+    let supervisor = Rc::new(RefCell::new(Supervisor {
+        _machine: machine,
+        control,
+        listener,
+        stand_in,
+        clients: HashMap::new(),
+        containers: HashMap::from([(id, Container { stand_in: stand_in_fd, ended: false })]),
+        pending: VecDeque::new(),
+        next: 0,
+        outcome: None,
+    }));
+    supervisor.borrow_mut().request(stand_in_fd, Call::Create(container))?;
+    // Few descriptors are ready at a time.
+    let mut events = EventManager::new_with_capacity(16)?;
+    events.add_subscriber(Rc::clone(&supervisor));
+    loop {
+        events.run()?;
+        if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
+            return outcome;
+        }
+    }
+}
+
+/// One container of the sandbox.
+struct Container {
+    /// Its stand-in's link.
+    stand_in: RawFd,
+    ended: bool,
+}
+
+/// A request that the sentry has not answered.
+struct Pending {
+    number: u64,
+    /// Who asked; nobody where the sandbox itself did.
+    client: Option<RawFd>,
+}
+
+struct Supervisor<'a> {
+    _machine: Machine,
+    control: ControlHost,
+    listener: OwnedFd,
+    stand_in: &'a Peer,
+    clients: HashMap<RawFd, Peer>,
+    containers: HashMap<String, Container>,
+    pending: VecDeque<Pending>,
+    next: u64,
+    /// Set when the loop is to end.
+    outcome: Option<Result<(), Error>>,
+}
+
+impl Supervisor<'_> {
+    /// Asks the sentry.
+    fn request(&mut self, client: RawFd, call: Call) -> Result<(), Error> {
+        self.ask(Some(client), call)
+    }
+
+    fn ask(&mut self, client: Option<RawFd>, call: Call) -> Result<(), Error> {
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        self.control.send(encode(&Request { number, call })?)?;
+        self.pending.push_back(Pending { number, client });
+        Ok(())
+    }
+
+    fn peer(&self, fd: RawFd) -> Option<&Peer> {
+        if fd == self.stand_in.as_raw_fd() {
+            return Some(self.stand_in);
+        }
+        self.clients.get(&fd)
+    }
+
+    fn tell(&self, fd: RawFd, message: &FromSandbox) {
+        if let Some(peer) = self.peer(fd)
+            && let Err(e) = peer.send(message, &[])
+        {
+            // Its end shows up in the loop.
+            crate::debug!("a client does not listen: {e}");
+        }
+    }
+
+    /// Takes what the sentry says.
+    fn hear(&mut self) -> Result<(), Error> {
+        while let Some(message) = self.control.try_recv()? {
+            match decode(&message).map_err(|_| Error::Sentry("a message that does not decode"))? {
+                Event::Ready => crate::debug!("sentry ready"),
+                Event::Reply { number, result } => self.answer(number, result)?,
+                Event::Exited { id, pid, status } => self.exited(&id, pid, status)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, number: u64, result: Result<Reply, Failure>) -> Result<(), Error> {
+        let index = self
+            .pending
+            .iter()
+            .position(|pending| pending.number == number)
+            .ok_or(Error::Sentry("an answer to nothing"))?;
+        if let Some(Pending { client: Some(client), .. }) = self.pending.remove(index) {
+            self.tell(client, &FromSandbox::Answer(result));
+        }
+        Ok(())
+    }
+
+    fn exited(&mut self, id: &str, pid: u32, status: ExitStatus) -> Result<(), Error> {
+        let container =
+            self.containers.get_mut(id).ok_or(Error::Sentry("the end of no container"))?;
+        if container.ended {
+            return Err(Error::Sentry("a second end of a container"));
+        }
+        crate::debug!("{id}: process {pid} has ended: {status:?}");
+        container.ended = true;
+        let stand_in = container.stand_in;
+        self.tell(stand_in, &FromSandbox::Exited(status));
+        Ok(())
+    }
+
+    /// Takes what a client wants.
+    fn serve(&mut self, fd: RawFd, ops: &mut EventOps) -> Result<(), Error> {
+        let Some(peer) = self.peer(fd) else { return Ok(()) };
+        let call = match peer.try_receive() {
+            Ok(None) => return Ok(()),
+            Ok(Some((ToSandbox::Call(call), _no_descriptors))) => call,
+            Ok(Some((ToSandbox::Setup(_), _))) => {
+                self.refuse(fd, "the sandbox is set up already");
+                return Ok(());
+            }
+            Err(link::Error::Closed) => return self.gone(fd, ops),
+            Err(e) => {
+                crate::warning!("a client of the control socket: {e}");
+                return self.gone(fd, ops);
+            }
+        };
+        let id = match &call {
+            Call::Start { id }
+            | Call::Signal { id, .. }
+            | Call::Processes { id }
+            | Call::Freeze { id, .. } => Some(id),
+            Call::WindowSize { .. } | Call::Statistics => None,
+            Call::Create(_) | Call::Exec { .. } | Call::Delete { .. } => {
+                self.refuse(fd, "not over this socket");
+                return Ok(());
+            }
+        };
+        match id {
+            Some(id) if self.containers.get(id).is_none_or(|container| container.ended) => {
+                self.refuse(fd, "container not running");
+                Ok(())
+            }
+            _ => self.request(fd, call),
+        }
+    }
+
+    fn refuse(&self, fd: RawFd, message: &str) {
+        let failure = Failure { kind: FailureKind::Other, message: message.into() };
+        self.tell(fd, &FromSandbox::Answer(Err(failure)));
+    }
+
+    /// A client has closed its end. If it is a stand-in, its container ends with it.
+    fn gone(&mut self, fd: RawFd, ops: &mut EventOps) -> Result<(), Error> {
+        for pending in &mut self.pending {
+            if pending.client == Some(fd) {
+                pending.client = None;
+            }
+        }
+        let orphans: Vec<String> = self
+            .containers
+            .iter()
+            .filter(|(_, container)| container.stand_in == fd)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in orphans {
+            if self.containers.remove(&id).is_some_and(|container| !container.ended) {
+                crate::debug!("{id}: its stand-in is gone");
+            }
+        }
+        if fd == self.stand_in.as_raw_fd() {
+            ops.remove(Events::empty(self.stand_in))?;
+        } else if let Some(client) = self.clients.remove(&fd) {
+            ops.remove(Events::empty(&client))?;
+        }
+        if self.containers.is_empty() {
+            // The end of this process is the end of everything in it.
+            self.outcome = Some(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, ops: &mut EventOps) -> Result<(), Error> {
+        match link::accept(self.listener.as_fd()) {
+            Ok(socket) => {
+                let peer = Peer::new(socket);
+                ops.add(Events::new(&peer, EventSet::IN))?;
+                self.clients.insert(peer.as_raw_fd(), peer);
+            }
+            // It has gone again, or descriptors are short: it will see that nobody answers.
+            Err(e) => crate::warning!("control socket: {e}"),
+        }
+        Ok(())
+    }
+}
+
+impl MutEventSubscriber for Supervisor<'_> {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let fd = events.fd();
+        let result = if fd == self.control.as_fd().as_raw_fd() {
+            self.hear()
+        } else if fd == self.listener.as_raw_fd() {
+            self.accept(ops)
+        } else {
+            self.serve(fd, ops)
+        };
+        if let Err(e) = result {
+            self.outcome = Some(Err(e));
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let all = [
+            Events::new_raw(self.control.as_fd().as_raw_fd(), EventSet::IN),
+            Events::new(&self.listener, EventSet::IN),
+            Events::new(self.stand_in, EventSet::IN),
+        ];
+        for events in all {
+            if let Err(e) = ops.add(events) {
+                self.outcome = Some(Err(e.into()));
+            }
+        }
+    }
+}

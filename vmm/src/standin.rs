@@ -1,0 +1,247 @@
+//! The stand-in: the process of the host whose pid stands for a container.
+//!
+//! It starts the sandbox and the gofer, and is their parent: they are killed when it is. It forwards
+//! the signals that it gets, hears how the container ended, and ends in the same way.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::WaitStatus;
+use sentry::control::{Call, ExitStatus, Failure, FailureKind, Reply};
+use sentry::platform::StreamId;
+
+use crate::console::Console;
+use crate::link::{self, Link};
+use crate::protocol::{FromSandbox, GoferFailure, GoferSetup, ToSandbox};
+use crate::spawn::Child;
+
+/// Signals that are about this process itself, or that a fault of its own would raise.
+const OWN: [Signal; 7] = [
+    Signal::SIGCHLD,
+    Signal::SIGWINCH,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGPIPE,
+];
+
+/// Milliseconds that a container gets to end in order when its file server has gone.
+const LAST_CALL: u16 = 2000;
+
+/// How a container ended, as far as the host can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As its init process did.
+    Exited(ExitStatus),
+    /// Because a process of ours was lost.
+    Lost(String),
+}
+
+impl Outcome {
+    /// What a shell sees.
+    pub fn status(&self) -> u8 {
+        match self {
+            Outcome::Exited(status) => status.shell(),
+            // Killed.
+            Outcome::Lost(_) => 137,
+        }
+    }
+}
+
+/// A container's stand-in: this process.
+#[derive(Debug)]
+pub struct StandIn {
+    /// The container.
+    pub id: String,
+    /// The sandbox.
+    pub sandbox: Child,
+    /// The file server.
+    pub gofer: Child,
+    /// To the sandbox.
+    pub link: Link<ToSandbox, FromSandbox>,
+    /// To the file server, which speaks only to say why it fails.
+    pub gofer_link: Link<GoferSetup, GoferFailure>,
+    /// Signals.
+    pub signals: SignalFd,
+    /// The terminal, where the container has one.
+    pub console: Option<Console>,
+}
+
+/// Blocks the signals that are to be forwarded, and gives the descriptor that they come out of.
+pub fn take_signals() -> Result<SignalFd, Errno> {
+    let mut set = SigSet::all();
+    for signal in OWN {
+        set.remove(signal);
+    }
+    set.add(Signal::SIGCHLD);
+    set.add(Signal::SIGWINCH);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
+/// What one look at the world found.
+enum Found {
+    Message(FromSandbox),
+    /// Something of ours is gone.
+    Lost(String),
+    Nothing,
+}
+
+impl StandIn {
+    /// Waits for the answer to a request that was sent.
+    pub fn answer(&mut self) -> Result<Reply, Failure> {
+        loop {
+            match self.look(PollTimeout::NONE) {
+                Found::Message(FromSandbox::Answer(answer)) => return answer,
+                Found::Message(FromSandbox::Exited(status)) => {
+                    return Err(other(format!("the container has ended: {status:?}")));
+                }
+                Found::Lost(reason) => return Err(other(reason)),
+                Found::Nothing => {}
+            }
+        }
+    }
+
+    /// Asks the sandbox, and waits for its answer.
+    pub fn call(&mut self, call: Call) -> Result<Reply, Failure> {
+        self.send(call).map_err(|e| other(e.to_string()))?;
+        self.answer()
+    }
+
+    /// Waits for the container's end.
+    pub fn wait(&mut self) -> Outcome {
+        loop {
+            match self.look(PollTimeout::NONE) {
+                Found::Message(FromSandbox::Exited(status)) => return Outcome::Exited(status),
+                // Of a signal that came too late for its process, or the like.
+                Found::Message(FromSandbox::Answer(Err(failure))) => {
+                    crate::debug!("{}", failure.message);
+                }
+                Found::Message(FromSandbox::Answer(Ok(_))) | Found::Nothing => {}
+                Found::Lost(reason) => {
+                    crate::error!("{reason}");
+                    return self.last_call(reason);
+                }
+            }
+        }
+    }
+
+    /// Something of ours is gone: the container ends too, in order if it can.
+    fn last_call(&mut self, reason: String) -> Outcome {
+        let id = self.id.clone();
+        if self.sandbox.pid() != 0
+            && self.send(Call::Signal { id, pid: None, signal: 9, all: true }).is_ok()
+        {
+            while let Found::Message(message) = self.look(PollTimeout::from(LAST_CALL)) {
+                if let FromSandbox::Exited(_) = message {
+                    break;
+                }
+            }
+        }
+        Outcome::Lost(reason)
+    }
+
+    fn send(&self, call: Call) -> Result<(), link::Error> {
+        self.link.send(&ToSandbox::Call(call), &[])
+    }
+
+    /// Waits for one thing to happen.
+    fn look(&mut self, timeout: PollTimeout) -> Found {
+        let mut fds = [
+            PollFd::new(self.link.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Found::Lost(format!("container {} does not answer", self.id)),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Found::Lost(format!("poll: {e}")),
+        }
+        let [link, signals] = fds.map(|fd| fd.any().unwrap_or(false));
+        // What the sandbox has said counts before what became of it.
+        if link {
+            match self.link.try_receive() {
+                Ok(Some((message, _no_descriptors))) => return Found::Message(message),
+                Ok(None) => {}
+                Err(link::Error::Closed) => return Found::Lost(self.autopsy()),
+                Err(e) => return Found::Lost(format!("sandbox of container {}: {e}", self.id)),
+            }
+        }
+        if signals { self.signal() } else { Found::Nothing }
+    }
+
+    fn signal(&mut self) -> Found {
+        let info = match self.signals.read_signal() {
+            Ok(Some(info)) => info,
+            Ok(None) => return Found::Nothing,
+            Err(e) => return Found::Lost(format!("signals: {e}")),
+        };
+        let number = info.ssi_signo as i32;
+        if number == Signal::SIGCHLD as i32 {
+            return match self.gofer.try_wait() {
+                Some(status) => Found::Lost(self.gofer_end(status)),
+                // The sandbox's end shows up at its link, after all that it said before.
+                None => Found::Nothing,
+            };
+        }
+        let sent = if number == Signal::SIGWINCH as i32 {
+            self.window_size()
+        } else {
+            let id = self.id.clone();
+            let signal = u8::try_from(number).unwrap_or(0);
+            self.send(Call::Signal { id, pid: None, signal, all: false })
+        };
+        if let Err(e) = sent {
+            // Its end shows up at the link.
+            crate::debug!("signal {number} is not forwarded: {e}");
+        }
+        Found::Nothing
+    }
+
+    fn window_size(&self) -> Result<(), link::Error> {
+        match self.console.as_ref().and_then(Console::window) {
+            // The console is a container's first stream.
+            Some((rows, columns)) => {
+                self.send(Call::WindowSize { stream: StreamId(0), rows, columns })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn gofer_end(&self, status: WaitStatus) -> String {
+        let id = &self.id;
+        match self.gofer_link.try_receive() {
+            Ok(Some((GoferFailure(reason), _))) => {
+                format!("file server of container {id}: {reason}")
+            }
+            _ => format!("file server of container {id} {}; the container ends", ended(status)),
+        }
+    }
+
+    /// Why the sandbox has closed its link.
+    fn autopsy(&mut self) -> String {
+        let id = self.id.clone();
+        match self.sandbox.end() {
+            Some(status) => format!("sandbox of container {id} {}", ended(status)),
+            None => format!("sandbox of container {id} is gone"),
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, status) => format!("has exited with status {status}"),
+        WaitStatus::Signaled(_, Signal::SIGSYS, _) => {
+            "was killed for a system call that its filter does not allow".into()
+        }
+        WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
+        _ => "has ended".into(),
+    }
+}
+
+fn other(message: String) -> Failure {
+    Failure { kind: FailureKind::Other, message }
+}
