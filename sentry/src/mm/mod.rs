@@ -234,6 +234,11 @@ impl Mm {
             .fold((0, 0), |(all, private), (_, page)| (all + 1, private + u64::from(page.private)))
     }
 
+    /// The most pages that were resident at once.
+    pub fn peak_pages(&self) -> u64 {
+        self.state.lock().peak
+    }
+
     /// Sizes.
     pub fn usage(&self) -> Usage {
         let state = self.state.lock();
