@@ -98,10 +98,7 @@ pub fn interrupt(cpu: u32) {
     // SAFETY: a fixed, edge-triggered interrupt with a vector that has a gate; APIC ids are CPU numbers.
     unsafe {
         if x2apic() {
-            arch::wrmsr(
-                0x800 + (reg::ICR >> 4),
-                u64::from(cpu) << 32 | u64::from(command),
-            );
+            arch::wrmsr(0x800 + (reg::ICR >> 4), u64::from(cpu) << 32 | u64::from(command));
         } else {
             write(reg::ICR_HIGH, cpu << 24);
             write(reg::ICR, command);

@@ -2,7 +2,7 @@
 //! was asked for.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU64, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::arch::{self, msr};
 use crate::boot;
@@ -143,10 +143,6 @@ pub(crate) fn deadline_tsc(at: u64) -> Option<u64> {
     }
     let ns = at.saturating_sub(r.system);
     let scaled = (u128::from(ns) << 32) / u128::from(r.mul);
-    let delta = if r.shift >= 0 {
-        scaled >> r.shift
-    } else {
-        scaled << -i32::from(r.shift)
-    };
+    let delta = if r.shift >= 0 { scaled >> r.shift } else { scaled << -i32::from(r.shift) };
     Some(r.tsc.saturating_add(delta as u64))
 }

@@ -77,8 +77,7 @@ pub(crate) const USER_END: u64 = 1 << 47;
 
 /// Whether a range is in the lower half.
 fn in_user_half(addr: u64, len: usize) -> bool {
-    addr.checked_add(len as u64)
-        .is_some_and(|end| end <= USER_END)
+    addr.checked_add(len as u64).is_some_and(|end| end <= USER_END)
 }
 
 /// Copies in from the loaded space.
@@ -115,10 +114,7 @@ fn finish(addr: u64, len: usize, left: usize) -> Result<(), Fault> {
     // `rep movsb` stops at the first byte that faults; CR2 is that byte, or in its page.
     let at = addr.wrapping_add(done as u64);
     let cr2 = arch::cr2();
-    Err(Fault {
-        done,
-        addr: if cr2 >> 12 == at >> 12 { cr2 } else { at },
-    })
+    Err(Fault { done, addr: if cr2 >> 12 == at >> 12 { cr2 } else { at } })
 }
 
 /// What [`word`] does.

@@ -91,11 +91,7 @@ pub(crate) fn stub(vector: usize) -> u64 {
 
 /// Where `SYSCALL` leads.
 pub(crate) fn syscall_address(fsgsbase: bool) -> u64 {
-    if fsgsbase {
-        ring0_syscall as *const () as u64
-    } else {
-        ring0_syscall_msr as *const () as u64
-    }
+    if fsgsbase { ring0_syscall as *const () as u64 } else { ring0_syscall_msr as *const () as u64 }
 }
 
 /// `struct user_regs_struct` up to and with `ss`.

@@ -82,10 +82,7 @@ impl fmt::Display for Report<'_> {
 extern "sysv64" fn ring0_fatal(frame: *const Frame) -> ! {
     // SAFETY: the entry passes what it has just pushed, on a stack that nobody else uses.
     let frame = unsafe { &*frame };
-    let report = Report {
-        frame,
-        cr2: crate::arch::cr2(),
-    };
+    let report = Report { frame, cr2: crate::arch::cr2() };
     boot::hooks().host.fatal(&report)
 }
 
@@ -97,7 +94,9 @@ extern "sysv64" fn ring0_fatal_again() -> ! {
 /// Return addresses from a frame pointer up, as far as the frames make sense.
 pub fn backtrace(mut rbp: u64, mut each: impl FnMut(u64)) {
     for _ in 0..40 {
-        if rbp & 7 != 0 || !paging::kernel_mapped(rbp) || !paging::kernel_mapped(rbp.wrapping_add(15))
+        if rbp & 7 != 0
+            || !paging::kernel_mapped(rbp)
+            || !paging::kernel_mapped(rbp.wrapping_add(15))
         {
             return;
         }
@@ -119,6 +118,8 @@ pub fn backtrace(mut rbp: u64, mut each: impl FnMut(u64)) {
 pub fn frame_pointer() -> u64 {
     let rbp;
     // SAFETY: reads a register.
-    unsafe { core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rbp", out(reg) rbp, options(nomem, nostack, preserves_flags))
+    };
     rbp
 }

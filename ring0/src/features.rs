@@ -92,11 +92,7 @@ pub fn choose(cpuid: &Cpuid, without: Features) -> Choice {
     } else {
         (0, 512)
     };
-    Choice {
-        features: f,
-        xcr0,
-        xsave_size,
-    }
+    Choice { features: f, xcr0, xsave_size }
 }
 
 /// Bytes of a standard-format image: the end of the last component (SDM volume 1, 13.4.3).

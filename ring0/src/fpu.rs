@@ -51,10 +51,8 @@ impl State {
     /// What a new program finds.
     pub fn new() -> State {
         let size = boot::choice().xsave_size.max(HEADER_END);
-        let mut state = State {
-            image: vec![Line([0; 64]); size.div_ceil(64)].into_boxed_slice(),
-            cpu: None,
-        };
+        let mut state =
+            State { image: vec![Line([0; 64]); size.div_ceil(64)].into_boxed_slice(), cpu: None };
         state.reset();
         state
     }
@@ -171,8 +169,7 @@ impl State {
                 asm!("fxsave64 [{}]", in(reg) whole.as_mut_ptr(), options(nostack));
                 let (from, to) = (whole.as_ptr().cast::<u8>(), area.cast::<u8>());
                 to.copy_from_nonoverlapping(from, MXCSR_OFFSET);
-                to.add(32)
-                    .copy_from_nonoverlapping(from.add(32), XMM_OFFSET - 32);
+                to.add(32).copy_from_nonoverlapping(from.add(32), XMM_OFFSET - 32);
             }
         }
     }

@@ -32,6 +32,6 @@ pub mod thread;
 pub mod user;
 
 mod boot;
-pub use boot::{Config, Hooks, direct, hooks, init_boot_cpu, start_cpu};
+pub use boot::{Config, Hooks, choice, direct, hooks, init_boot_cpu, start_cpu};
 pub use copy::Fault as CopyFault;
 pub use entry::Registers;

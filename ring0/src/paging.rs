@@ -57,14 +57,8 @@ impl Rights {
     fn bits(self) -> u64 {
         let execute = if self.execute { 0 } else { NO_EXECUTE };
         match self {
-            Rights { write: true, .. } => {
-                PRESENT | USER | ACCESSED | DIRTY | WRITABLE | execute
-            }
-            Rights {
-                read: false,
-                execute: false,
-                ..
-            } => INACCESSIBLE | NO_EXECUTE,
+            Rights { write: true, .. } => PRESENT | USER | ACCESSED | DIRTY | WRITABLE | execute,
+            Rights { read: false, execute: false, .. } => INACCESSIBLE | NO_EXECUTE,
             _ => PRESENT | USER | ACCESSED | DIRTY | execute,
         }
     }
@@ -218,8 +212,7 @@ impl Tables {
         let root = boot::hooks().host.alloc_page().ok_or(NoMemory)?;
         let (from, to) = (Table::at(boot::kernel_root()), Table::at(root));
         for n in 256..512 {
-            to.entry(n)
-                .store(from.entry(n).load(Ordering::Relaxed), Ordering::Relaxed);
+            to.entry(n).store(from.entry(n).load(Ordering::Relaxed), Ordering::Relaxed);
         }
         Ok(Tables {
             root,
@@ -231,11 +224,7 @@ impl Tables {
 
     /// Locks it for changes; they are complete, on every CPU, when [`Edit::finish`] returns.
     pub fn edit(&self) -> Edit<'_> {
-        Edit {
-            tables: self,
-            pages: self.pages.lock(),
-            stale: Stale::default(),
-        }
+        Edit { tables: self, pages: self.pages.lock(), stale: Stale::default() }
     }
 
     /// The physical address behind a user address, and its rights.
@@ -499,10 +488,9 @@ impl Edit<'_> {
                 None => {
                     let page = boot::hooks().host.alloc_page().ok_or(NoMemory)?;
                     self.pages.push(page);
-                    table.entry(slot).store(
-                        page | PRESENT | WRITABLE | USER | ACCESSED,
-                        Ordering::Release,
-                    );
+                    table
+                        .entry(slot)
+                        .store(page | PRESENT | WRITABLE | USER | ACCESSED, Ordering::Release);
                     Table::at(page)
                 }
             };
@@ -591,22 +579,17 @@ impl Edit<'_> {
 
     /// Unmaps whatever points into a physical range, wherever it is.
     pub fn unmap_physical(&mut self, physical: Range<u64>) {
-        self.each(0..copy::USER_END, |old| {
-            if physical.contains(&(old & ADDRESS)) {
-                0
-            } else {
-                old
-            }
-        });
+        self.each(
+            0..copy::USER_END,
+            |old| {
+                if physical.contains(&(old & ADDRESS)) { 0 } else { old }
+            },
+        );
     }
 
     /// Ends the batch: no CPU uses what it has replaced any more, once this returns.
     pub fn finish(self) {
-        let Edit {
-            tables,
-            pages,
-            stale,
-        } = self;
+        let Edit { tables, pages, stale } = self;
         drop(pages);
         if stale.count > 0 {
             tables.flush(&stale);
@@ -629,19 +612,17 @@ impl Drop for Tables {
 pub(crate) fn loaded_alone() -> bool {
     let space = this_cpu().shared.space.load(Ordering::Relaxed);
     // SAFETY: this CPU's own reference keeps it; looking at the count needs another for a moment, not dropped.
-    !space.is_null() && unsafe {
-        let space = core::mem::ManuallyDrop::new(Arc::from_raw(space.cast_const()));
-        Arc::strong_count(&space) == 1
-    }
+    !space.is_null()
+        && unsafe {
+            let space = core::mem::ManuallyDrop::new(Arc::from_raw(space.cast_const()));
+            Arc::strong_count(&space) == 1
+        }
 }
 
 /// Goes back to the kernel's own tables on this CPU, and lets go of the loaded space.
 pub(crate) fn unload() {
     let cpu = this_cpu();
-    let old = cpu
-        .shared
-        .space
-        .swap(core::ptr::null_mut(), Ordering::SeqCst);
+    let old = cpu.shared.space.swap(core::ptr::null_mut(), Ordering::SeqCst);
     if !old.is_null() {
         // SAFETY: the kernel's own tables; the space was put there by `load_now`.
         unsafe {

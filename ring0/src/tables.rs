@@ -43,10 +43,7 @@ impl Gate {
             | u64::from(ist) << 32
             | (0x8e | dpl << 5) << 40
             | (handler >> 16 & 0xffff) << 48;
-        Gate {
-            low,
-            high: handler >> 32,
-        }
+        Gate { low, high: handler >> 32 }
     }
 }
 
@@ -147,9 +144,7 @@ fn idt() -> &'static Idt {
 /// Once per CPU, on that CPU, in the kernel, with interrupts off.
 pub(crate) unsafe fn load(cpu: &'static PerCpu, choice: &Choice) {
     let fast = choice.features.contains(Features::FSGSBASE);
-    cpu.entry
-        .how
-        .set(if fast { entry::WITH_FSGSBASE } else { 0 });
+    cpu.entry.how.set(if fast { entry::WITH_FSGSBASE } else { 0 });
     let d = cpu.descriptors.get();
     // SAFETY: nobody else uses the tables of this CPU, and from here on only the CPU itself reads them.
     let d = unsafe { &mut *d };
@@ -164,14 +159,9 @@ pub(crate) unsafe fn load(cpu: &'static PerCpu, choice: &Choice) {
         | 0x89 << 40
         | (base >> 24 & 0xff) << 56;
     d.gdt[usize::from(TSS) / 8 + 1] = base >> 32;
-    let gdtr = Pointer {
-        limit: size_of_val(&d.gdt) as u16 - 1,
-        base: d.gdt.as_ptr() as u64,
-    };
-    let idtr = Pointer {
-        limit: size_of::<Idt>() as u16 - 1,
-        base: core::ptr::from_ref(idt()) as u64,
-    };
+    let gdtr = Pointer { limit: size_of_val(&d.gdt) as u16 - 1, base: d.gdt.as_ptr() as u64 };
+    let idtr =
+        Pointer { limit: size_of::<Idt>() as u16 - 1, base: core::ptr::from_ref(idt()) as u64 };
     // SAFETY: the tables are complete and stay; the selectors are in them; GS is set before anything uses it.
     unsafe {
         asm!(
@@ -198,17 +188,11 @@ pub(crate) unsafe fn load(cpu: &'static PerCpu, choice: &Choice) {
         );
         arch::wrmsr(msr::GS_BASE, core::ptr::from_ref(cpu) as u64);
         arch::wrmsr(msr::KERNEL_GS_BASE, 0);
-        arch::wrmsr(
-            msr::STAR,
-            u64::from(USER_BASE) << 48 | u64::from(KERNEL_CS) << 32,
-        );
+        arch::wrmsr(msr::STAR, u64::from(USER_BASE) << 48 | u64::from(KERNEL_CS) << 32);
         arch::wrmsr(msr::LSTAR, entry::syscall_address(fast));
         // A 32-bit SYSCALL cannot happen without a 32-bit code segment, SYSENTER faults without a selector.
         arch::wrmsr(msr::CSTAR, entry::stub(0x80));
         arch::wrmsr(msr::SYSENTER_CS, 0);
-        arch::wrmsr(
-            msr::FMASK,
-            flags::USER & !flags::FIXED | flags::IF | flags::IOPL | flags::VM,
-        );
+        arch::wrmsr(msr::FMASK, flags::USER & !flags::FIXED | flags::IF | flags::IOPL | flags::VM);
     }
 }

@@ -13,9 +13,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence,
-};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::apic;
 use crate::arch;
@@ -152,10 +150,7 @@ fn take_slot() -> Option<&'static Thread> {
     let threads: Box<[Thread; PIECE]> =
         Box::new(core::array::from_fn(|n| Thread::new(number + n as u32)));
     let threads: &'static [Thread; PIECE] = Box::leak(threads);
-    piece.store(
-        core::ptr::from_ref(threads).cast_mut(),
-        Ordering::Release,
-    );
+    piece.store(core::ptr::from_ref(threads).cast_mut(), Ordering::Release);
     USED.store(number + PIECE as u32, Ordering::Relaxed);
     free.extend(threads.iter());
     free.pop_front()
@@ -201,14 +196,10 @@ impl RunQueue {
         if self.is_empty() {
             return None;
         }
-        let mut ready = if thief {
-            self.ready.try_lock()?
-        } else {
-            self.ready.lock()
-        };
-        let at = ready.iter().position(|t| {
-            !thief || (t.may_run_on(cpu) && !t.on_cpu.load(Ordering::Relaxed))
-        })?;
+        let mut ready = if thief { self.ready.try_lock()? } else { self.ready.lock() };
+        let at = ready
+            .iter()
+            .position(|t| !thief || (t.may_run_on(cpu) && !t.on_cpu.load(Ordering::Relaxed)))?;
         let thread = ready.remove(at);
         self.len.store(ready.len() as u32, Ordering::Relaxed);
         thread
@@ -306,7 +297,8 @@ fn enqueue(thread: &'static Thread) {
             apic::interrupt(target);
         }
     }
-    if !is_idle(target) && online.count_ones() < thread.affinity.load(Ordering::Relaxed).count_ones()
+    if !is_idle(target)
+        && online.count_ones() < thread.affinity.load(Ordering::Relaxed).count_ones()
     {
         boot::hooks().host.want_cpu();
     }
@@ -341,15 +333,9 @@ pub fn unpark(id: Id) {
     let Some(thread) = lookup(id) else {
         return;
     };
-    let before = thread
-        .wake
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |w| {
-            Some(if w == wake::PARKED {
-                wake::NONE
-            } else {
-                wake::PENDING
-            })
-        });
+    let before = thread.wake.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |w| {
+        Some(if w == wake::PARKED { wake::NONE } else { wake::PENDING })
+    });
     if before == Ok(wake::PARKED) {
         enqueue(thread);
     }
@@ -555,11 +541,7 @@ pub fn idle() -> ! {
     cpu.since.set(clock::monotonic());
     loop {
         run_timers();
-        let next = cpu
-            .shared
-            .queue
-            .pop(cpu.number, false)
-            .or_else(|| steal(cpu));
+        let next = cpu.shared.queue.pop(cpu.number, false).or_else(|| steal(cpu));
         if let Some(next) = next {
             switch_to(next);
             continue;

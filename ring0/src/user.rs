@@ -56,10 +56,7 @@ impl User {
     pub fn new() -> User {
         let mut state = Box::new(fpu::State::new());
         thread::current().fpu.set(&raw mut *state);
-        User {
-            state,
-            _on_this_thread: PhantomData,
-        }
+        User { state, _on_this_thread: PhantomData }
     }
 
     /// Its vector state.
@@ -72,10 +69,7 @@ impl User {
         regs.eflags = regs.eflags & flags::USER | flags::FIXED | flags::IF;
         if regs.rip >= USER_END {
             // As the CPU would say; entering would fault in the kernel, or worse on old CPUs.
-            return Exit::Exception {
-                vector: GENERAL_PROTECTION,
-                error: 0,
-            };
+            return Exit::Exception { vector: GENERAL_PROTECTION, error: 0 };
         }
         let me: &'static Thread = thread::current();
         me.last_space.set(Arc::as_ptr(space));

@@ -1,0 +1,297 @@
+//! The sandbox's memory: frames, and the image's heap.
+//!
+//! RAM above `first_free` is frames from below and the heap's own region at the top, a part that is set aside
+//! once: memory nobody has touched costs nothing, and a heap that never asks the frame allocator for memory can be
+//! used by it.
+
+use core::alloc::Layout;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use guest::contract::{BootPage, PAGE, RAM_BASE, Request, op};
+use ring0::paging;
+use sentry::platform::Frame;
+use sentry::platform::frame_alloc::{Dirty, FrameAllocator, Run};
+use talc::base::Talc;
+use talc::base::binning::Binning;
+use talc::source::Source;
+use talc::sync::TalcLock;
+
+use crate::host;
+
+/// The heap's part of RAM: one in this many bytes.
+const HEAP_PART: u64 = 4;
+/// The heap grows by at least this much.
+const HEAP_STEP: u64 = 256 << 10;
+/// How often freed frames that nobody wanted again go back to the host, nanoseconds. One that was freed just after
+/// a round is looked at in the next and goes in the one after.
+const RELEASE_EVERY: u64 = 900_000_000;
+/// Frames of one release request.
+const RELEASE_BATCH: u32 = 16 << 10;
+
+static FRAMES: spin::Mutex<Option<FrameAllocator>> = spin::Mutex::new(None);
+/// Bytes of RAM that frames have, for checks without the lock.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+/// The least number of dirty free frames since the last release round: what nobody needed.
+static LEAST_DIRTY: AtomicU32 = AtomicU32::new(0);
+/// The thread that releases, once there is one; 0: it is awake.
+static RELEASER: AtomicU64 = AtomicU64::new(0);
+
+/// The physical address of a frame.
+#[inline]
+pub fn address(frame: Frame) -> u64 {
+    RAM_BASE + u64::from(frame.0) * PAGE
+}
+
+/// The frame at a physical address in RAM.
+pub fn frame_at(address: u64) -> Frame {
+    Frame((address.wrapping_sub(RAM_BASE) / PAGE) as u32)
+}
+
+/// Makes heap and frames.
+pub fn init(boot: &BootPage) {
+    let heap = (boot.ram_size / HEAP_PART) & !(PAGE - 1);
+    let heap_start = RAM_BASE + boot.ram_size - heap;
+    let offset = guest::contract::DIRECT_MAP;
+    HEAP.lock().source.free = (heap_start + offset, RAM_BASE + boot.ram_size + offset);
+    let mut frames = FrameAllocator::new(frame_at(heap_start).0);
+    // What boot uses stays in use.
+    let boot_frames = frame_at(boot.first_free).0;
+    if boot_frames > 0 && frames.alloc(boot_frames).is_none() {
+        host::early("RAM is too small\n");
+        ring0::arch::halt();
+    }
+    *FRAMES.lock() = Some(frames);
+    LIMIT.store(heap_start - RAM_BASE, Ordering::Relaxed);
+}
+
+/// A run of zeroed frames.
+pub fn alloc(count: u32) -> Option<Frame> {
+    let Run { first, dirty } = {
+        let mut frames = FRAMES.lock();
+        let frames = frames.as_mut()?;
+        let run = frames.alloc(count)?;
+        LEAST_DIRTY.fetch_min(frames.dirty(), Ordering::Relaxed);
+        run
+    };
+    match dirty {
+        Dirty::Nothing => {}
+        Dirty::Everything => zero(first, 0, count as usize * PAGE as usize),
+        Dirty::Some(ranges) => {
+            for range in ranges {
+                zero(Frame(range.start), 0, range.len() * PAGE as usize);
+            }
+        }
+    }
+    Some(first)
+}
+
+/// Gives a run back.
+pub fn free(first: Frame, count: u32) {
+    let result = match FRAMES.lock().as_mut() {
+        Some(frames) => frames.free(first, count),
+        None => Ok(()),
+    };
+    if let Err(frame) = result {
+        panic!("{frame:?}: frames {first:?} + {count} freed");
+    }
+    if RELEASER.load(Ordering::Relaxed) != 0 {
+        let thread = RELEASER.swap(0, Ordering::SeqCst);
+        if thread != 0 {
+            ring0::thread::unpark(ring0::thread::Id(thread));
+        }
+    }
+}
+
+/// Frames in use, and the most that there can be.
+pub fn counts() -> (u64, u64) {
+    match FRAMES.lock().as_ref() {
+        Some(frames) => (frames.used().into(), frames.limit().into()),
+        None => (0, 0),
+    }
+}
+
+/// Whether a range of a run is inside the frames' part of RAM.
+fn check(frame: Frame, offset: usize, len: usize) -> u64 {
+    let limit = RAM_BASE + LIMIT.load(Ordering::Relaxed);
+    let start = address(frame).saturating_add(offset as u64);
+    assert!(
+        start.checked_add(len as u64).is_some_and(|end| end <= limit),
+        "{frame:?} + {offset:#x}, {len:#x} bytes: no such frames"
+    );
+    start
+}
+
+/// The physical address of a run, all of which exists.
+pub fn checked_run(frame: Frame, pages: u32) -> u64 {
+    check(frame, 0, pages as usize * PAGE as usize)
+}
+
+/// Zeroes bytes of a run.
+pub fn zero(frame: Frame, offset: usize, len: usize) {
+    let at = check(frame, offset, len);
+    // SAFETY: inside the frames' part of RAM, which no Rust reference points into.
+    unsafe { paging::zero_physical(at, len) };
+}
+
+/// Copies out of a run.
+pub fn read(frame: Frame, offset: usize, buf: &mut [u8]) {
+    let at = check(frame, offset, buf.len());
+    // SAFETY: as in `zero`.
+    unsafe { paging::read_physical(at, buf) };
+}
+
+/// Copies into a run.
+pub fn write(frame: Frame, offset: usize, data: &[u8]) {
+    let at = check(frame, offset, data.len());
+    // SAFETY: as in `zero`.
+    unsafe { paging::write_physical(at, data) };
+}
+
+/// Copies a frame.
+pub fn copy(from: Frame, to: Frame) {
+    let (from, to) = (check(from, 0, PAGE as usize), check(to, 0, PAGE as usize));
+    // SAFETY: as in `zero`, for both.
+    unsafe { paging::copy_physical_page(from, to) };
+}
+
+/// `next(old)` is stored where it is `Some`; the word before.
+pub fn update(frame: Frame, offset: usize, next: impl Fn(u32) -> Option<u32>) -> u32 {
+    let at = check(frame, offset, 4);
+    // SAFETY: as in `zero`; the word is cut to its alignment.
+    update_physical(unsafe { paging::physical_word(at) }, next)
+}
+
+/// The same on any word.
+pub fn update_physical(word: &AtomicU32, next: impl Fn(u32) -> Option<u32>) -> u32 {
+    let (Ok(old) | Err(old)) = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next);
+    old
+}
+
+/// Starts the thread that gives freed memory back to the host.
+pub fn start_release() {
+    if ring0::thread::spawn(alloc::boxed::Box::new(release_loop)).is_none() {
+        host::log(
+            sentry::platform::Level::Warning,
+            format_args!("freed memory stays with the sandbox"),
+        );
+    }
+}
+
+fn release_loop() {
+    loop {
+        let dirty = FRAMES.lock().as_ref().map_or(0, FrameAllocator::dirty);
+        if dirty == 0 {
+            RELEASER.store(ring0::thread::current().id().0, Ordering::SeqCst);
+            let dirty = FRAMES.lock().as_ref().map_or(0, FrameAllocator::dirty);
+            if dirty == 0 {
+                ring0::thread::park(None);
+                continue;
+            }
+            RELEASER.store(0, Ordering::SeqCst);
+        }
+        LEAST_DIRTY.store(dirty, Ordering::SeqCst);
+        let until = ring0::clock::monotonic() + RELEASE_EVERY;
+        while ring0::clock::monotonic() < until {
+            ring0::thread::park(Some(until));
+        }
+        release(LEAST_DIRTY.load(Ordering::SeqCst));
+    }
+}
+
+/// Gives up to `most` dirty frames back to the host.
+fn release(most: u32) {
+    let mut left = most;
+    while left > 0 {
+        let batch = match FRAMES.lock().as_mut() {
+            Some(frames) => frames.take_batch_to_release(left.min(RELEASE_BATCH)),
+            None => return,
+        };
+        if batch.is_empty() {
+            return;
+        }
+        for run in batch {
+            left = left.saturating_sub(run.len() as u32);
+            let request = Request {
+                op: op::RELEASE,
+                gpa: address(Frame(run.start)),
+                len: run.len() as u64 * PAGE,
+                ..Request::default()
+            };
+            if host::request(request) < 0 {
+                // The host could not: the frames are free all the same, and zeroed here.
+                zero(Frame(run.start), 0, run.len() * PAGE as usize);
+            }
+            if let Some(frames) = FRAMES.lock().as_mut()
+                && let Err(frame) = frames.released(run)
+            {
+                panic!("released {frame:?}");
+            }
+        }
+    }
+}
+
+/// Where the heap's memory comes from.
+#[derive(Debug)]
+pub struct Region {
+    /// Addresses that the heap does not have yet.
+    free: (u64, u64),
+    /// The end of what it has, as talc names it.
+    end: Option<core::ptr::NonNull<u8>>,
+}
+
+// SAFETY: the pointer is only compared and given back to talc, under its lock.
+unsafe impl Send for Region {}
+
+// SAFETY: `acquire` uses the allocator through `talc` alone, and allocates nothing.
+unsafe impl Source for Region {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        let (start, limit) = talc.source.free;
+        let wanted = (layout.size() as u64)
+            .saturating_add(layout.align() as u64)
+            .saturating_add(PAGE)
+            .max(HEAP_STEP)
+            .next_multiple_of(PAGE);
+        let end = start.checked_add(wanted).filter(|&end| end <= limit).ok_or(())?;
+        // SAFETY: the region is set aside for the heap, mapped, and neighbours what the heap has already.
+        let new_end = unsafe {
+            match talc.source.end {
+                Some(old) => Some(talc.extend(old, end as *mut u8)),
+                None => talc.claim(start as *mut u8, (end - start) as usize),
+            }
+        };
+        talc.source.end = Some(new_end.ok_or(())?);
+        talc.source.free.0 = end;
+        Ok(())
+    }
+}
+
+/// A lock for talc.
+pub struct RawSpin(core::sync::atomic::AtomicBool);
+
+// SAFETY: only one caller gets past `swap` until `unlock`.
+unsafe impl talc::lock_api::RawMutex for RawSpin {
+    #[allow(clippy::declare_interior_mutable_const)] // what the trait asks for
+    const INIT: RawSpin = RawSpin(core::sync::atomic::AtomicBool::new(false));
+    type GuardMarker = talc::lock_api::GuardNoSend;
+
+    #[inline]
+    fn lock(&self) {
+        while !self.try_lock() {
+            core::hint::spin_loop();
+        }
+    }
+
+    #[inline]
+    fn try_lock(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    #[inline]
+    unsafe fn unlock(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+#[global_allocator]
+static HEAP: TalcLock<RawSpin, Region, talc::DefaultBinning> =
+    TalcLock::new(Region { free: (0, 0), end: None });

@@ -1,0 +1,94 @@
+//! Builds the bootable image and hands its path to the crate as `RINGWALL_IMAGE`.
+//!
+//! The image is another program for another machine: it is built by a cargo of its own, with its own flags,
+//! profile and target directory (`target/image`), which also keeps the two builds from waiting for each other's
+//! locks. `RINGWALL_NO_IMAGE=1` leaves an empty file in its place, for quick checks; the KVM platform then says
+//! that there is no image.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// What the image is compiled from, relative to the workspace.
+const SOURCES: [&str; 9] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "sentry/src",
+    "sentry/Cargo.toml",
+    "ring0/src",
+    "ring0/Cargo.toml",
+    "guest",
+    "gofer/src",
+    "gofer/Cargo.toml",
+];
+
+/// No red zone, because the kernel's faults arrive on the stack that is in use; frame pointers for backtraces;
+/// the kernel code model, because the image is in the top 2 GiB.
+const FLAGS: [&str; 4] = [
+    "-Cno-redzone=yes",
+    "-Cforce-frame-pointers=yes",
+    "-Ccode-model=kernel",
+    "-Crelocation-model=static",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("image.elf");
+    println!("cargo:rustc-env=RINGWALL_IMAGE={}", out.display());
+    println!("cargo:rerun-if-env-changed=RINGWALL_NO_IMAGE");
+    println!("cargo:rerun-if-changed=build.rs");
+    if env::var("RINGWALL_NO_IMAGE").is_ok_and(|v| v == "1") {
+        fs::write(&out, [])?;
+        return Ok(());
+    }
+    let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
+        .parent()
+        .ok_or("the package is not in a workspace")?
+        .to_path_buf();
+    for source in SOURCES {
+        println!("cargo:rerun-if-changed={}", workspace.join(source).display());
+    }
+    let target_dir = workspace.join("target/image");
+    build(&workspace, &target_dir)?;
+    let built = target_dir.join(TARGET).join("image/image");
+    strip(&built, &out)?;
+    Ok(())
+}
+
+fn build(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace)
+        .args(["build", "--package=guest", "--bin=image", "--profile=image"])
+        .args(["--features=image", "--target", TARGET, "--target-dir"])
+        .arg(target_dir);
+    // What the outer build, or the user, set for host programs is wrong here.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        let ours = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_BUILD_JOBS", "CARGO_MAKEFLAGS"];
+        if name.starts_with("RUSTC")
+            || name == "RUSTFLAGS"
+            || (name.starts_with("CARGO") && !ours.contains(&&*name))
+        {
+            cargo.env_remove(&*name);
+        }
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    let status = cargo.status()?;
+    if !status.success() {
+        return Err(format!("building the image failed: {status}").into());
+    }
+    Ok(())
+}
+
+/// Leaves out what is not loaded, but for the symbols; without `objcopy` the file is merely larger.
+fn strip(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
+    let stripped = Command::new("objcopy").args(["--strip-all"]).arg(from).arg(to).status();
+    if !stripped.is_ok_and(|s| s.success()) {
+        fs::copy(from, to)?;
+    }
+    Ok(())
+}
