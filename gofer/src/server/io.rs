@@ -1,5 +1,7 @@
 //! File content: reading, writing, syncing, and moving ranges about.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use rustix::fs::{FallocateFlags, FileType, OFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -68,10 +70,8 @@ impl Session {
     }
 
     pub(super) fn fallocate(&self, fid: Fid, mode: u32, offset: u64, length: u64) -> Result<()> {
-        let entry = self.fids.get(fid)?;
-        let open = regular(entry.writable()?, entry.inode.kind)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        rustix::fs::fallocate(&open.fd, mode, offset, length)
+        self.with_file(fid, true, |fd| rustix::fs::fallocate(fd, mode, offset, length))
     }
 
     pub(super) fn copy_range(
@@ -82,31 +82,53 @@ impl Session {
         target_offset: u64,
         length: u64,
     ) -> Result<u64> {
-        let (from, to) = (self.fids.get(source)?, self.fids.get(target)?);
-        let source = regular(from.readable()?, from.inode.kind)?;
-        let target = regular(to.writable()?, to.inode.kind)?;
         let (mut source_offset, mut target_offset) = (source_offset, target_offset);
         let length = usize::try_from(length.min(COPY_MAX)).map_err(|_| Errno::INVAL)?;
-        let copied = rustix::fs::copy_file_range(
-            &source.fd,
-            Some(&mut source_offset),
-            &target.fd,
-            Some(&mut target_offset),
-            length,
-        )?;
+        let copied = self.with_file(source, false, |from| {
+            self.with_file(target, true, |to| {
+                let (source_offset, target_offset) = (&mut source_offset, &mut target_offset);
+                let (from_at, to_at) = (Some(source_offset), Some(target_offset));
+                rustix::fs::copy_file_range(from, from_at, to, to_at, length)
+            })
+        })?;
         Ok(copied as u64)
     }
 
     pub(super) fn seek(&self, fid: Fid, offset: u64, whence: u32) -> Result<u64> {
-        let entry = self.fids.get(fid)?;
-        let open = regular(entry.opened()?, entry.inode.kind)?;
         let position = match whence {
             SEEK_DATA => SeekFrom::Data(offset),
             SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return Err(Errno::INVAL),
         };
-        // The descriptor's own position matters to nobody: reads and writes name theirs.
-        rustix::fs::seek(&open.fd, position)
+        // A descriptor's own position matters to nobody: reads and writes name theirs.
+        self.with_file(fid, false, |fd| rustix::fs::seek(fd, position))
+    }
+
+    /// Does something with a regular file: with the fid's open file, or with one opened for this,
+    /// for clients that hold a donated descriptor instead of an open fid.
+    fn with_file<T>(
+        &self,
+        fid: Fid,
+        write: bool,
+        act: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let entry = self.fids.get(fid)?;
+        match entry.inode.kind {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+        if write {
+            entry.changeable()?;
+        }
+        match &entry.open {
+            Some(open) if write && open.write || !write && open.read => act(open.fd.as_fd()),
+            Some(_) => Err(Errno::BADF),
+            None => {
+                let flags = if write { OFlags::WRONLY } else { OFlags::RDONLY };
+                act(self.host.reopen(&entry.inode, flags)?.as_fd())
+            }
+        }
     }
 }
 

@@ -150,7 +150,7 @@ macro_rules! structures {
         $($(#[$fmeta:meta])* pub $field:ident: $ty:ty,)*
     })*) => {$(
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
         pub struct $Name {
             $($(#[$fmeta])* pub $field: $ty,)*
         }

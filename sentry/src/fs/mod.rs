@@ -21,6 +21,7 @@ pub mod inode;
 pub mod io;
 pub mod lock;
 pub mod mount;
+pub mod ninep;
 pub mod ops;
 pub mod pages;
 pub mod path;

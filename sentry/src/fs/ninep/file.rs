@@ -1,0 +1,175 @@
+//! Open regular files.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use core::any::Any;
+
+use gofer::wire::{Reply, Request};
+
+use super::inode::NinepInode;
+use crate::errno::Errno;
+use crate::fs::file::File;
+use crate::fs::inode::{FileOps, Inode, Whence, Written, default_seek};
+use crate::fs::io::{IoDst, IoSrc};
+use crate::fs::types::{MAX_OFFSET, OpenFlags};
+
+/// Bytes moved at a time between a file and an application's memory.
+const PIECE: usize = 64 * 1024;
+/// Reads of at most this many bytes go over the stack.
+const SMALL: usize = 2048;
+
+/// An open regular file.
+pub(super) struct RegularOps {
+    inode: Arc<NinepInode>,
+}
+
+impl RegularOps {
+    pub(super) fn new(inode: Arc<NinepInode>) -> Self {
+        RegularOps { inode }
+    }
+
+    fn of(&self, request: &Request<'_>) -> Result<(), Errno> {
+        self.inode.remote.conn.call(request)?.reply().map(|_| ())
+    }
+}
+
+impl FileOps for RegularOps {
+    fn read(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
+        let handle = self.inode.reader()?;
+        let want = dst.remaining();
+        if want <= SMALL {
+            return dst
+                .fill_with(want, |at, buf| handle.read(offset.saturating_add(at as u64), buf));
+        }
+        let mut buffer = vec![0u8; want.min(PIECE)];
+        let mut done: usize = 0;
+        while done < want {
+            let room = (want - done).min(PIECE);
+            let room = buffer.get_mut(..room).unwrap_or_default();
+            let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
+            let got = match handle.read(at, room) {
+                Ok(0) => break,
+                Ok(got) => got,
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            };
+            match dst.put(room.get(..got).unwrap_or_default()) {
+                Ok(put) => {
+                    done = done.saturating_add(put);
+                    if put < got {
+                        break;
+                    }
+                }
+                Err(_) if done > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&self, file: &File, src: &mut IoSrc<'_>, offset: u64) -> Result<Written, Errno> {
+        let handle = self.inode.writer()?;
+        let flags = file.flags();
+        let writing = self.inode.data.io.lock();
+        let start =
+            if flags.contains(OpenFlags::APPEND) { self.inode.attr()?.size } else { offset };
+        let most = usize::try_from(MAX_OFFSET.saturating_sub(start)).unwrap_or(usize::MAX);
+        let want = src.remaining().min(most);
+        if want == 0 {
+            // pwrite(2) at the largest offset: EFBIG, unless there is nothing to write.
+            let result = if src.remaining() == 0 { Ok(()) } else { Err(Errno::EFBIG) };
+            return result.map(|()| Written { count: 0, end: start });
+        }
+        let mut small = [0u8; SMALL];
+        let mut large = if want > SMALL { vec![0u8; want.min(PIECE)] } else { vec![] };
+        let buffer = if want > SMALL { large.as_mut_slice() } else { small.as_mut_slice() };
+        let mut done: usize = 0;
+        let mut result = Ok(());
+        while done < want {
+            let room = buffer.len().min(want - done);
+            let room = buffer.get_mut(..room).unwrap_or_default();
+            let took = match src.take(room) {
+                Ok(0) => break,
+                Ok(took) => took,
+                Err(e) => {
+                    result = Err(e);
+                    break;
+                }
+            };
+            let (wrote, error) =
+                write_all(&handle, start.saturating_add(done as u64), room.get(..took));
+            done = done.saturating_add(wrote);
+            if let Some(e) = error {
+                result = Err(e);
+                break;
+            }
+            if took < room.len() {
+                break;
+            }
+        }
+        let end = start.saturating_add(done as u64);
+        if done > 0 {
+            self.inode.changed(|attr| attr.size = attr.size.max(end));
+            self.inode.wrote();
+        }
+        drop(writing);
+        if done == 0 {
+            result?;
+        }
+        if flags.contains(OpenFlags::DSYNC) {
+            self.inode.fsync(!flags.contains(OpenFlags::SYNC_))?;
+        }
+        Ok(Written { count: done, end })
+    }
+
+    fn seek(&self, file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
+        let whence = match whence {
+            Whence::Data => 3,
+            Whence::Hole => 4,
+            other => return default_seek(file, now, offset, other),
+        };
+        let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let request = Request::Seek { fid: self.inode.fid, offset, whence };
+        match self.inode.remote.conn.call(&request)?.reply()? {
+            Reply::Seek { offset } => Ok(offset),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    fn fsync(&self, _file: &File, data_only: bool) -> Result<(), Errno> {
+        self.inode.fsync(data_only)
+    }
+
+    fn allocate(&self, _file: &File, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        let _writing = self.inode.data.io.lock();
+        self.of(&Request::Fallocate { fid: self.inode.fid, mode, offset, length: len })?;
+        self.inode.wrote();
+        // What became of the size depends on the mode: the gofer knows.
+        self.inode.changed(|_| {});
+        let size = self.inode.attr()?.size;
+        self.inode.cut(size);
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Writes all of `data`, as far as it goes: how much, and why not more.
+fn write_all(
+    handle: &super::data::Handle,
+    offset: u64,
+    data: Option<&[u8]>,
+) -> (usize, Option<Errno>) {
+    let data = data.unwrap_or_default();
+    let mut done: usize = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        match handle.write(offset.saturating_add(done as u64), rest) {
+            Ok(0) => return (done, Some(Errno::EIO)),
+            Ok(n) => done = done.saturating_add(n),
+            Err(e) => return (done, Some(e)),
+        }
+    }
+    (done, None)
+}

@@ -1,0 +1,671 @@
+//! Inodes of a gofer's files.
+
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use gofer::wire::{
+    self, Data as Bytes, Fid, MAX_STEPS, Node, Reply, Request, SetValid, Step, UNLINK_DIR, Wish,
+};
+
+use super::data::Data;
+use super::dir::DirOps;
+use super::file::RegularOps;
+use super::remote::{Key, Remote};
+use crate::errno::Errno;
+use crate::fs::context::Cx;
+use crate::fs::inode::{Created, FileOps, Found, Inode, Link};
+use crate::fs::lock::InodeState;
+use crate::fs::types::{
+    Attr, FileType, New, OpenFlags, Perm, RenameFlags, SetAttr, SetTime, StatFs, major, minor,
+};
+use crate::mm::{FilePage, Mappable, Mm};
+use crate::platform::{PAGE_SIZE, platform};
+use crate::sync::SpinLock;
+
+/// Times that attributes are asked for again while others change them.
+const ATTEMPTS: usize = 3;
+/// The longest value of an extended attribute (XATTR_SIZE_MAX, limits.h).
+const XATTR_MAX: u32 = 65536;
+
+/// A file of the gofer's.
+pub struct NinepInode {
+    /// Itself: the VFS calls some methods without a count.
+    me: Weak<NinepInode>,
+    pub(super) remote: Arc<Remote>,
+    /// The gofer's name for it.
+    pub(super) fid: Fid,
+    kind: FileType,
+    key: Key,
+    state: InodeState,
+    meta: SpinLock<Meta>,
+    /// The inode number of the directory it was found in, for `..`.
+    pub(super) parent: AtomicU64,
+    pub(super) data: Data,
+}
+
+/// What is known of the attributes.
+struct Meta {
+    attr: Attr,
+    /// Something has changed since.
+    stale: bool,
+    /// Counts changes, so that an answer that was under way meanwhile is not taken for the truth.
+    changes: u64,
+    /// A symbolic link's text.
+    target: Option<Arc<[u8]>>,
+}
+
+impl NinepInode {
+    pub(super) fn new(
+        remote: &Arc<Remote>,
+        fid: Fid,
+        node: &Node,
+        parent: u64,
+    ) -> Result<Arc<NinepInode>, Errno> {
+        let kind = FileType::from_mode(node.attr.mode).filter(|k| *k != FileType::Anonymous);
+        let Some(kind) = kind else {
+            remote.conn.forget(fid, false);
+            return Err(Errno::EIO);
+        };
+        Ok(Arc::new_cyclic(|me| NinepInode {
+            me: me.clone(),
+            remote: remote.clone(),
+            fid,
+            kind,
+            key: (node.attr.dev, node.attr.ino),
+            state: InodeState::new(),
+            meta: SpinLock::new(Meta {
+                attr: remote.attr(&node.attr),
+                stale: false,
+                changes: 0,
+                target: None,
+            }),
+            parent: AtomicU64::new(parent),
+            data: Data::default(),
+        }))
+    }
+
+    pub(super) fn same_kind(&self, other: &NinepInode) -> bool {
+        self.kind == other.kind
+    }
+
+    /// The gofer has told the attributes along with something else.
+    pub(super) fn learn(&self, attr: &wire::Attr) {
+        let attr = self.remote.attr(attr);
+        let mut meta = self.meta.lock();
+        // Where changes are under way here, what was told may be older than they are.
+        if !self.remote.exclusive() || (!meta.stale && meta.changes == 0) {
+            meta.attr = attr;
+            meta.stale = false;
+        }
+    }
+
+    /// A change made here: `change` is what is known of it, the rest is asked for when wanted.
+    pub(super) fn changed(&self, change: impl FnOnce(&mut Attr)) {
+        let mut meta = self.meta.lock();
+        change(&mut meta.attr);
+        meta.stale = true;
+        meta.changes = meta.changes.wrapping_add(1);
+    }
+
+    /// Length in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.meta.lock().attr.size
+    }
+
+    /// Whether attributes have to be asked for.
+    fn must_ask(&self) -> bool {
+        !self.remote.exclusive() || self.meta.lock().stale || self.data.is_mapped_writable()
+    }
+
+    fn ask_attr(&self) -> Result<Attr, Errno> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let changes = self.meta.lock().changes;
+            let answer =
+                self.remote.conn.call(&Request::Statx { fid: self.fid, mask: u32::MAX })?;
+            let Reply::Statx { attr } = answer.reply()? else { return Err(Errno::EIO) };
+            let mut attr = self.remote.attr(&attr);
+            let mut meta = self.meta.lock();
+            if meta.changes == changes {
+                meta.attr = attr;
+                meta.stale = false;
+                return Ok(attr);
+            }
+            if attempt == ATTEMPTS {
+                attr.size = meta.attr.size;
+                return Ok(attr);
+            }
+        }
+    }
+
+    pub(super) fn statfs(&self) -> Result<StatFs, Errno> {
+        let answer = self.remote.conn.call(&Request::Statfs { fid: self.fid })?;
+        let Reply::Statfs { stat } = answer.reply()? else { return Err(Errno::EIO) };
+        Ok(StatFs {
+            kind: stat.kind.into(),
+            bsize: stat.bsize.into(),
+            blocks: stat.blocks,
+            bfree: stat.bfree,
+            bavail: stat.bavail,
+            files: stat.files,
+            ffree: stat.ffree,
+            fsid: stat.fsid,
+            namelen: stat.namelen.into(),
+        })
+    }
+
+    /// Another inode of the same file system, as one of these.
+    fn peer(other: &Arc<dyn Inode>) -> Result<&NinepInode, Errno> {
+        other.as_any().downcast_ref().ok_or(Errno::EXDEV)
+    }
+
+    /// Makes something in this directory: `ask` gives the request for a new fid, `node` takes the
+    /// new file out of its reply.
+    fn make<'r>(
+        &self,
+        ask: impl FnOnce(Fid) -> Request<'r>,
+        node: impl FnOnce(&Reply<'_>) -> Option<Node>,
+    ) -> Result<Arc<dyn Inode>, Errno> {
+        let conn = &self.remote.conn;
+        let fid = conn.new_fid();
+        let made = conn.call(&ask(fid)).and_then(|answer| node(&answer.reply()?).ok_or(Errno::EIO));
+        let node = made.inspect_err(|_| conn.unused(fid))?;
+        self.changed(|_| {});
+        let inode: Arc<dyn Inode> = self.remote.inode(node, fid, self.ino())?;
+        Ok(inode)
+    }
+
+    /// A name of this file is gone.
+    fn lost_name(&self) {
+        self.changed(|attr| {
+            let gone = if self.kind == FileType::Directory { attr.nlink } else { 1 };
+            attr.nlink = attr.nlink.saturating_sub(gone);
+        });
+    }
+
+    fn call_simple(&self, request: &Request<'_>) -> Result<(), Errno> {
+        self.remote.conn.call(request)?.reply().map(|_| ())
+    }
+
+    /// Has the host write it to its disk.
+    pub(super) fn fsync(&self, data_only: bool) -> Result<(), Errno> {
+        let fid = self.synced();
+        self.call_simple(&Request::Fsync { fid, data_only: data_only.into() })
+    }
+
+    fn create_in<'r>(&self, ask: impl FnOnce(Fid) -> Request<'r>) -> Result<Created, Errno> {
+        let conn = &self.remote.conn;
+        let fid = conn.new_fid();
+        let mut answer = conn.call(&ask(fid)).inspect_err(|_| conn.unused(fid))?;
+        let file = answer.file.take();
+        let (granted, node) = match answer.reply() {
+            Ok(Reply::CreateX { granted, node } | Reply::Tmpfile { granted, node }) => {
+                (granted, node)
+            }
+            other => {
+                conn.unused(fid);
+                return Err(other.err().unwrap_or(Errno::EIO));
+            }
+        };
+        self.changed(|_| {});
+        let inode = self.remote.inode(node, fid, self.ino())?;
+        let donated = wire::Granted::from_bits_truncate(granted).contains(wire::Granted::DONATED);
+        // A file without a donation is opened again, with a fid of its own: this one is the inode's.
+        if donated && let Some(handle) = inode.handle(fid, granted, file) {
+            inode.adopt(handle);
+        }
+        let ops: Box<dyn FileOps> = Box::new(RegularOps::new(inode.clone()));
+        Ok(Created { inode, ops: Some(ops) })
+    }
+}
+
+impl Inode for NinepInode {
+    fn kind(&self) -> FileType {
+        self.kind
+    }
+
+    fn attr(&self) -> Result<Attr, Errno> {
+        if self.must_ask() { self.ask_attr() } else { Ok(self.meta.lock().attr) }
+    }
+
+    fn perm(&self) -> Result<Perm, Errno> {
+        // A name that was just looked up or checked again brought the attributes with it; a root
+        // has no name.
+        if !self.remote.exclusive() && self.parent.load(Ordering::Relaxed) == 0 {
+            return Ok(self.ask_attr()?.perm());
+        }
+        Ok(self.meta.lock().attr.perm())
+    }
+
+    fn set_attr(&self, _cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno> {
+        let mut valid = SetValid::empty();
+        let mut wire = wire::SetAttr::default();
+        if let Some(mode) = set.mode {
+            valid |= SetValid::MODE;
+            wire.mode = mode;
+        }
+        if let Some(uid) = set.uid {
+            valid |= SetValid::UID;
+            wire.uid = uid;
+        }
+        if let Some(gid) = set.gid {
+            valid |= SetValid::GID;
+            wire.gid = gid;
+        }
+        if let Some(size) = set.size {
+            valid |= SetValid::SIZE;
+            wire.size = size;
+        }
+        match set.atime {
+            None => {}
+            Some(SetTime::Now) => valid |= SetValid::ATIME,
+            Some(SetTime::To(time)) => {
+                valid |= SetValid::ATIME | SetValid::ATIME_SET;
+                (wire.atime_sec, wire.atime_nsec) = (time.sec as u64, time.nsec.into());
+            }
+        }
+        match set.mtime {
+            None => {}
+            Some(SetTime::Now) => valid |= SetValid::MTIME,
+            Some(SetTime::To(time)) => {
+                valid |= SetValid::MTIME | SetValid::MTIME_SET;
+                (wire.mtime_sec, wire.mtime_nsec) = (time.sec as u64, time.nsec.into());
+            }
+        }
+        wire.valid = valid.bits();
+        let _resizing = set.size.map(|_| self.data.io.lock());
+        let answer = self.remote.conn.call(&Request::SetattrX { fid: self.fid, set: wire })?;
+        let Reply::SetattrX { attr } = answer.reply()? else { return Err(Errno::EIO) };
+        let attr = self.remote.attr(&attr);
+        {
+            let mut meta = self.meta.lock();
+            // Writes take the same lock, so with a size this is the last word on it.
+            let size = if set.size.is_some() { attr.size } else { meta.attr.size };
+            meta.attr = Attr { size, ..attr };
+            meta.changes = meta.changes.wrapping_add(1);
+        }
+        if let Some(size) = set.size {
+            self.cut(size);
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> &InodeState {
+        &self.state
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn ino(&self) -> u64 {
+        self.key.1
+    }
+
+    fn lookup(&self, cx: &Cx<'_>, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        let found = self.lookup_many(cx, &[name]);
+        found.inodes.into_iter().next().ok_or(found.error.unwrap_or(Errno::EIO))
+    }
+
+    fn looks_ahead(&self) -> bool {
+        // Names beneath shared directories are checked again one by one anyway.
+        self.remote.exclusive()
+    }
+
+    fn lookup_many(&self, _cx: &Cx<'_>, names: &[&[u8]]) -> Found {
+        let mut found = Found { inodes: Vec::new(), error: None };
+        if self.kind != FileType::Directory {
+            found.error = Some(Errno::ENOTDIR);
+            return found;
+        }
+        let conn = &self.remote.conn;
+        let steps: Vec<Step<'_>> = names
+            .iter()
+            .take(MAX_STEPS)
+            .map(|name| Step { newfid: conn.new_fid(), name })
+            .collect();
+        let fids: Vec<Fid> = steps.iter().map(|step| step.newfid).collect();
+        let answer = conn.call(&Request::WalkX { fid: self.fid, steps });
+        let reply = answer.as_ref().map_err(|e| *e).and_then(|answer| answer.reply());
+        let (nodes, errno, target) = match &reply {
+            Ok(Reply::WalkX { nodes, errno, target }) => (nodes.as_slice(), *errno, *target),
+            Ok(_) => (&[][..], Errno::EIO.code().unsigned_abs(), &[][..]),
+            Err(e) => (&[][..], e.code().unsigned_abs(), &[][..]),
+        };
+        let mut parent = self.ino();
+        let mut fids = fids.into_iter();
+        for (node, fid) in nodes.iter().zip(&mut fids) {
+            match self.remote.inode(*node, fid, parent) {
+                Ok(inode) => {
+                    parent = inode.ino();
+                    if inode.kind == FileType::Symlink && inode.remote.exclusive() {
+                        // Only the last can be one, and the text came with it.
+                        inode.meta.lock().target = Some(Arc::from(target));
+                    }
+                    found.inodes.push(inode);
+                }
+                Err(e) => {
+                    found.error = Some(e);
+                    break;
+                }
+            }
+        }
+        // Of the steps that were not made there are no fids. (After an error above they are left
+        // alone: a number less to use again does no harm.)
+        if found.error.is_none() {
+            fids.for_each(|fid| conn.unused(fid));
+            if errno != 0 {
+                let code = i32::try_from(errno).unwrap_or(i32::MAX);
+                found.error = Some(Errno::from_code(code));
+            }
+        }
+        found
+    }
+
+    fn revalidate(
+        &self,
+        _cx: &Cx<'_>,
+        name: &[u8],
+        child: Option<&Arc<dyn Inode>>,
+    ) -> Result<bool, Errno> {
+        let steps = Vec::from([Step { newfid: Fid::NONE, name }]);
+        let answer = self.remote.conn.call(&Request::WalkX { fid: self.fid, steps })?;
+        let Reply::WalkX { nodes, errno, .. } = answer.reply()? else { return Err(Errno::EIO) };
+        match (nodes.first(), child) {
+            (Some(node), Some(child)) => {
+                let child = Self::peer(child)?;
+                let same = child.key == (node.attr.dev, node.attr.ino)
+                    && FileType::from_mode(node.attr.mode) == Some(child.kind);
+                if same {
+                    child.learn(&node.attr);
+                }
+                Ok(same)
+            }
+            (None, None) => Ok(errno == Errno::ENOENT.code().unsigned_abs()),
+            _ => Ok(false),
+        }
+    }
+
+    fn create(
+        &self,
+        _cx: &Cx<'_>,
+        name: &[u8],
+        new: New,
+        flags: OpenFlags,
+    ) -> Result<Created, Errno> {
+        // Whatever it is opened for here: others will want to read, write and map it.
+        let _ = flags;
+        self.create_in(|newfid| Request::CreateX {
+            dir: self.fid,
+            newfid,
+            name,
+            flags: wire::OpenFlags::RDWR.bits(),
+            mode: new.mode,
+            uid: new.uid,
+            gid: new.gid,
+            wish: (Wish::DONATE | Wish::NOT_KEPT).bits(),
+        })
+    }
+
+    fn tmpfile(&self, _cx: &Cx<'_>, new: New, _flags: OpenFlags) -> Result<Created, Errno> {
+        let dir = self.fid;
+        self.create_in(|newfid| Request::Tmpfile {
+            dir,
+            newfid,
+            flags: wire::OpenFlags::RDWR.bits(),
+            mode: new.mode,
+            uid: new.uid,
+            gid: new.gid,
+            wish: (Wish::DONATE | Wish::NOT_KEPT).bits(),
+        })
+    }
+
+    fn mkdir(&self, _cx: &Cx<'_>, name: &[u8], new: New) -> Result<Arc<dyn Inode>, Errno> {
+        let (dir, New { mode, uid, gid }) = (self.fid, new);
+        let made = self.make(
+            |newfid| Request::MkdirX { dir, newfid, name, mode, uid, gid },
+            |reply| match reply {
+                Reply::MkdirX { node } => Some(*node),
+                _ => None,
+            },
+        )?;
+        Ok(made)
+    }
+
+    fn mknod(
+        &self,
+        _cx: &Cx<'_>,
+        name: &[u8],
+        kind: FileType,
+        rdev: u64,
+        new: New,
+    ) -> Result<Arc<dyn Inode>, Errno> {
+        let (dir, New { mode, uid, gid }) = (self.fid, new);
+        let rdev = wire::Dev { major: major(rdev), minor: minor(rdev) };
+        let mode = kind.mode() | mode;
+        self.make(
+            |newfid| Request::MknodX { dir, newfid, name, mode, rdev, uid, gid },
+            |reply| match reply {
+                Reply::MknodX { node } => Some(*node),
+                _ => None,
+            },
+        )
+    }
+
+    fn symlink(
+        &self,
+        _cx: &Cx<'_>,
+        name: &[u8],
+        target: &[u8],
+        new: New,
+    ) -> Result<Arc<dyn Inode>, Errno> {
+        let (dir, New { uid, gid, .. }) = (self.fid, new);
+        self.make(
+            |newfid| Request::SymlinkX { dir, newfid, name, target, uid, gid },
+            |reply| match reply {
+                Reply::SymlinkX { node } => Some(*node),
+                _ => None,
+            },
+        )
+    }
+
+    fn link(&self, _cx: &Cx<'_>, name: &[u8], inode: &Arc<dyn Inode>) -> Result<(), Errno> {
+        let inode = Self::peer(inode)?;
+        let request = Request::LinkX { dir: self.fid, fid: inode.fid, name };
+        let answer = self.remote.conn.call(&request)?;
+        let Reply::LinkX { attr } = answer.reply()? else { return Err(Errno::EIO) };
+        inode.changed(|known| known.nlink = attr.nlink);
+        self.changed(|_| {});
+        Ok(())
+    }
+
+    fn unlink(&self, _cx: &Cx<'_>, name: &[u8], child: &Arc<dyn Inode>) -> Result<(), Errno> {
+        self.call_simple(&Request::Unlinkat { dir: self.fid, name, flags: 0 })?;
+        self.changed(|_| {});
+        Self::peer(child)?.lost_name();
+        Ok(())
+    }
+
+    fn rmdir(&self, _cx: &Cx<'_>, name: &[u8], child: &Arc<dyn Inode>) -> Result<(), Errno> {
+        self.call_simple(&Request::Unlinkat { dir: self.fid, name, flags: UNLINK_DIR })?;
+        self.changed(|_| {});
+        Self::peer(child)?.lost_name();
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        _cx: &Cx<'_>,
+        name: &[u8],
+        child: &Arc<dyn Inode>,
+        to: &Arc<dyn Inode>,
+        to_name: &[u8],
+        replaced: Option<&Arc<dyn Inode>>,
+        flags: RenameFlags,
+    ) -> Result<(), Errno> {
+        let to = Self::peer(to)?;
+        self.call_simple(&Request::RenameX {
+            olddir: self.fid,
+            oldname: name,
+            newdir: to.fid,
+            newname: to_name,
+            flags: flags.bits(),
+        })?;
+        self.changed(|_| {});
+        to.changed(|_| {});
+        let child = Self::peer(child)?;
+        child.changed(|_| {});
+        child.parent.store(to.ino(), Ordering::Relaxed);
+        if let Some(replaced) = replaced {
+            let replaced = Self::peer(replaced)?;
+            if flags.contains(RenameFlags::EXCHANGE) {
+                replaced.changed(|_| {});
+                replaced.parent.store(self.ino(), Ordering::Relaxed);
+            } else {
+                replaced.lost_name();
+            }
+        }
+        Ok(())
+    }
+
+    fn readlink(&self, _cx: &Cx<'_>) -> Result<Link, Errno> {
+        if self.kind != FileType::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(target) = self.meta.lock().target.clone() {
+            return Ok(Link::Text(target.to_vec()));
+        }
+        let answer = self.remote.conn.call(&Request::Readlink { fid: self.fid })?;
+        let Reply::Readlink { target } = answer.reply()? else { return Err(Errno::EIO) };
+        // A link's text never changes; only the name can come to mean another link.
+        self.meta.lock().target = Some(Arc::from(target));
+        Ok(Link::Text(target.to_vec()))
+    }
+
+    fn open(&self, _cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+        match self.kind {
+            FileType::Regular => {
+                let inode = self.this()?;
+                // Whether the host lets it be opened is told here and not at the first read.
+                if flags.writes() {
+                    inode.writer()?;
+                }
+                if flags.reads() {
+                    inode.reader()?;
+                }
+                Ok(Box::new(RegularOps::new(inode)))
+            }
+            FileType::Directory => Ok(Box::new(DirOps::new(self.this()?)?)),
+            FileType::Symlink => Err(Errno::ELOOP),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn mappable(self: Arc<Self>) -> Option<Arc<dyn Mappable>> {
+        if self.kind == FileType::Regular { Some(self) } else { None }
+    }
+
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let request = Request::GetXattr { fid: self.fid, name, size: XATTR_MAX };
+        let answer = self.remote.conn.call(&request)?;
+        match answer.reply()? {
+            Reply::GetXattr { data, .. } => Ok(data.0.to_vec()),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<(), Errno> {
+        let request = Request::SetXattr { fid: self.fid, name, value: Bytes(value), flags };
+        self.call_simple(&request)?;
+        self.changed(|_| {});
+        Ok(())
+    }
+
+    fn list_xattr(&self) -> Result<Vec<u8>, Errno> {
+        let request = Request::ListXattr { fid: self.fid, size: XATTR_MAX };
+        let answer = self.remote.conn.call(&request)?;
+        match answer.reply()? {
+            Reply::ListXattr { data, .. } => Ok(data.0.to_vec()),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
+        self.call_simple(&Request::RemoveXattr { fid: self.fid, name })?;
+        self.changed(|_| {});
+        Ok(())
+    }
+}
+
+impl NinepInode {
+    /// Itself, counted. `EIO` while it is being dropped, when nobody can ask.
+    fn this(&self) -> Result<Arc<NinepInode>, Errno> {
+        self.me.upgrade().ok_or(Errno::EIO)
+    }
+
+    /// The size now, also where others may change it.
+    fn size_now(self: &Arc<Self>) -> Result<u64, Errno> {
+        if self.remote.exclusive() {
+            return Ok(self.size());
+        }
+        match self.reader()?.donated() {
+            Some(file) => platform().file_size(file),
+            None => Ok(self.attr()?.size),
+        }
+    }
+}
+
+impl Mappable for NinepInode {
+    fn page(&self, index: u64, write: bool) -> Result<FilePage, Errno> {
+        let inode = self.this()?;
+        let start = index.checked_mul(PAGE_SIZE as u64).ok_or(Errno::EFAULT)?;
+        if start >= inode.size_now()? {
+            return Err(Errno::EFAULT);
+        }
+        let handle = if write { inode.writer()? } else { inode.reader()? };
+        if write {
+            inode.wrote();
+        }
+        // The number outlives the handle: it is closed only after every mapping is gone.
+        handle.donated().map(FilePage::Donated).ok_or(Errno::EIO)
+    }
+
+    fn around(&self, index: u64, most: u32) -> u32 {
+        let pages = self.size().div_ceil(PAGE_SIZE as u64);
+        u32::try_from(pages.saturating_sub(index)).unwrap_or(u32::MAX).clamp(1, most.max(1))
+    }
+
+    fn attach(&self, mm: &Arc<Mm>) {
+        self.data.attach(mm);
+    }
+
+    fn detach(&self, mm: &Mm) {
+        self.data.detach(mm);
+    }
+
+    fn tracks_writes(&self) -> bool {
+        false // the host's page cache does
+    }
+
+    fn identity(&self) -> (u64, u64) {
+        let attr = self.meta.lock().attr;
+        (attr.dev, attr.ino)
+    }
+
+    fn sync(&self, _first: u64, _pages: u64) -> Result<(), Errno> {
+        self.fsync(true)
+    }
+}
+
+impl Drop for NinepInode {
+    fn drop(&mut self) {
+        self.remote.gone(&self.key);
+        // A file without a name takes room on the host until it is forgotten.
+        let nameless = self.meta.get_mut().attr.nlink == 0;
+        self.remote.conn.forget(self.fid, nameless);
+    }
+}

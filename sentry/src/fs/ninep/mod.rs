@@ -1,0 +1,115 @@
+//! The file system of a gofer: the container's root and its bind mounts.
+//!
+//! - [`conn`]: requests and replies, many tasks on one channel;
+//! - [`remote`]: what the inodes of one attach point share;
+//! - [`inode`], [`data`], [`file`], [`dir`]: inodes, their content, and what is open.
+//!
+//! **Who else may change files decides what is remembered.** Beneath an *exclusive* attach point
+//! (the container's root) names, missing names and attributes are kept until this sentry changes
+//! them. Beneath a *shared* one each use of a name and each stat asks the gofer.
+//!
+//! **Who owns a page.** Regular files are donated: the pages are those of the host's page cache,
+//! read, written and mapped through a descriptor that the platform holds, and so one truth for all
+//! on the host. Where the gofer or the host half donates none, content goes through messages, and
+//! the file cannot be mapped.
+
+pub mod conn;
+mod data;
+mod dir;
+mod file;
+mod inode;
+mod remote;
+#[cfg(test)]
+mod tests;
+
+use alloc::string::String;
+use alloc::sync::Arc;
+
+use gofer::wire::{AttachFlags, Reply, Request};
+
+use self::conn::Connection;
+use self::inode::NinepInode;
+use self::remote::Remote;
+use super::inode::{Caching, FileSystem, Inode};
+use super::types::StatFs;
+use crate::errno::Errno;
+
+/// Who may change the files of an attach point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// This sentry alone.
+    Exclusive,
+    /// Others on the host too.
+    Shared,
+}
+
+/// An attach point of a gofer.
+pub struct NinepFs {
+    remote: Arc<Remote>,
+    root: Arc<NinepInode>,
+    source: String,
+}
+
+impl NinepFs {
+    /// Attaches to what the gofer calls `name`. `source` is what /proc/PID/mounts shows.
+    pub fn attach(
+        conn: &Arc<Connection>,
+        name: &str,
+        sharing: Sharing,
+        source: String,
+    ) -> Result<Arc<NinepFs>, Errno> {
+        let fid = conn.new_fid();
+        let answer = conn
+            .call(&Request::AttachX { fid, aname: name.as_bytes() })
+            .inspect_err(|_| conn.unused(fid))?;
+        let (node, flags) = match answer.reply() {
+            Ok(Reply::AttachX { node, flags }) => (node, flags),
+            other => {
+                conn.unused(fid);
+                return Err(other.err().unwrap_or(Errno::EIO));
+            }
+        };
+        let read_only = AttachFlags::from_bits_truncate(flags).contains(AttachFlags::READ_ONLY);
+        let remote = Remote::new(conn.clone(), sharing, read_only, &node);
+        let root = remote.inode(node, fid, 0)?;
+        Ok(Arc::new(NinepFs { remote, root, source }))
+    }
+
+    /// Whether the gofer refuses all changes.
+    pub fn read_only(&self) -> bool {
+        self.remote.read_only
+    }
+}
+
+impl FileSystem for NinepFs {
+    fn name(&self) -> &'static str {
+        "9p"
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        self.remote.dev
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        self.root.statfs()
+    }
+
+    fn caching(&self) -> Caching {
+        match self.remote.sharing {
+            Sharing::Exclusive => Caching::Exclusive,
+            Sharing::Shared => Caching::Shared,
+        }
+    }
+
+    fn sync(&self) -> Result<(), Errno> {
+        self.remote.sync()
+    }
+
+    fn source(&self) -> String {
+        self.source.clone()
+    }
+}

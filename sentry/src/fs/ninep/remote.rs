@@ -1,0 +1,179 @@
+//! What the inodes of one attach point share.
+
+use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use gofer::wire::{self, Fid, Node, Reply, Request};
+use hashbrown::HashMap;
+
+use super::Sharing;
+use super::conn::Connection;
+use super::inode::NinepInode;
+use crate::errno::Errno;
+use crate::fs::anon::next_dev;
+use crate::fs::types::{Attr, Time, makedev};
+use crate::sync::SpinLock;
+
+/// Donated files kept at most; each is a descriptor in the host half.
+const MAX_DONATIONS: usize = 4096;
+/// Inodes looked at when one is to give up its donation.
+const SWEEP: usize = 16;
+/// Fids synced by one message.
+const SYNC_BATCH: usize = 128;
+
+/// What the inodes of one attach point share.
+pub struct Remote {
+    pub(super) conn: Arc<Connection>,
+    pub(super) sharing: Sharing,
+    pub(super) read_only: bool,
+    /// The device number that applications see.
+    pub(super) dev: u64,
+    /// The root's device on the host, which is shown as `dev`.
+    host_dev: wire::Dev,
+    /// By device and inode number of the host.
+    inodes: SpinLock<HashMap<Key, Weak<NinepInode>>>,
+    /// Inodes that hold donated files, by age.
+    donated: SpinLock<VecDeque<Weak<NinepInode>>>,
+    /// Donated files.
+    pub(super) donations: AtomicUsize,
+    /// Inodes written to since the last sync.
+    pub(super) written: SpinLock<Vec<Weak<NinepInode>>>,
+}
+
+/// Device and inode number on the host.
+pub(super) type Key = (wire::Dev, u64);
+
+impl Remote {
+    pub(super) fn new(
+        conn: Arc<Connection>,
+        sharing: Sharing,
+        read_only: bool,
+        root: &Node,
+    ) -> Arc<Remote> {
+        Arc::new(Remote {
+            conn,
+            sharing,
+            read_only,
+            dev: next_dev(),
+            host_dev: root.attr.dev,
+            inodes: SpinLock::new(HashMap::new()),
+            donated: SpinLock::new(VecDeque::new()),
+            donations: AtomicUsize::new(0),
+            written: SpinLock::new(Vec::new()),
+        })
+    }
+
+    /// Whether nobody else changes files.
+    pub(super) fn exclusive(&self) -> bool {
+        self.sharing == Sharing::Exclusive
+    }
+
+    /// The inode that the gofer calls `fid`: one for all names of a file. `parent` is the inode
+    /// number of the directory it was found in.
+    pub(super) fn inode(
+        self: &Arc<Self>,
+        node: Node,
+        fid: Fid,
+        parent: u64,
+    ) -> Result<Arc<NinepInode>, Errno> {
+        let key = (node.attr.dev, node.attr.ino);
+        // Made before the lock is taken, and dropped after: a drop takes the lock.
+        let new = NinepInode::new(self, fid, &node, parent);
+        let there: Option<Arc<NinepInode>> = {
+            let mut inodes = self.inodes.lock();
+            match inodes.get(&key).and_then(Weak::upgrade) {
+                Some(there) => Some(there),
+                None => {
+                    if let Ok(new) = &new {
+                        inodes.insert(key, Arc::downgrade(new));
+                    }
+                    None
+                }
+            }
+        };
+        match there {
+            // The kind is part of what the VFS relies on: a number used again is another file.
+            Some(there) if new.as_ref().is_ok_and(|new| new.same_kind(&there)) => {
+                there.learn(&node.attr);
+                Ok(there)
+            }
+            _ => new,
+        }
+    }
+
+    /// The inode is going.
+    pub(super) fn gone(&self, key: &Key) {
+        let mut inodes = self.inodes.lock();
+        // Another may have taken its place already.
+        if inodes.get(key).is_some_and(|weak| weak.strong_count() == 0) {
+            inodes.remove(key);
+        }
+    }
+
+    /// Attributes as applications see them.
+    pub(super) fn attr(&self, attr: &wire::Attr) -> Attr {
+        let time = |t: wire::Time| Time { sec: t.sec, nsec: t.nsec.min(999_999_999) };
+        Attr {
+            dev: if attr.dev == self.host_dev {
+                self.dev
+            } else {
+                makedev(attr.dev.major, attr.dev.minor)
+            },
+            ino: attr.ino,
+            mode: attr.mode,
+            nlink: attr.nlink,
+            uid: attr.uid,
+            gid: attr.gid,
+            rdev: makedev(attr.rdev.major, attr.rdev.minor),
+            size: attr.size,
+            blksize: attr.blksize,
+            blocks: attr.blocks,
+            atime: time(attr.atime),
+            mtime: time(attr.mtime),
+            ctime: time(attr.ctime),
+            btime: (attr.mask & STATX_BTIME != 0).then(|| time(attr.btime)),
+        }
+    }
+
+    /// `inode` has got a donated file: an older one may have to go.
+    pub(super) fn donated(&self, inode: &Arc<NinepInode>) {
+        self.donated.lock().push_back(Arc::downgrade(inode));
+        for _ in 0..SWEEP {
+            if self.donations.load(Ordering::Relaxed) <= MAX_DONATIONS {
+                return;
+            }
+            let Some(oldest) = self.donated.lock().pop_front() else { return };
+            if let Some(inode) = oldest.upgrade()
+                && !inode.data.give_up()
+            {
+                self.donated.lock().push_back(oldest);
+            }
+        }
+    }
+
+    /// Has the host write everything to its disk that was written here.
+    pub(super) fn sync(&self) -> Result<(), Errno> {
+        let written = core::mem::take(&mut *self.written.lock());
+        let inodes: Vec<Arc<NinepInode>> = written.iter().filter_map(Weak::upgrade).collect();
+        let mut result = Ok(());
+        for batch in inodes.chunks(SYNC_BATCH) {
+            let fids = batch.iter().map(|inode| inode.synced()).collect();
+            let answer = self.conn.call(&Request::SyncMany { fids, data_only: 0 })?;
+            match answer.reply()? {
+                Reply::SyncMany { errnos } => {
+                    if let Some(errno) = errnos.iter().find(|errno| **errno != 0) {
+                        let code = i32::try_from(*errno).unwrap_or(i32::MAX);
+                        result = Err(Errno::from_code(code));
+                    }
+                }
+                _ => return Err(Errno::EIO),
+            }
+        }
+        result
+    }
+}
+
+/// The creation time is known (statx(2)).
+const STATX_BTIME: u32 = 0x800;
