@@ -28,6 +28,46 @@ struct Frames {
     next: u32,
 }
 
+/// A donated file: a vector, or a true file of the host.
+enum DonatedFile {
+    Memory(Vec<u8>),
+    Host(std::fs::File),
+}
+
+impl DonatedFile {
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        use std::os::unix::fs::FileExt;
+        match self {
+            DonatedFile::Memory(content) => {
+                let rest = content.get(offset as usize..).unwrap_or(&[]);
+                let n = rest.len().min(buf.len());
+                buf[..n].copy_from_slice(&rest[..n]);
+                Ok(n)
+            }
+            DonatedFile::Host(file) => file.read_at(buf, offset).map_err(host_errno),
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        use std::os::unix::fs::FileExt;
+        match self {
+            DonatedFile::Memory(content) => {
+                let end = offset as usize + data.len();
+                if content.len() < end {
+                    content.resize(end, 0);
+                }
+                content[offset as usize..end].copy_from_slice(data);
+                Ok(data.len())
+            }
+            DonatedFile::Host(file) => file.write_at(data, offset).map_err(host_errno),
+        }
+    }
+}
+
+fn host_errno(e: std::io::Error) -> Errno {
+    Errno::from_code(e.raw_os_error().unwrap_or(5))
+}
+
 /// One host thread, as the platform knows it.
 #[derive(Default)]
 struct Parker {
@@ -38,7 +78,7 @@ struct Parker {
 /// The fake machine.
 pub struct Fake {
     frames: Mutex<Frames>,
-    files: Mutex<HashMap<u32, Vec<u8>>>,
+    files: Mutex<HashMap<u32, DonatedFile>>,
     parkers: Mutex<HashMap<u64, Arc<Parker>>>,
     kicks: Mutex<std::collections::HashSet<u64>>,
     channels: Mutex<HashMap<ChannelId, Arc<dyn Channel>>>,
@@ -74,7 +114,14 @@ impl Fake {
     /// Adds a donated file with this content.
     pub fn add_file(&self, content: &[u8]) -> FileId {
         let id = self.next.fetch_add(1, Ordering::Relaxed) as u32;
-        lock(&self.files).insert(id, content.to_vec());
+        lock(&self.files).insert(id, DonatedFile::Memory(content.to_vec()));
+        FileId(id)
+    }
+
+    /// Adds a file of the host as a donated one.
+    pub fn add_host_file(&self, file: std::fs::File) -> FileId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) as u32;
+        lock(&self.files).insert(id, DonatedFile::Host(file));
         FileId(id)
     }
 
@@ -182,37 +229,30 @@ impl Platform for Fake {
     }
 
     fn file_read(&self, file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        let files = lock(&self.files);
-        let content = files.get(&file.0).ok_or(Errno::EBADF)?;
-        let rest = content.get(offset as usize..).unwrap_or(&[]);
-        let n = rest.len().min(buf.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
+        lock(&self.files).get(&file.0).ok_or(Errno::EBADF)?.read(offset, buf)
     }
 
     fn file_write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let mut files = lock(&self.files);
-        let content = files.get_mut(&file.0).ok_or(Errno::EBADF)?;
-        let end = offset as usize + data.len();
-        if content.len() < end {
-            content.resize(end, 0);
-        }
-        content[offset as usize..end].copy_from_slice(data);
-        Ok(data.len())
+        lock(&self.files).get_mut(&file.0).ok_or(Errno::EBADF)?.write(offset, data)
     }
 
     fn file_atomic(&self, file: FileId, offset: u64, op: AtomicOp) -> Result<u32, Errno> {
         let mut files = lock(&self.files);
         let content = files.get_mut(&file.0).ok_or(Errno::EBADF)?;
-        let at = offset as usize;
-        let word = content.get_mut(at..at + 4).ok_or(Errno::EIO)?;
-        let old = u32::from_le_bytes((&*word).try_into().expect("4 bytes"));
-        word.copy_from_slice(&op.apply(old).to_le_bytes());
+        let mut word = [0; 4];
+        if content.read(offset, &mut word)? != 4 {
+            return Err(Errno::EIO);
+        }
+        let old = u32::from_le_bytes(word);
+        content.write(offset, &op.apply(old).to_le_bytes())?;
         Ok(old)
     }
 
     fn file_size(&self, file: FileId) -> Result<u64, Errno> {
-        Ok(lock(&self.files).get(&file.0).ok_or(Errno::EBADF)?.len() as u64)
+        match lock(&self.files).get(&file.0).ok_or(Errno::EBADF)? {
+            DonatedFile::Memory(content) => Ok(content.len() as u64),
+            DonatedFile::Host(file) => file.metadata().map(|m| m.len()).map_err(host_errno),
+        }
     }
 
     fn file_close(&self, file: FileId) {

@@ -94,6 +94,8 @@ pub(super) struct Data {
     /// Held while a file is opened at the gofer, so that it is opened once.
     opening: Mutex<()>,
     handles: SpinLock<Handles>,
+    /// Has been opened for writing.
+    for_writing: AtomicBool,
     /// Address spaces that map it.
     mappers: SpinLock<Vec<Weak<Mm>>>,
     /// Written to since the last sync.
@@ -130,6 +132,12 @@ impl Data {
         };
         drop(gone);
         true
+    }
+
+    /// Takes a handle for reading and writing into use in place of all others, which it gives.
+    fn replace(&self, both: Arc<Handle>) -> Handles {
+        let new = Handles { both: Some(both), read: None, write: None };
+        core::mem::replace(&mut *self.handles.lock(), new)
     }
 
     /// Whether an address space maps it.
@@ -177,6 +185,9 @@ impl Data {
 
 impl NinepInode {
     /// A handle to read with; opens the file where there is none.
+    ///
+    /// A file that has been opened for writing is opened for both: a shared mapping of it can be
+    /// written later, and then must not need another handle.
     pub(super) fn reader(self: &Arc<Self>) -> Result<Arc<Handle>, Errno> {
         if let Some(handle) = self.data.to_read() {
             return Ok(handle);
@@ -185,23 +196,34 @@ impl NinepInode {
         if let Some(handle) = self.data.to_read() {
             return Ok(handle);
         }
+        if self.data.for_writing.load(Ordering::Relaxed)
+            && let Ok(handle) = self.open_handle(OpenFlags::RDWR)
+        {
+            self.data.handles.lock().both = Some(handle.clone());
+            return Ok(handle);
+        }
         let handle = self.open_handle(OpenFlags::empty())?;
         self.data.handles.lock().read = Some(handle.clone());
         Ok(handle)
     }
 
-    /// A handle to write with; opens the file where there is none.
+    /// A handle to write with; opens the file where there is none. Not for page faults: it may take
+    /// pages away from mappings.
     pub(super) fn writer(self: &Arc<Self>) -> Result<Arc<Handle>, Errno> {
+        self.data.for_writing.store(true, Ordering::Relaxed);
         if let Some(handle) = self.data.to_write() {
             return Ok(handle);
         }
-        let _opening = self.data.opening.lock();
+        let opening = self.data.opening.lock();
         if let Some(handle) = self.data.to_write() {
             return Ok(handle);
         }
         match self.open_handle(OpenFlags::RDWR) {
             Ok(handle) => {
-                self.adopt(handle.clone());
+                let old = self.data.replace(handle.clone());
+                // A page fault may wait for this lock with its address space locked.
+                drop(opening);
+                self.retire(old);
                 Ok(handle)
             }
             // Not even a gofer with privilege may read everything (NFS, FUSE).
@@ -214,13 +236,23 @@ impl NinepInode {
         }
     }
 
-    /// Takes a handle for reading and writing into use, in place of all others: on a layered host
-    /// file system (overlayfs) one opened for reading before the first write shows the old layer.
+    /// A handle for a page that is going to be written through a shared mapping.
+    pub(super) fn page_writer(self: &Arc<Self>) -> Result<Arc<Handle>, Errno> {
+        self.reader()?;
+        // Whoever made the mapping had opened the file for writing.
+        self.data.handles.lock().both.clone().ok_or(Errno::EIO)
+    }
+
+    /// Takes the handle that came with the creation of this file into use.
     pub(super) fn adopt(self: &Arc<Self>, both: Arc<Handle>) {
-        let old = {
-            let mut handles = self.data.handles.lock();
-            core::mem::replace(&mut *handles, Handles { both: Some(both), read: None, write: None })
-        };
+        self.data.for_writing.store(true, Ordering::Relaxed);
+        let old = self.data.replace(both);
+        self.retire(old);
+    }
+
+    /// Lets go of handles that have been replaced. On a layered host file system (overlayfs) one
+    /// that was opened for reading before the first write shows the old layer.
+    fn retire(&self, old: Handles) {
         // Mappings name the old file by its number: they go first.
         if old.read.is_some() || old.both.is_some() {
             self.data.unmap(self, 0, false);

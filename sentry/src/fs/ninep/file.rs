@@ -126,6 +126,10 @@ impl FileOps for RegularOps {
         let whence = match whence {
             Whence::Data => 3,
             Whence::Hole => 4,
+            Whence::End => {
+                let end = self.inode.size_now()?.checked_add_signed(offset);
+                return end.filter(|at| *at <= MAX_OFFSET).ok_or(Errno::EINVAL);
+            }
             other => return default_seek(file, now, offset, other),
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;

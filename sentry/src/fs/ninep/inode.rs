@@ -608,7 +608,7 @@ impl NinepInode {
     }
 
     /// The size now, also where others may change it.
-    fn size_now(self: &Arc<Self>) -> Result<u64, Errno> {
+    pub(super) fn size_now(self: &Arc<Self>) -> Result<u64, Errno> {
         if self.remote.exclusive() {
             return Ok(self.size());
         }
@@ -626,7 +626,7 @@ impl Mappable for NinepInode {
         if start >= inode.size_now()? {
             return Err(Errno::EFAULT);
         }
-        let handle = if write { inode.writer()? } else { inode.reader()? };
+        let handle = if write { inode.page_writer()? } else { inode.reader()? };
         if write {
             inode.wrote();
         }

@@ -1,1 +1,518 @@
+//! The client against the true server, in this process, on a temporary directory.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path as HostPath, PathBuf};
+use std::string::ToString;
+use std::sync::mpsc;
+use std::{fs, vec};
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use gofer::server::{Attach, Session};
+
+use super::*;
+use crate::error::SysError;
+use crate::fs::{
+    Blocker, Cx, Events, File, FsContext, IoDst, IoSrc, Mount, MountFlags, MountNamespace,
+    OpenFlags, Path, RenameFlags, SetAttr, SetTime, Super, Time, WalkFlags, Whence, setup,
+};
+use crate::mm::{MapRequest, Mm, Place, VmaFile, VmaFlags};
+use crate::platform::{Access, Channel, Fault, FileId, PAGE_SIZE, Prot, fake, platform};
+use crate::sync::WaitQueue;
+use crate::task::{Blocked, Creds};
+
+/// A channel whose other side is a server thread. Counts messages.
+struct Wire {
+    requests: std::sync::Mutex<mpsc::Sender<Vec<u8>>>,
+    replies: std::sync::Mutex<mpsc::Receiver<(Vec<u8>, Option<OwnedFd>)>>,
+    sent: AtomicUsize,
+}
+
+impl Channel for Wire {
+    fn max_message(&self) -> usize {
+        1 << 20
+    }
+    fn send(&self, message: &[u8]) -> Result<(), Errno> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
+        self.requests.lock().unwrap().send(message.to_vec()).map_err(|_| Errno::EPIPE)
+    }
+    fn recv(&self, buf: &mut Vec<u8>, _deadline: Option<u64>) -> Result<Option<FileId>, Errno> {
+        let replies = self.replies.try_lock().expect("one reader at a time");
+        let (reply, fd) = replies.recv().map_err(|_| Errno::EPIPE)?;
+        *buf = reply;
+        Ok(fd.map(|fd| fake::install().add_host_file(fd.into())))
+    }
+}
+
+/// How the server of a test behaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Donation {
+    Yes,
+    /// The descriptor cannot be sent.
+    Unsendable,
+    /// It is sent and does not arrive.
+    Lost,
+}
+
+fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
+    let (requests, inbox) = mpsc::channel::<Vec<u8>>();
+    let (outbox, replies) = mpsc::channel();
+    let root = fs::File::open(dir).unwrap().into();
+    std::thread::spawn(move || {
+        let attach = Attach { name: "root".into(), root, read_only };
+        let mut session = Session::new(vec![attach], "/proc/self/fd".into()).unwrap();
+        let mut reply = vec![0; gofer::wire::MSIZE_MAX];
+        while let Ok(request) = inbox.recv() {
+            let answer = session.handle(&request, &mut reply).unwrap();
+            let size = answer.size;
+            let mut fd = answer.donation.map(|fd| fd.try_clone_to_owned().unwrap());
+            if fd.is_some() && donation == Donation::Unsendable {
+                session.keep_donation(&mut reply);
+                fd = None;
+            }
+            if donation == Donation::Lost {
+                fd = None;
+            }
+            if outbox.send((reply[..size].to_vec(), fd)).is_err() {
+                return;
+            }
+        }
+    });
+    Arc::new(Wire {
+        requests: std::sync::Mutex::new(requests),
+        replies: std::sync::Mutex::new(replies),
+        sent: AtomicUsize::new(0),
+    })
+}
+
+/// A mounted file system over a temporary directory.
+struct Box9p {
+    dir: PathBuf,
+    wire: Arc<Wire>,
+    context: Arc<FsContext>,
+    creds: Creds,
+}
+
+struct Never;
+
+impl Blocker for Never {
+    fn wait(
+        &self,
+        _queue: &WaitQueue,
+        _events: Events,
+        _deadline: Option<u64>,
+        _ready: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Blocked> {
+        panic!("nothing here waits");
+    }
+}
+
+impl Box9p {
+    fn new(name: &str) -> Self {
+        Self::with(name, Sharing::Exclusive, false, Donation::Yes)
+    }
+
+    fn with(name: &str, sharing: Sharing, read_only: bool, donation: Donation) -> Self {
+        fake::install();
+        let dir = std::env::temp_dir().join(format!("ninep-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let wire = serve(&dir, read_only, donation);
+        let conn = Connection::new(wire.clone()).unwrap();
+        let fs = NinepFs::attach(&conn, "root", sharing, "rootfs".to_string()).unwrap();
+        assert_eq!(fs.read_only(), read_only);
+        let sb = Super::new(fs);
+        let root = sb.root().unwrap();
+        let mount = Mount::new(&sb, root, MountFlags::empty(), "rootfs".into());
+        let context = FsContext::new(MountNamespace::new(mount), 0o022);
+        let owner = fs::metadata(&dir).unwrap();
+        let creds = Creds { fsuid: owner.uid(), fsgid: owner.gid(), ..setup::root_creds() };
+        Box9p { dir, wire, context, creds }
+    }
+
+    fn cx(&self) -> Cx<'_> {
+        Cx { fs: &self.context, creds: &self.creds, task: None }
+    }
+
+    fn try_open(&self, path: &str, flags: OpenFlags) -> Result<Arc<File>, SysError> {
+        self.cx().open(&Never, None, path.as_bytes(), flags, 0o666, WalkFlags::empty())
+    }
+
+    fn open(&self, path: &str, flags: OpenFlags) -> Arc<File> {
+        self.try_open(path, flags).unwrap_or_else(|e| panic!("{path}: {e:?}"))
+    }
+
+    fn walk(&self, path: &str) -> Result<Path, Errno> {
+        self.cx().walk(None, path.as_bytes(), WalkFlags::FOLLOW)
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        let file = self.open(path, OpenFlags::empty());
+        let mut content = Vec::new();
+        loop {
+            let mut buf = vec![0; 10_000];
+            let n = file.read(&Never, &mut IoDst::kernel(&mut buf)).unwrap();
+            if n == 0 {
+                return content;
+            }
+            content.extend_from_slice(&buf[..n]);
+        }
+    }
+
+    fn host(&self, path: &str) -> PathBuf {
+        self.dir.join(path.trim_start_matches('/'))
+    }
+
+    fn messages<T>(&self, act: impl FnOnce() -> T) -> (usize, T) {
+        let before = self.wire.sent.load(Ordering::Relaxed);
+        let result = act();
+        (self.wire.sent.load(Ordering::Relaxed) - before, result)
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let file = self.open(path, OpenFlags::DIRECTORY);
+        let mut names = Vec::new();
+        loop {
+            let before = names.len();
+            // A sink that is full after some entries, as getdents64's is.
+            file.readdir(&mut |entry| {
+                if names.len() == before + 7 {
+                    return false;
+                }
+                names.push(String::from_utf8(entry.name.to_vec()).unwrap());
+                true
+            })
+            .unwrap();
+            if names.len() == before {
+                names.sort();
+                return names;
+            }
+        }
+    }
+}
+
+impl Drop for Box9p {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn write(file: &File, data: &[u8]) -> usize {
+    file.write(&Never, &mut IoSrc::kernel(data)).unwrap()
+}
+
+const CREATE: OpenFlags = OpenFlags::CREAT.union(OpenFlags::RDWR);
+
+#[test]
+fn names_and_attributes_are_remembered_beneath_an_exclusive_root() {
+    let b = Box9p::new("remembered");
+    fs::create_dir_all(b.host("usr/lib/x")).unwrap();
+    fs::write(b.host("usr/lib/x/file"), "content").unwrap();
+    std::os::unix::fs::symlink("usr/lib", b.host("lib")).unwrap();
+    let (n, attr) = b.messages(|| b.walk("/usr/lib/x/file").unwrap().inode().unwrap().attr());
+    assert_eq!(n, 1, "one walk for all names");
+    let attr = attr.unwrap();
+    let native = fs::metadata(b.host("usr/lib/x/file")).unwrap();
+    assert_eq!((attr.ino, attr.size, attr.mode), (native.ino(), 7, native.mode()));
+    assert_eq!(attr.mtime, Time { sec: native.mtime(), nsec: native.mtime_nsec() as u32 });
+    assert!(attr.btime.is_some());
+    let (n, _) = b.messages(|| {
+        b.walk("/usr/lib/x/file").unwrap().inode().unwrap().attr().unwrap();
+        b.walk("/usr/lib").unwrap();
+    });
+    assert_eq!(n, 0);
+    // The link's text comes with it.
+    let (n, inode) = b.messages(|| b.walk("/lib/x/file").unwrap().inode().unwrap().ino());
+    assert_eq!((n, inode), (1, native.ino()));
+    // What is not there is remembered too.
+    let (n, e) = b.messages(|| b.walk("/usr/none").err());
+    assert_eq!((n, e), (1, Some(Errno::ENOENT)));
+    let (n, e) = b.messages(|| b.walk("/usr/none").err());
+    assert_eq!((n, e), (0, Some(Errno::ENOENT)));
+    assert_eq!(b.walk("/usr/lib/x/file/y").err(), Some(Errno::ENOTDIR));
+}
+
+#[test]
+fn a_file_is_read_through_its_donation() {
+    let b = Box9p::new("read");
+    let content: Vec<u8> = (0..300_000u32).map(|i| (i / 7) as u8).collect();
+    fs::write(b.host("file"), &content).unwrap();
+    assert_eq!(b.read("/file"), content);
+    let (n, again) = b.messages(|| b.read("/file"));
+    assert_eq!(again, content);
+    assert_eq!(n, 0, "the donation is kept");
+    let file = b.open("/file", OpenFlags::empty());
+    let mut buf = [0; 5];
+    assert_eq!(file.pread(&Never, &mut IoDst::kernel(&mut buf), 299_998).unwrap(), 2);
+    assert_eq!(file.pread(&Never, &mut IoDst::kernel(&mut buf), 300_000).unwrap(), 0);
+    assert_eq!(file.seek(-3, Whence::End).unwrap(), 299_997);
+    assert_eq!(file.seek(0, Whence::Data).unwrap(), 0);
+    assert_eq!(file.seek(0, Whence::Hole).unwrap(), 300_000);
+    assert_eq!(file.seek(300_000, Whence::Data), Err(Errno::ENXIO));
+}
+
+#[test]
+fn a_file_is_created_and_written() {
+    for donation in [Donation::Yes, Donation::Unsendable, Donation::Lost] {
+        let b = Box9p::with("written", Sharing::Exclusive, false, donation);
+        let (n, file) = b.messages(|| b.open("/new", CREATE | OpenFlags::EXCL));
+        if donation == Donation::Yes {
+            assert_eq!(n, 2, "a walk that finds nothing, and the creation");
+        }
+        let data = vec![5u8; 200_000];
+        assert_eq!(write(&file, &data), data.len(), "a write is not short");
+        assert_eq!(write(&file, b"end"), 3);
+        assert_eq!(file.attr().unwrap().size, 200_003);
+        assert_eq!(fs::metadata(b.host("new")).unwrap().len(), 200_003, "the host sees it at once");
+        assert_eq!(fs::metadata(b.host("new")).unwrap().mode(), 0o100_644);
+        let mut tail = [0; 16];
+        assert_eq!(file.pread(&Never, &mut IoDst::kernel(&mut tail), 199_999).unwrap(), 4);
+        assert_eq!(&tail[..4], b"\x05end");
+        // Append, from two descriptions.
+        let one = b.open("/new", OpenFlags::WRONLY | OpenFlags::APPEND);
+        let two = b.open("/new", OpenFlags::WRONLY | OpenFlags::APPEND);
+        write(&one, b"1");
+        write(&two, b"2");
+        write(&one, b"3");
+        assert_eq!(&b.read("/new")[200_000..], b"end123");
+        file.ops().fsync(&file, false).unwrap();
+        // Truncation through open and ftruncate.
+        file.truncate(&b.cx(), 5).unwrap();
+        assert_eq!(b.read("/new"), [5; 5]);
+        b.open("/new", OpenFlags::WRONLY | OpenFlags::TRUNC);
+        assert_eq!(b.read("/new"), b"");
+        assert_eq!(
+            b.try_open("/new", CREATE | OpenFlags::EXCL).err(),
+            Some(SysError::Errno(Errno::EEXIST))
+        );
+    }
+}
+
+#[test]
+fn directories_links_and_renames() {
+    let b = Box9p::new("names");
+    let cx = b.cx();
+    cx.mkdir(None, b"/dir", 0o777).unwrap();
+    assert_eq!(cx.mkdir(None, b"/dir", 0o777), Err(Errno::EEXIST));
+    for at in 0..100 {
+        b.open(&format!("/dir/file-{at:03}"), CREATE);
+    }
+    let names = b.names("/dir");
+    assert_eq!(names.len(), 102);
+    assert_eq!((&*names[0], &*names[1], &*names[2]), (".", "..", "file-000"));
+    let file = b.walk("/dir/file-000").unwrap();
+    cx.link(&file, None, b"/second").unwrap();
+    assert_eq!(file.inode().unwrap().attr().unwrap().nlink, 2);
+    assert_eq!(b.walk("/second").unwrap().inode().unwrap().ino(), file.inode().unwrap().ino());
+    cx.unlink(None, b"/dir/file-000").unwrap();
+    assert_eq!(file.inode().unwrap().attr().unwrap().nlink, 1);
+    assert_eq!(b.walk("/dir/file-000").err(), Some(Errno::ENOENT));
+    assert_eq!(cx.rmdir(None, b"/dir"), Err(Errno::ENOTEMPTY));
+    let none = RenameFlags::empty();
+    cx.rename((None, b"/dir/file-001"), (None, b"/moved"), none).unwrap();
+    assert!(b.host("moved").exists() && !b.host("dir/file-001").exists());
+    cx.rename((None, b"/moved"), (None, b"/second"), none).unwrap();
+    assert_eq!(file.inode().unwrap().attr().unwrap().nlink, 0, "it was replaced");
+    let exchange = RenameFlags::EXCHANGE;
+    cx.rename((None, b"/second"), (None, b"/dir"), exchange).unwrap();
+    assert_eq!(b.names("/second").len(), 100);
+    cx.symlink(b"/second", None, b"/link").unwrap();
+    assert_eq!(b.names("/link").len(), 100);
+    assert_eq!(fs::read_link(b.host("link")).unwrap(), PathBuf::from("/second"));
+    cx.mknod(None, b"/fifo", crate::fs::FileType::Fifo, 0o600, 0).unwrap();
+    assert_eq!(fs::metadata(b.host("fifo")).unwrap().mode(), 0o010_600);
+}
+
+#[test]
+fn a_file_outlives_its_name_and_then_frees_its_room() {
+    let b = Box9p::new("unlinked");
+    let file = b.open("/file", CREATE);
+    write(&file, b"still here");
+    b.cx().unlink(None, b"/file").unwrap();
+    let mut buf = [0; 16];
+    assert_eq!(file.pread(&Never, &mut IoDst::kernel(&mut buf), 0).unwrap(), 10);
+    assert_eq!(file.attr().unwrap().nlink, 0);
+    let (n, _) = b.messages(|| drop(file));
+    assert_eq!(n, 1, "the gofer is told at once");
+    // With a name, it is told with others.
+    let other = b.open("/other", CREATE);
+    let (n, _) = b.messages(|| drop(other));
+    assert_eq!(n, 0);
+}
+
+#[test]
+fn many_fids_are_forgotten_in_batches() {
+    let b = Box9p::new("batches");
+    let (n, _) = b.messages(|| {
+        for at in 0..500 {
+            let name = format!("/f{at}");
+            b.open(&name, CREATE);
+            b.cx().unlink(None, name.as_bytes()).unwrap();
+        }
+    });
+    // Look up, create, unlink; and the forgetting, whose replies nobody waits for.
+    assert!(n <= 500 * 5, "{n} messages");
+    assert_eq!(b.names("/"), [".", ".."]);
+}
+
+#[test]
+fn attributes_are_set() {
+    let b = Box9p::new("setattr");
+    b.open("/file", CREATE);
+    let path = b.walk("/file").unwrap();
+    let set = SetAttr {
+        mode: Some(0o640),
+        mtime: Some(SetTime::To(Time { sec: 1_000, nsec: 7 })),
+        atime: Some(SetTime::Now),
+        ..SetAttr::default()
+    };
+    b.cx().set_attr(&path, &set).unwrap();
+    let attr = path.inode().unwrap().attr().unwrap();
+    assert_eq!((attr.mode, attr.mtime), (0o100_640, Time { sec: 1_000, nsec: 7 }));
+    let native = fs::metadata(b.host("file")).unwrap();
+    assert_eq!((native.mode(), native.mtime(), native.mtime_nsec()), (0o100_640, 1_000, 7));
+    let inode = path.inode().unwrap();
+    match inode.set_xattr(b"user.colour", b"red", 0) {
+        Ok(()) => {
+            assert_eq!(inode.get_xattr(b"user.colour").unwrap(), b"red");
+            assert_eq!(inode.list_xattr().unwrap(), b"user.colour\0");
+            inode.remove_xattr(b"user.colour").unwrap();
+            assert_eq!(inode.get_xattr(b"user.colour"), Err(Errno::ENODATA));
+        }
+        Err(e) => assert_eq!(e, Errno::EOPNOTSUPP),
+    }
+    let stat = path.mount.sb.fs.statfs().unwrap();
+    assert!(stat.bsize > 0 && stat.namelen == 255);
+    path.mount.sb.fs.sync().unwrap();
+}
+
+#[test]
+fn a_shared_mount_shows_the_hosts_changes_at_once() {
+    let b = Box9p::with("shared", Sharing::Shared, false, Donation::Yes);
+    fs::write(b.host("file"), "one").unwrap();
+    assert_eq!(b.read("/file"), b"one");
+    fs::write(b.host("file"), "two and more").unwrap();
+    assert_eq!(b.walk("/file").unwrap().inode().unwrap().attr().unwrap().size, 12);
+    assert_eq!(b.read("/file"), b"two and more");
+    // Another file under the same name.
+    fs::write(b.host("other"), "replaced").unwrap();
+    fs::rename(b.host("other"), b.host("file")).unwrap();
+    assert_eq!(b.read("/file"), b"replaced");
+    assert_eq!(b.walk("/later").err(), Some(Errno::ENOENT));
+    fs::create_dir(b.host("later")).unwrap();
+    b.walk("/later").unwrap();
+    fs::remove_dir(b.host("later")).unwrap();
+    assert_eq!(b.walk("/later").err(), Some(Errno::ENOENT));
+    // Appends go behind what others appended.
+    let file = b.open("/file", OpenFlags::WRONLY | OpenFlags::APPEND);
+    fs::write(b.host("file"), "12345").unwrap();
+    write(&file, b"6");
+    assert_eq!(fs::read(b.host("file")).unwrap(), b"123456");
+}
+
+#[test]
+fn a_read_only_attach_point_refuses_changes() {
+    let b = Box9p::with("read-only", Sharing::Exclusive, true, Donation::Yes);
+    fs::write(b.host("file"), "x").unwrap();
+    assert_eq!(b.read("/file"), b"x");
+    let refused = Some(SysError::Errno(Errno::EROFS));
+    assert_eq!(b.try_open("/file", OpenFlags::RDWR).err(), refused);
+    assert_eq!(b.try_open("/new", CREATE).err(), refused);
+    assert_eq!(b.cx().mkdir(None, b"/dir", 0o755), Err(Errno::EROFS));
+    assert_eq!(b.cx().unlink(None, b"/file"), Err(Errno::EROFS));
+}
+
+#[test]
+fn files_are_mapped() {
+    let b = Box9p::new("mapped");
+    let mut content = vec![1u8; PAGE_SIZE];
+    content.extend_from_slice(&[2; 100]);
+    fs::write(b.host("file"), &content).unwrap();
+    let mm = Mm::new().unwrap();
+    let map = |file: &File, flags, prot| {
+        let name = Arc::from(&b"/file"[..]);
+        let file = VmaFile { pages: file.mappable().unwrap(), first: 0, name };
+        let len = 3 * PAGE_SIZE as u64;
+        let place = Place::Hint(0);
+        mm.mmap(MapRequest { place, len, prot, flags, file: Some(file), populate: false }).unwrap()
+    };
+    let touch = |addr, access| mm.handle_fault(Fault { addr, access, present: false });
+    let byte = |addr| {
+        let mut byte = [0];
+        mm.copy_in(addr, &mut byte).map(|()| byte[0])
+    };
+    let reading = b.open("/file", OpenFlags::empty());
+    let private = map(&reading, VmaFlags::empty(), Prot::READ | Prot::WRITE);
+    let page = PAGE_SIZE as u64;
+    assert_eq!((byte(private), byte(private + page)), (Ok(1), Ok(2)));
+    assert_eq!(byte(private + page + 100), Ok(0), "zeros after the end, within its page");
+    assert!(touch(private + 2 * page, Access::Read).is_err(), "SIGBUS behind it");
+    // Opened for writing and mapped shared: the file changes, and the other mapping's page with it.
+    let writing = b.open("/file", OpenFlags::RDWR);
+    let shared = map(&writing, VmaFlags::SHARED, Prot::READ | Prot::WRITE);
+    mm.copy_out(shared + page, &[7]).unwrap();
+    assert_eq!(fs::read(b.host("file")).unwrap()[PAGE_SIZE], 7);
+    assert_eq!(byte(private + page), Ok(7));
+    mm.copy_out(private, &[9]).unwrap();
+    assert_eq!((byte(private), byte(shared)), (Ok(9), Ok(1)), "a private page is one's own");
+    drop((reading, writing));
+    mm.copy_out(shared + page + 1, &[8]).unwrap();
+    assert_eq!(b.read("/file")[PAGE_SIZE + 1], 8);
+    // A page that is cut off is SIGBUS in all mappings, private copies included.
+    b.open("/file", OpenFlags::RDWR | OpenFlags::TRUNC);
+    for addr in [private, shared, shared + page] {
+        assert!(touch(addr, Access::Read).is_err());
+    }
+    mm.clear();
+}
+
+#[test]
+fn many_threads_ask_at_once() {
+    let b = Box9p::new("threads");
+    for at in 0..8 {
+        fs::write(b.host(&format!("file-{at}")), format!("{at}")).unwrap();
+    }
+    let inode = b.walk("/").unwrap().inode().unwrap().clone();
+    let done = Arc::new(AtomicUsize::new(0));
+    let conn = inode.as_any().downcast_ref::<NinepInode>().unwrap().remote.conn.clone();
+    for at in 0..8u32 {
+        let (done, conn) = (done.clone(), conn.clone());
+        let thread = move || {
+            for round in 0..200 {
+                let newfid = conn.new_fid();
+                let name = format!("file-{}", (at + round) % 8);
+                let steps = Vec::from([gofer::wire::Step { newfid, name: name.as_bytes() }]);
+                let root = gofer::wire::Fid(0);
+                let answer = conn.call(&Request::WalkX { fid: root, steps }).unwrap();
+                let Ok(Reply::WalkX { nodes, .. }) = answer.reply() else { panic!() };
+                assert_eq!(nodes.len(), 1);
+                conn.forget(newfid, round % 3 == 0);
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+        };
+        platform().spawn("asker", Box::new(thread)).unwrap();
+    }
+    while done.load(Ordering::SeqCst) < 8 {
+        platform().yield_now();
+    }
+}
+
+#[test]
+fn when_the_gofer_dies_every_call_fails() {
+    let b = Box9p::new("dies");
+    fs::create_dir(b.host("dir")).unwrap();
+    b.walk("/dir").unwrap();
+    // The server's end of the requests is replaced by nobody's.
+    let (requests, _) = mpsc::channel();
+    *b.wire.requests.lock().unwrap() = requests;
+    assert_eq!(b.walk("/other").err(), Some(Errno::EIO));
+    assert_eq!(b.cx().mkdir(None, b"/new", 0o755), Err(Errno::EIO));
+    b.walk("/dir").unwrap();
+}
