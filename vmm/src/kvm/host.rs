@@ -956,7 +956,7 @@ mod tests {
                 play.submit(request);
                 for _ in 0..4 {
                     let at = CHANNEL + random() % (PAGE + 2 * MIN_RING - 4) / 8 * 8;
-                    play.shared.ram.store(at, random() as u32 % 8192 & !7).unwrap();
+                    play.shared.ram.store(at, (random() as u32 % 8192) & !7).unwrap();
                 }
                 if play.turn().is_err() {
                     break;

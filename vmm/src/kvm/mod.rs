@@ -463,6 +463,8 @@ fn entropy() -> io::Result<[u8; 64]> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     /// What the vCPU threads and the services share, without a virtual machine.
@@ -483,6 +485,131 @@ pub(crate) mod tests {
         };
         let layout = boot::prepare(&ram, &image, &[], &info).unwrap();
         Arc::new(Shared::new(ram, window, layout, 2, log).unwrap())
+    }
+
+    // An image that says `hi` on the debug port, starts vCPU 1, which stores to RAM and halts, waits
+    // for that, makes one request through the ring with the doorbell, waits for its completion, and
+    // exits with status 7. rdi: the boot page in the direct map.
+    std::arch::global_asm!(
+        ".pushsection .rodata.ringwall_test_image, \"a\", @progbits",
+        ".globl ringwall_test_image_start, ringwall_test_image_end",
+        "ringwall_test_image_start:",
+        "mov dx, 0x518",
+        "mov al, 'h'",
+        "out dx, al",
+        "mov al, 'i'",
+        "out dx, al",
+        "mov al, 10",
+        "out dx, al",
+        "mov r15, 0xffff800000000000", // DIRECT_MAP
+        "mov rbx, [rdi + 64]",         // calls
+        "add rbx, r15",
+        "mov rbp, [rdi + 48]", // control
+        "add rbp, r15",
+        "mov r12, [rdi + 72]", // submissions
+        "add r12, r15",
+        // StartCpu 1 at 3f with the same tables.
+        "mov dword ptr [rbx], 4",
+        "mov dword ptr [rbx + 4], 0",
+        "mov qword ptr [rbx + 8], 1",
+        "lea rax, [rip + 3f]",
+        "mov [rbx + 16], rax",
+        "mov qword ptr [rbx + 24], 0",
+        "lea rax, [rdi + 4032]",
+        "mov [rbx + 32], rax",
+        "mov rax, cr3",
+        "mov [rbx + 40], rax",
+        "mov dx, 0x514",
+        "out dx, eax",
+        "2:",
+        "pause",
+        "cmp dword ptr [rdi + 4032], 0",
+        "je 2b",
+        // The first request is all zeros: NOP, tag 0, cpu 0.
+        "mov dword ptr [rbp + 64], 1", // submit_tail
+        "mov dx, 0x510",
+        "out dx, eax",
+        "4:",
+        "pause",
+        "cmp dword ptr [rbp + 192], 1", // complete_tail
+        "jne 4b",
+        "mov dword ptr [rbx], 3", // Exit
+        "mov qword ptr [rbx + 8], 7",
+        "mov dx, 0x514",
+        "out dx, eax",
+        "ud2",
+        "3:",
+        "mov dword ptr [rdi], 1",
+        "5:",
+        "hlt",
+        "jmp 5b",
+        "ringwall_test_image_end:",
+        ".popsection",
+    );
+
+    unsafe extern "C" {
+        static ringwall_test_image_start: u8;
+        static ringwall_test_image_end: u8;
+    }
+
+    fn test_image() -> &'static [u8] {
+        let start = &raw const ringwall_test_image_start;
+        let len = (&raw const ringwall_test_image_end).addr() - start.addr();
+        // SAFETY: the assembly above lies between the two symbols, in read-only data.
+        let code = unsafe { std::slice::from_raw_parts(start, len) };
+        image::tests::tiny(code, |_| {}).leak()
+    }
+
+    fn config(image: &'static [u8], lines: &Arc<Mutex<Vec<String>>>) -> Config {
+        let (control, sentry) = ptrace_fallback::control_pair().unwrap();
+        // Nobody talks on it, but its end shall not be the host half's.
+        std::mem::forget(control);
+        let sink = Arc::clone(lines);
+        Config {
+            memory: 64 << 20,
+            cpus: 2,
+            control: sentry,
+            gofers: Vec::new(),
+            streams: Vec::new(),
+            log: Box::new(move |_, line| sink.lock().unwrap().push(line.to_string())),
+            level: Level::Debug,
+            mode: 1,
+            force: 0,
+            image,
+        }
+    }
+
+    #[test]
+    fn a_guest_boots_starts_a_vcpu_and_rings() {
+        if !crate::check::kvm(true).0.sane() {
+            println!("no true KVM here: {:?}", crate::check::kvm(true));
+            return;
+        }
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let machine = Machine::new(config(test_image(), &lines)).unwrap();
+        let end = machine.run().unwrap();
+        assert!(matches!(end, End::Exit { status: 7, panic: None }), "{end}");
+        assert_eq!(*lines.lock().unwrap(), ["hi"]);
+    }
+
+    #[test]
+    fn a_guest_that_goes_where_nothing_is_ends_with_a_reason() {
+        if !crate::check::kvm(true).0.sane() {
+            println!("no true KVM here: {:?}", crate::check::kvm(true));
+            return;
+        }
+        for code in [
+            &[0x0f, 0x0b][..],                     // ud2
+            &[0xe6, 0x80],                         // out 0x80, al
+            &[0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0], // mov rax, [0]
+            &[0x66, 0xba, 0x14, 0x05, 0xef],       // mov dx, 0x514; out dx, eax
+        ] {
+            let lines = Arc::new(Mutex::new(Vec::new()));
+            let image = image::tests::tiny(code, |_| {}).leak();
+            let end = Machine::new(config(image, &lines)).unwrap().run().unwrap();
+            assert!(matches!(end, End::Vcpu { cpu: 0, .. } | End::Lie(_)), "{end}");
+            println!("{end}");
+        }
     }
 
     #[test]

@@ -71,9 +71,10 @@ impl HostStream {
     /// `buf` has room for `len` bytes, and nobody holds a reference to it.
     pub unsafe fn read(&self, buf: *mut u8, len: usize) -> i64 {
         let fd = self.raw_fd();
-        // SAFETY (both): as the caller promises.
         match self.kind {
+            // SAFETY: as the caller promises.
             stream_kind::REGULAR => unsafe { result(libc::read(fd, buf.cast(), len)) },
+            // SAFETY: as the caller promises.
             stream_kind::SOCKET => unsafe {
                 result(libc::recv(fd, buf.cast(), len, libc::MSG_DONTWAIT))
             },

@@ -285,7 +285,7 @@ mod tests {
             (Call::StartCpu as u32, 0, [1 << 32, 0, 0, 0, cr3]),
             (Call::StartCpu as u32, 0, [1, 0, 0, 0, cr3 + 1]),
             (Call::StartCpu as u32, 0, [1, 0, 0, 0, 0]),
-            (Call::StartCpu as u32, 0, [1, 0, 0, 0, u64::MAX & !4095]),
+            (Call::StartCpu as u32, 0, [1, 0, 0, 0, !4095]),
             (Call::Request as u32, 63, [0; 5]),
         ] {
             put(&shared, number, len, args, b"");
