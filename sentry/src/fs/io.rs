@@ -310,6 +310,15 @@ impl<'a> IoSrc<'a> {
         }
     }
 
+    /// As [`take`](Self::take), but the bytes stay.
+    pub fn peek(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        let mut copy = IoSrc(match &self.0 {
+            Src::Kernel { buf } => Src::Kernel { buf },
+            Src::User(cursor) => Src::User(UserCursor { ..*cursor }),
+        });
+        copy.take(buf)
+    }
+
     /// Takes up to `len` bytes into a frame; how many.
     pub fn take_frame(&mut self, frame: Frame, offset: usize, len: usize) -> Result<usize, Errno> {
         self.drain_with(len, |at, data| {

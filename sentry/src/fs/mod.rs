@@ -14,6 +14,8 @@ pub mod anon;
 pub mod context;
 pub mod dentry;
 pub mod dev;
+pub mod epoll;
+pub mod eventfd;
 pub mod fdtable;
 pub mod file;
 pub mod flags;

@@ -2,8 +2,20 @@
 //!
 //! A family of calls has a file here; a handler parses its arguments and delegates to the subsystem.
 
+mod attr;
+mod copy;
+mod dir;
+mod fd;
+mod file_args;
 mod memory;
+mod mount;
+mod names;
+mod open;
+mod poll;
+mod rw;
+mod stat;
 mod table;
+mod xattr;
 
 pub use table::CALLS;
 

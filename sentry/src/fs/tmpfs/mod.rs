@@ -5,15 +5,21 @@
 mod file;
 mod node;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::anon::next_dev;
+use super::context::Cx;
+use super::dentry::{Dentry, Super};
+use super::file::File;
 use super::inode::{FileSystem, Inode};
+use super::mount::Mount;
 use super::pages::Charge;
-use super::types::{FileType, NAME_MAX, New, StatFs};
+use super::path::Path;
+use super::types::{FileType, MountFlags, NAME_MAX, New, OpenFlags, StatFs};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
 
@@ -211,6 +217,35 @@ impl FileSystem for Tmpfs {
         }
         Ok(())
     }
+}
+
+/// memfd_create(2): a file that is in no directory.
+pub fn memfd(cx: &Cx<'_>, name: &[u8], mode: u32, seals: u32) -> Result<Arc<File>, Errno> {
+    static MEMFDS: spin::Once<Arc<Super>> = spin::Once::new();
+    // One file system without a mount holds them all, as Linux's shm_mnt does.
+    let sb = match MEMFDS.get() {
+        Some(sb) => sb,
+        None => {
+            let fs = Tmpfs::new("tmpfs", &Options { size: 0, inodes: 0, ..Options::default() })?;
+            MEMFDS.call_once(|| Super::new(fs))
+        }
+    };
+    let root = sb.root().ok_or(Errno::ENOENT)?;
+    let tmpfs = root.inode().and_then(|i| i.as_any().downcast_ref::<Node>());
+    let shared = &tmpfs.ok_or(Errno::ENOENT)?.shared;
+    let new = New { mode, uid: cx.creds.fsuid, gid: cx.creds.fsgid };
+    let node = Node::new_file(shared, new)?;
+    if let Some(body) = node.body() {
+        body.seals.store(seals, Ordering::Relaxed);
+    }
+    let mut shown = b"memfd:".to_vec();
+    shown.extend_from_slice(name);
+    let dentry = Dentry::new(sb, None, &shown, Some(node.clone()));
+    dentry.set_unlinked();
+    let mount = Mount::new(sb, dentry.clone(), MountFlags::empty(), "tmpfs".into());
+    let path = Path { mount, dentry };
+    let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
+    File::new(Box::new(FileHandle(node.clone())), node, Some(path), flags)
 }
 
 #[cfg(test)]
