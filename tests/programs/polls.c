@@ -33,8 +33,8 @@ int main(void) {
     n_ = select(p[1] + 1, &r, &w, NULL, &none);
     printf("select %d %d %d\n", n_, FD_ISSET(p[0], &r) != 0, FD_ISSET(p[1], &w) != 0);
     FD_ZERO(&r);
-    FD_SET(77, &r);
-    SHOW(select(78, &r, NULL, NULL, &none));
+    FD_SET(40, &r);
+    SHOW(select(41, &r, NULL, NULL, &none));
     // ppoll unblocks a pending signal for its time.
     signal(SIGUSR1, handler);
     sigset_t block, empty;

@@ -8,7 +8,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use thiserror::Error;
 
@@ -110,7 +110,7 @@ impl Apt {
             .map_err(|e| Error::Io(downloads.display().to_string(), e))?;
         files.sort();
         for file in files {
-            output(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(into))?;
+            extract(&file, into)?;
         }
         fs::remove_dir_all(&downloads).map_err(|e| Error::Io(downloads.display().to_string(), e))
     }
@@ -202,6 +202,28 @@ pub fn present(tool: &str) -> bool {
     path.split(':')
         .chain(["/usr/sbin", "/sbin"])
         .any(|folder| Path::new(folder).join(tool).exists())
+}
+
+/// Unpacks one package. `dpkg-deb --extract` would replace links to folders, such as a merged `/bin`, with folders.
+fn extract(package: &Path, into: &Path) -> Result<(), Error> {
+    let shown = package.display().to_string();
+    let failed = |e| Error::Io(shown.clone(), e);
+    let mut source = Command::new("dpkg-deb");
+    let mut source =
+        source.arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let archive = source.stdout.take().ok_or_else(|| failed(io::Error::other("no pipe")))?;
+    let mut tar = Command::new("tar");
+    output(tar.args(["-x", "--keep-directory-symlink", "-C"]).arg(into).stdin(archive))?;
+    let status = source.wait().map_err(failed)?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Tool {
+            command: "dpkg-deb --fsys-tarfile".into(),
+            status: status.to_string(),
+            stderr: shown,
+        })
+    }
 }
 
 /// Runs a command and returns its standard output.

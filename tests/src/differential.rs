@@ -1,5 +1,5 @@
-//! Differential container tests: the same bundle under the reference and under the runtime, and both must have written the
-//! same and ended alike.
+//! Differential container tests: the same bundle natively and under the runtime, and both must have written the same and ended
+//! alike.
 
 use std::fmt::Write as _;
 use std::io;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::bundle::{self, Bundle};
-use crate::process::Finished;
+use crate::process::{End, Finished};
 use crate::runtime::{Runtime, Scratch};
 
 /// Which root a container runs on.
@@ -104,6 +104,9 @@ pub fn run(
     let limit = Duration::from_secs(u64::from(case.seconds) * u64::from(slow));
     let expected = run_one(case, reference, roots, "reference", limit)?;
     let actual = run_one(case, runtime, roots, "runtime", limit)?;
+    if std::env::var_os("HARNESS_SHOW").is_some() {
+        println!("natively: {}\n{}\n{}", expected.0.end, expected.0.out(), expected.0.err());
+    }
     Ok(compare(case, &expected, &actual))
 }
 
@@ -131,6 +134,14 @@ fn compare(
     (actual, log): &(Finished, String),
 ) -> Result<(), String> {
     let mut report = String::new();
+    if matches!(expected.end, End::TimedOut | End::Lost) {
+        return Err(format!(
+            "the reference itself: {}; it wrote:\n{}{}\n",
+            expected.end,
+            expected.out(),
+            expected.err()
+        ));
+    }
     if expected.end != actual.end {
         let _ = writeln!(report, "ended with {}, should with {}", actual.end, expected.end);
     }
@@ -229,7 +240,6 @@ fn last_lines(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::End;
 
     fn finished(end: End, stdout: &str) -> (Finished, String) {
         let done = Finished {

@@ -66,6 +66,22 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         slow: u32,
     },
+    /// Runs a bundle natively, as the oracle; the options are an OCI runtime's.
+    #[command(hide = true)]
+    Native {
+        #[arg(long)]
+        root: Option<PathBuf>,
+        #[arg(long)]
+        log: Option<PathBuf>,
+        #[arg(value_parser = ["run"])]
+        verb: String,
+        #[arg(long)]
+        bundle: PathBuf,
+        id: String,
+    },
+    /// The first process of a bundle's namespaces.
+    #[command(hide = true)]
+    NativeInit { bundle: PathBuf },
     /// Init of the VM, once it has left the initramfs.
     #[command(hide = true)]
     VmInit,
@@ -88,6 +104,13 @@ fn main() -> ExitCode {
         Some(Action::VmAgent) => {
             vm::agent::agent().map(|()| ExitCode::SUCCESS).map_err(Error::from)
         }
+        Some(Action::Native { bundle, .. }) => tests::native::run(&bundle)
+            .map(|status| ExitCode::from(status as u8))
+            .map_err(Error::from),
+        Some(Action::NativeInit { bundle }) => match tests::native::init(&bundle) {
+            Err(error) => Err(error.into()),
+            Ok(never) => match never {},
+        },
         Some(Action::Case { name, platform, runtime, reference, roots, slow }) => {
             let place = Place {
                 runtime: Runtime::parse(&runtime, Some(&platform)),
