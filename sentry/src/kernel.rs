@@ -3,12 +3,25 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::control::{Event, encode};
 use crate::platform::{ChannelId, Level, platform};
+use crate::task::{PidNamespace, Process};
 
 /// What all containers of a sandbox share.
-pub struct Kernel {}
+#[derive(Default)]
+pub struct Kernel {
+    /// System calls of tasks that have ended.
+    calls: AtomicU64,
+}
+
+impl Kernel {
+    /// Adds the system calls of a task that has ended to the count.
+    pub fn count_calls(&self, calls: u64) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
+    }
+}
 
 /// A container: an init process, namespaces, mounts and limits.
 pub struct Container {
@@ -16,6 +29,23 @@ pub struct Container {
     pub id: String,
     /// Whose.
     pub kernel: Arc<Kernel>,
+    /// The ids of its processes.
+    pub pids: Arc<PidNamespace>,
+    /// Whether its system calls are printed.
+    pub watched: AtomicBool,
+}
+
+impl Container {
+    /// Whether its system calls are printed.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    /// A process without a parent inside has ended; `status` is as wait(2) encodes it.
+    pub fn process_ended(&self, process: &Arc<Process>, status: i32) {
+        let line = format_args!("container {}: {} ended: {status:#x}", self.id, process.pid);
+        platform().log(Level::Debug, line);
+    }
 }
 
 /// Serves the control channel until the host half closes it.

@@ -15,13 +15,17 @@ pub mod control;
 pub mod errno;
 pub mod error;
 pub mod fs;
+pub mod futex;
 pub mod kernel;
 pub mod loader;
 pub mod mm;
 pub mod platform;
+pub mod signal;
+pub mod strace;
 pub mod sync;
 pub mod syscall;
 pub mod task;
+pub mod time;
 
 /// Runs the sentry on an installed platform: announces itself on the control channel, serves requests,
 /// and returns when the host half has closed it.

@@ -11,7 +11,6 @@ use nix::fcntl::OFlag;
 use crate::link::{self, Link};
 use crate::log;
 use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
-use crate::reason::reason;
 use crate::spawn;
 
 /// What can go wrong.
@@ -21,7 +20,7 @@ enum Error {
     Link(#[from] link::Error),
     #[error("no client")]
     NoClient,
-    #[error("{}: {}", path.display(), reason(source))]
+    #[error("{}: {source}", path.display())]
     Open { path: std::path::PathBuf, source: std::io::Error },
     #[error("confinement: {0}")]
     Confine(#[from] server::ConfineError),

@@ -21,7 +21,6 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
-use crate::reason::reason;
 
 /// Name of the control socket in a container's folder.
 pub const SOCKET: &str = "control.sock";
@@ -40,7 +39,7 @@ pub enum Error {
     #[error("invalid container ID format")]
     InvalidId,
     /// The file system failed.
-    #[error("{}: {}", path.display(), reason(source))]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

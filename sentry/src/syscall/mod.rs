@@ -4,23 +4,35 @@
 
 mod attr;
 mod copy;
+mod creds;
 mod dir;
 mod fd;
 mod file_args;
+mod futex;
 mod memory;
 mod mount;
 mod names;
 mod open;
 mod poll;
+mod prctl;
+mod process;
 mod rw;
+mod sched;
+mod signal;
 mod stat;
+mod system;
 mod table;
+mod time;
 mod xattr;
 
 pub use table::CALLS;
 
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use crate::errno::Errno;
-use crate::error::SysResult;
+use crate::error::{SysError, SysResult};
+use crate::platform::{Level, PAGE_SIZE, platform};
 use crate::task::Current;
 
 /// Serves one call.
@@ -116,7 +128,97 @@ impl Args {
     }
 }
 
-/// A call that is not there.
-pub fn missing(_cx: &mut Current, _args: Args) -> SysResult {
+/// A call that is not there: counted, and said once.
+pub fn missing(cx: &mut Current, _args: Args) -> SysResult {
+    let number = cx.regs.orig_rax as u32;
+    let count = MISSING.get(number as usize).unwrap_or(&UNKNOWN);
+    if count.fetch_add(1, Ordering::Relaxed) == 0 {
+        let name = entry(number).map_or("?", |e| e.name);
+        platform().log(Level::Debug, format_args!("system call {number} ({name}) is not there"));
+    }
     Err(Errno::ENOSYS.into())
+}
+
+/// Numbers that the dispatch table has room for.
+const NUMBERS: usize = 512;
+
+static MISSING: [AtomicU64; NUMBERS] = [const { AtomicU64::new(0) }; NUMBERS];
+static UNKNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// Handlers by number, so that serving a call begins with one load.
+static HANDLERS: [Handler; NUMBERS] = {
+    let mut handlers: [Handler; NUMBERS] = [missing; NUMBERS];
+    let mut n = 0;
+    while n < CALLS.len() {
+        // In a constant: an index that is too high is an error of the build.
+        #[allow(clippy::indexing_slicing)]
+        {
+            handlers[CALLS[n].number as usize] = CALLS[n].handler;
+        }
+        n += 1;
+    }
+    handlers
+};
+
+/// The table's line for a number.
+pub fn entry(number: u32) -> Option<&'static Entry> {
+    let at = CALLS.binary_search_by_key(&number, |e| e.number.into()).ok()?;
+    CALLS.get(at)
+}
+
+/// Calls that are not there and were made, by number; numbers beyond the table under its length.
+pub fn missing_calls() -> Vec<(u32, u64)> {
+    let unknown = (NUMBERS as u32, &UNKNOWN);
+    (0..)
+        .zip(MISSING.iter())
+        .chain([unknown])
+        .map(|(number, count)| (number, count.load(Ordering::Relaxed)))
+        .filter(|(_, count)| *count > 0)
+        .collect()
+}
+
+/// Serves the call that the application has just made, and puts the result where it belongs. Every call
+/// passes here, and nothing else sees all of them.
+pub fn dispatch(cx: &mut Current) {
+    let r = &cx.regs;
+    // The number is an `int` on Linux too.
+    let number = r.orig_rax as u32;
+    let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+    let calls = &cx.task.syscalls;
+    // The task alone writes it: no locked instruction is needed.
+    calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
+    let result = if cx.watched {
+        crate::strace::watch(cx, number, args, handler)
+    } else {
+        handler(cx, args)
+    };
+    match result {
+        Ok(value) => cx.regs.rax = value,
+        Err(SysError::Errno(e)) => cx.regs.rax = e.to_rax(),
+        Err(SysError::Interrupted(restart)) => {
+            cx.regs.rax = Errno::EINTR.to_rax();
+            cx.restart = Some(restart);
+            // Whether or not the signal is still there: the restart is decided on the way out.
+            cx.task.attention.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Little-endian word `n` of some bytes; 0 past their end.
+pub(crate) fn word(bytes: &[u8], n: usize) -> u64 {
+    bytes.as_chunks::<8>().0.get(n).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// Reads a structure that may grow (copy_struct_from_user()): `size` is the caller's, `known` what is
+/// understood here; the words. `E2BIG` where bytes beyond are not zero.
+fn read_struct(cx: &Current, addr: u64, size: usize, known: usize) -> Result<Vec<u64>, Errno> {
+    if size > PAGE_SIZE {
+        return Err(Errno::E2BIG);
+    }
+    let bytes = cx.mm.copy_in_array(addr, size, 1, PAGE_SIZE)?;
+    if bytes.get(known..).is_some_and(|rest| rest.iter().any(|b| *b != 0)) {
+        return Err(Errno::E2BIG);
+    }
+    Ok((0..known.div_ceil(8)).map(|n| word(&bytes, n)).collect())
 }

@@ -2,13 +2,18 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use super::{Creds, Task, ThreadWaker};
+use super::{Creds, Namespaces, Task, TaskState};
+use crate::errno::Errno;
+use crate::error::{Restart, SysError};
 use crate::fs::{FdTable, FsContext};
 use crate::mm::Mm;
 use crate::platform::{Registers, UserThread, platform};
-use crate::sync::WaitQueue;
+use crate::signal::SigSet;
+use crate::signal::frame::AltStack;
+use crate::sync::{WaitQueue, Wake};
 
 /// What a task's thread holds while it runs. System calls get it by `&mut`.
 pub struct Current {
@@ -26,6 +31,73 @@ pub struct Current {
     pub fs: Arc<FsContext>,
     /// Identity.
     pub creds: Arc<Creds>,
+    /// Namespaces.
+    pub namespaces: Arc<Namespaces>,
+    /// The alternate signal stack.
+    pub altstack: AltStack,
+    /// The last fault or exception that raised a signal, for signal frames.
+    pub trap: TrapInfo,
+    /// The call that was just left was interrupted, and this becomes of it.
+    pub restart: Option<Restart>,
+    /// What restart_syscall(2) continues.
+    pub restart_block: Option<RestartBlock>,
+    /// The mask to go back to after the call that changed it for its time (sigsuspend, ppoll).
+    pub saved_mask: Option<SigSet>,
+    /// The task ends with this wait(2) status instead of going back to the application.
+    pub exit: Option<i32>,
+    /// Somebody watches its system calls.
+    pub watched: bool,
+    /// This thread as a waiter, made once.
+    pub waker: Arc<dyn Wake>,
+    /// For vector state on its way to and from signal frames.
+    pub xstate_buffer: Vec<u8>,
+}
+
+/// What the CPU said of a fault: sigcontext's `trapno`, `err` and `cr2`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct TrapInfo {
+    /// The exception's vector.
+    pub number: u64,
+    /// Its error code.
+    pub error: u64,
+    /// The address of the last page fault.
+    pub cr2: u64,
+}
+
+/// A call that restart_syscall(2) continues, as plain data. Deadlines are monotonic nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestartBlock {
+    /// nanosleep(2) and clock_nanosleep(2).
+    Sleep {
+        /// The clock.
+        clock: i32,
+        /// When it ends, of that clock.
+        deadline: u64,
+        /// Where the rest goes, 0: nowhere.
+        rest: u64,
+    },
+    /// futex(2) FUTEX_WAIT with a timeout.
+    FutexWait {
+        /// The word.
+        addr: u64,
+        /// What it must be.
+        value: u32,
+        /// The bits.
+        bitset: u32,
+        /// FUTEX_PRIVATE_FLAG.
+        private: bool,
+        /// When it ends.
+        deadline: u64,
+    },
+    /// poll(2).
+    Poll {
+        /// The descriptors.
+        addr: u64,
+        /// How many.
+        count: u32,
+        /// When it ends; `None`: never.
+        deadline: Option<u64>,
+    },
 }
 
 /// Why a wait ended without its condition.
@@ -35,6 +107,16 @@ pub enum Blocked {
     Interrupted,
     /// The deadline passed.
     TimedOut,
+}
+
+impl Blocked {
+    /// As a system call's error, for calls whose timeout is `EAGAIN` and that restart like read(2).
+    pub fn or_restart(self, timed_out: Errno) -> SysError {
+        match self {
+            Blocked::Interrupted => SysError::Interrupted(Restart::Sys),
+            Blocked::TimedOut => SysError::Errno(timed_out),
+        }
+    }
 }
 
 impl Current {
@@ -50,8 +132,7 @@ impl Current {
         if let Some(value) = ready() {
             return Ok(value);
         }
-        let waker = Arc::new(ThreadWaker(platform().current()));
-        let token = queue.enter(events, false, waker);
+        let token = queue.enter(events, false, self.waker.clone());
         let result = self.park_until(deadline, ready);
         queue.leave(token);
         result
@@ -62,27 +143,67 @@ impl Current {
     pub fn park_until<T>(
         &self,
         deadline: Option<u64>,
+        ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, Blocked> {
+        self.park_while(deadline, ready, Current::must_interrupt)
+    }
+
+    /// As [`park_until`](Self::park_until), but only the task's end interrupts it.
+    pub fn park_killable<T>(
+        &self,
+        deadline: Option<u64>,
+        ready: impl FnMut() -> Option<T>,
+    ) -> Result<T, Blocked> {
+        self.park_while(deadline, ready, Current::must_die)
+    }
+
+    fn park_while<T>(
+        &self,
+        deadline: Option<u64>,
         mut ready: impl FnMut() -> Option<T>,
+        interrupted: impl Fn(&Current) -> bool,
     ) -> Result<T, Blocked> {
         loop {
             if let Some(value) = ready() {
                 return Ok(value);
             }
-            if self.task.attention.load(Ordering::SeqCst) && self.task.must_interrupt() {
+            if interrupted(self) {
                 return Err(Blocked::Interrupted);
             }
             if deadline.is_some_and(|d| platform().monotonic() >= d) {
                 return Err(Blocked::TimedOut);
             }
+            self.task.set_state(TaskState::Sleeping);
             platform().park(deadline);
+            self.task.set_state(TaskState::Running);
+            let waits = self.task.waits.load(Ordering::Relaxed);
+            self.task.waits.store(waits.wrapping_add(1), Ordering::Relaxed);
         }
     }
-}
 
-impl Task {
-    /// Whether a blocked call must be unwound: a signal that is not blocked is pending, or the
-    /// process ends.
-    pub fn must_interrupt(&self) -> bool {
-        self.attention.load(Ordering::SeqCst)
+    /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend): the old one
+    /// comes back after the handlers of what interrupts the call, or at its end.
+    pub fn set_mask_for_call(&mut self, mask: SigSet) {
+        self.saved_mask = Some(self.task.blocked());
+        self.set_blocked(mask);
+        // Whether or not a signal comes: the old mask is restored on the way out.
+        self.task.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives the task a new identity.
+    pub fn set_creds(&mut self, creds: Creds) {
+        let creds = Arc::new(creds);
+        self.creds = creds.clone();
+        let old = core::mem::replace(&mut self.task.shared.lock().creds, creds);
+        drop(old);
+    }
+
+    /// Vector-state components that an application has (XCR0, CPUID leaf 0xd).
+    pub fn xfeatures(&self) -> u64 {
+        static FEATURES: spin::Once<u64> = spin::Once::new();
+        *FEATURES.call_once(|| {
+            let [eax, _, _, edx] = platform().cpuid(0xd, 0);
+            (u64::from(eax) | u64::from(edx) << 32) | 3
+        })
     }
 }

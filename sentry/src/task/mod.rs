@@ -3,35 +3,64 @@
 //! A [`Task`] is what others see of a thread: plain data behind locks. [`Current`] is what the thread
 //! itself holds while it runs: its registers, the application's CPU, and direct references to what
 //! only the task itself replaces (memory, descriptors, credentials), so that a system call reaches
-//! them without a lock. Everything that must outlive a system call is in `Task` and `Process`.
+//! them without a lock. Everything that must outlive a system call is in `Task`, `Process`, or as
+//! plain data in `Current`.
+//!
+//! One platform thread runs one task from [`start`] to its end; see [`run`] for its life.
 
+mod clone;
 mod creds;
 mod current;
+pub mod exec;
+mod exit;
+mod flags;
+pub mod limit;
+mod namespace;
+pub mod pidfd;
+mod pids;
+mod process;
+mod robust;
+pub mod run;
+mod usage;
+pub mod wait;
 
-pub use creds::Creds;
-pub use current::{Blocked, Current};
+pub use clone::{CloneArgs, clone};
+pub use creds::{Creds, cap, has as has_cap, securebits};
+pub use current::{Blocked, Current, RestartBlock, TrapInfo};
+pub use exit::ParentEvent;
+pub use flags::CloneFlags;
+pub use limit::Rlimits;
+pub use namespace::{Namespaces, Uts, UtsNames};
+pub use pids::{PidNamespace, PidTable};
+pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
+pub use run::{Birth, start};
+pub use usage::Usage;
 
-use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::fs::{FdTable, FsContext};
-use crate::kernel::{Container, Kernel};
+use crate::kernel::Kernel;
 use crate::mm::Mm;
-use crate::platform::{ThreadId, platform};
-use crate::sync::{SpinLock, WaitQueue, Wake};
+use crate::platform::{CpuTime, ThreadId, platform};
+use crate::signal::{SigSet, TaskSignals};
+use crate::sync::{SpinLock, Wake};
 
 /// A thread or process id, as an application sees it.
 pub type Pid = u32;
 
+/// The longest comm, without the zero (TASK_COMM_LEN is 16).
+pub const COMM_LEN: usize = 15;
+
 /// One thread of an application.
 pub struct Task {
-    /// Its id. The first task of a process has the process's.
-    pub tid: Pid,
+    /// Unique for the life of the sandbox, unlike the tid, which exec can change.
+    pub key: u64,
+    tid: AtomicU32,
     /// The thread group.
     pub process: Arc<Process>,
-    /// comm: at most 15 bytes, as prctl(PR_SET_NAME) and /proc show it.
-    pub name: SpinLock<Vec<u8>>,
+    /// comm, as prctl(PR_SET_NAME) and /proc show it.
+    pub name: SpinLock<Comm>,
     /// The platform's thread, 0 before it runs.
     pub thread: AtomicU64,
     /// Set by whoever wants the task to look at its signals or its end; cleared by the task.
@@ -40,6 +69,65 @@ pub struct Task {
     pub shared: SpinLock<Shared>,
     /// Address to clear and wake at exit (set_tid_address(2)), 0: none.
     pub clear_child_tid: AtomicU64,
+    /// The head of the list of robust futexes (set_robust_list(2)), 0: none.
+    pub robust_list: AtomicU64,
+    /// Blocked signals; changed by the task alone, under its process's signal lock.
+    pub blocked: AtomicU64,
+    /// Pending signals; see [`crate::signal`] for the lock.
+    pub signals: SpinLock<TaskSignals>,
+    /// The thread of a parent that waits in vfork(2) until this task execs or ends, 0: none.
+    pub vfork_parent: AtomicU64,
+    /// Scheduling parameters, as data.
+    pub sched: SpinLock<Sched>,
+    /// What it does, for /proc: see [`TaskState`].
+    state: AtomicU8,
+    /// Which futex bucket it waits in; see [`crate::futex`].
+    pub futex: crate::futex::Slot,
+    /// The signal to send when the parent dies (PR_SET_PDEATHSIG), 0: none.
+    pub parent_death_signal: AtomicU8,
+    /// The task of the parent process that made it, by key; decides __WNOTHREAD and the above.
+    pub parent_key: AtomicU64,
+    /// System calls made; written by the task alone.
+    pub syscalls: AtomicU64,
+    /// When it was made, monotonic nanoseconds.
+    pub start_time: u64,
+    /// Voluntary switches: times that it waited.
+    pub waits: AtomicU64,
+}
+
+/// A task's name, at most [`COMM_LEN`] bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Comm {
+    bytes: [u8; COMM_LEN],
+    len: u8,
+}
+
+impl Comm {
+    /// The first [`COMM_LEN`] bytes of a name, up to a zero.
+    pub fn new(name: &[u8]) -> Comm {
+        let mut comm = Comm::default();
+        for (to, from) in comm.bytes.iter_mut().zip(name.iter().take_while(|b| **b != 0)) {
+            *to = *from;
+            comm.len = comm.len.saturating_add(1);
+        }
+        comm
+    }
+
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+}
+
+/// What a task does, as /proc/PID/stat says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // the names are proc(5)'s
+pub enum TaskState {
+    Running = 0,
+    Sleeping = 1,
+    Stopped = 2,
+    DiskSleep = 3,
+    Dead = 4,
 }
 
 /// References that a task replaces only itself (exec, unshare, setuid) and others read.
@@ -53,35 +141,80 @@ pub struct Shared {
     pub fs: Option<Arc<FsContext>>,
     /// Identity.
     pub creds: Arc<Creds>,
+    /// Namespaces.
+    pub namespaces: Arc<Namespaces>,
 }
 
-/// A thread group.
-pub struct Process {
-    /// Its id.
-    pub pid: Pid,
-    /// The container it belongs to.
-    pub container: Arc<Container>,
-    /// Tree links and end; guarded by one lock per process, parents before children.
-    pub links: SpinLock<Links>,
-    /// Living tasks.
-    pub tasks: SpinLock<Vec<Weak<Task>>>,
-    /// Wakes those who wait for a child of this process.
-    pub child_events: WaitQueue,
-    /// Process group and session.
-    pub group: AtomicU32,
-    /// Session.
-    pub session: AtomicU32,
+/// Scheduling parameters (sched(7)). The platform's scheduler honours the affinity alone.
+#[derive(Clone, Debug)]
+pub struct Sched {
+    /// SCHED_OTHER and so on.
+    pub policy: u32,
+    /// Real-time priority.
+    pub priority: u32,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+    /// SCHED_FLAG_RESET_ON_FORK.
+    pub reset_on_fork: bool,
+    /// CPUs that it may run on; empty: all.
+    pub affinity: alloc::vec::Vec<u64>,
+    /// PR_SET_TIMERSLACK, nanoseconds.
+    pub timer_slack: u64,
 }
 
-/// A process's place in the tree.
-pub struct Links {
-    /// Who started it, or who adopted it; `None`: init of a container.
-    pub parent: Option<Weak<Process>>,
-    /// Children, zombies too.
-    pub children: Vec<Arc<Process>>,
+impl Default for Sched {
+    fn default() -> Self {
+        Sched {
+            policy: 0,
+            priority: 0,
+            nice: 0,
+            reset_on_fork: false,
+            affinity: alloc::vec::Vec::new(),
+            timer_slack: 50_000,
+        }
+    }
 }
+
+static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
 
 impl Task {
+    /// A task that does not run yet.
+    pub fn new(tid: Pid, process: Arc<Process>, shared: Shared, name: Comm) -> Task {
+        Task {
+            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            tid: AtomicU32::new(tid),
+            process,
+            name: SpinLock::new(name),
+            thread: AtomicU64::new(0),
+            attention: AtomicBool::new(false),
+            shared: SpinLock::new(shared),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            blocked: AtomicU64::new(0),
+            signals: SpinLock::new(TaskSignals::default()),
+            vfork_parent: AtomicU64::new(0),
+            sched: SpinLock::new(Sched::default()),
+            state: AtomicU8::new(TaskState::Running as u8),
+            futex: crate::futex::Slot::default(),
+            parent_death_signal: AtomicU8::new(0),
+            parent_key: AtomicU64::new(0),
+            syscalls: AtomicU64::new(0),
+            start_time: platform().monotonic(),
+            waits: AtomicU64::new(0),
+        }
+    }
+
+    /// Its id. The first task of a process has the process's.
+    #[inline]
+    pub fn tid(&self) -> Pid {
+        self.tid.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is (or, by exec, has become) the first of its process.
+    pub fn is_leader(&self) -> bool {
+        self.tid() == self.process.pid
+    }
+
     /// The kernel it runs in.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.process.container.kernel
@@ -91,10 +224,47 @@ impl Task {
     pub fn notice(&self) {
         self.attention.store(true, Ordering::SeqCst);
         let thread = self.thread.load(Ordering::SeqCst);
-        if thread != 0 {
+        if thread != 0 && platform().current() != ThreadId(thread) {
             platform().kick(ThreadId(thread));
             platform().unpark(ThreadId(thread));
         }
+    }
+
+    /// Processor time used.
+    pub fn cpu_time(&self) -> CpuTime {
+        match self.thread.load(Ordering::Relaxed) {
+            0 => CpuTime::default(),
+            thread => platform().cpu_time(ThreadId(thread)),
+        }
+    }
+
+    /// What it does now.
+    pub fn state(&self) -> TaskState {
+        if self.signals.lock().stopped {
+            return TaskState::Stopped;
+        }
+        match self.state.load(Ordering::Relaxed) {
+            1 => TaskState::Sleeping,
+            3 => TaskState::DiskSleep,
+            4 => TaskState::Dead,
+            _ => TaskState::Running,
+        }
+    }
+
+    fn set_state(&self, state: TaskState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Pending signals of its own, those of the process, and blocked ones, for /proc.
+    pub fn signal_sets(&self) -> (SigSet, SigSet, SigSet) {
+        let state = self.process.signals.lock();
+        let own = self.signals.lock().pending.set();
+        (own, state.pending.set(), self.blocked())
+    }
+
+    /// Its identity.
+    pub fn creds(&self) -> Arc<Creds> {
+        self.shared.lock().creds.clone()
     }
 }
 

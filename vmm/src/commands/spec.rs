@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{getegid, geteuid};
 
 use crate::cli;
-use crate::reason::reason;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +15,7 @@ pub enum Error {
     #[error("{}: exists already; remove it first", .0.display())]
     Exists(PathBuf),
     /// The file cannot be written.
-    #[error("{}: {}", path.display(), reason(source))]
+    #[error("{}: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,

@@ -14,6 +14,8 @@ mod supervisor;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
+use sentry::control::{Failure, FailureKind};
+
 use crate::confine;
 use crate::host::Linux;
 use crate::link::{self, Link};
@@ -54,8 +56,9 @@ pub fn main() -> ExitCode {
         Err(Error::Link(link::Error::Closed)) => ExitCode::FAILURE,
         Err(e) => {
             crate::debug!("{e}");
+            let failure = Failure { kind: FailureKind::Other, message: format!("sandbox: {e}") };
             // The stand-in reports it, if it is still there.
-            let _gone = link.send(&FromSandbox::Failed(e.to_string()), &[]);
+            let _gone = link.send(&FromSandbox::Answer(Err(failure)), &[]);
             ExitCode::FAILURE
         }
     }
@@ -72,7 +75,7 @@ fn run(link: &Link<FromSandbox, ToSandbox>) -> Result<(), Error> {
     crate::debug!("empty root entered, setup received");
     confine::drop_privileges(&Linux, ids)?;
     crate::debug!("privileges dropped");
-    let prepared = machine::prepare(platform, given.device)?;
+    let prepared = machine::prepare(platform)?;
     seccomp::install(platform)?;
     crate::debug!("{} ready, filter installed", platform.name());
     let (machine, control) = prepared.start(given.gofers, given.streams, memory)?;
@@ -86,7 +89,6 @@ struct Given {
     log: Option<OwnedFd>,
     debug_log: Option<OwnedFd>,
     control: OwnedFd,
-    device: Option<OwnedFd>,
     gofers: Vec<OwnedFd>,
     streams: Vec<OwnedFd>,
 }
@@ -96,7 +98,7 @@ impl Given {
         if roles.len() != fds.len() {
             return Err(Error::Missing("some"));
         }
-        let (mut log, mut debug_log, mut control, mut device) = (None, None, None, None);
+        let (mut log, mut debug_log, mut control) = (None, None, None);
         let (mut gofers, mut streams) = (Vec::new(), Vec::new());
         for (role, fd) in roles.iter().zip(fds) {
             match role {
@@ -105,11 +107,10 @@ impl Given {
                 SandboxFd::Control => control = Some(fd),
                 SandboxFd::Gofer => gofers.push(fd),
                 SandboxFd::Stream => streams.push(fd),
-                SandboxFd::Kvm => device = Some(fd),
             }
         }
         let control = control.ok_or(Error::Missing("control socket"))?;
-        Ok(Given { log, debug_log, control, device, gofers, streams })
+        Ok(Given { log, debug_log, control, gofers, streams })
     }
 }
 

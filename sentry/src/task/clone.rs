@@ -1,0 +1,315 @@
+//! New tasks and processes (clone(2)).
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use super::run::{Birth, start};
+use super::{
+    Blocked, CloneFlags, Current, Links, Namespaces, Pid, PidTable, Process, ProcessParts, Shared,
+    Task, Uts, cap, limit,
+};
+use crate::errno::Errno;
+use crate::error::{Restart, SysError};
+use crate::platform::platform;
+use crate::signal::frame::AltStack;
+use crate::signal::{Actions, End};
+use crate::sync::SpinLock;
+
+impl CloneFlags {
+    /// Namespaces that this kernel does not have more than one of: as if it were built without them.
+    pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
+        .union(CloneFlags::NEWIPC)
+        .union(CloneFlags::NEWUSER)
+        .union(CloneFlags::NEWPID)
+        .union(CloneFlags::NEWNET)
+        .union(CloneFlags::NEWTIME);
+}
+
+/// What clone3(2) is given; clone, fork and vfork fill it too.
+#[derive(Clone, Copy, Debug)]
+pub struct CloneArgs {
+    /// Flags, without the signal.
+    pub flags: CloneFlags,
+    /// Where the pidfd goes.
+    pub pidfd: u64,
+    /// Where the child writes its tid.
+    pub child_tid: u64,
+    /// Where the parent's memory gets it.
+    pub parent_tid: u64,
+    /// The signal at the child's end, 0: none.
+    pub exit_signal: u8,
+    /// The child's stack pointer; 0: the parent's.
+    pub stack: u64,
+    /// fs base of the child.
+    pub tls: u64,
+    /// The id that the child is to have (set_tid), where one was asked for.
+    pub set_tid: Option<Pid>,
+}
+
+/// Makes a task, as asked; its id.
+pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
+    let flags = args.flags;
+    check(cx, flags)?;
+    if flags.contains(CloneFlags::SETTLS) && args.tls >= platform().user_range().end {
+        return Err(Errno::EPERM.into());
+    }
+    // A signal that comes now is the parent's before there is a child.
+    if cx.must_interrupt() {
+        return Err(SysError::Interrupted(Restart::Always));
+    }
+    limit_processes(cx)?;
+
+    let parent = cx.task.process.clone();
+    let pids = parent.pids.clone();
+    let tid = match args.set_tid {
+        None => pids.allocate()?,
+        Some(tid) => pids.allocate_exactly(tid)?,
+    };
+    let result = make(cx, &args, tid);
+    if result.is_err() {
+        pids.give_up(tid);
+    }
+    let task = result?;
+    if flags.contains(CloneFlags::VFORK) {
+        let released = || (task.vfork_parent.load(Ordering::SeqCst) == 0).then_some(());
+        match cx.park_killable(None, released) {
+            Ok(()) | Err(Blocked::Interrupted | Blocked::TimedOut) => {}
+        }
+        task.vfork_parent.store(0, Ordering::SeqCst);
+    }
+    Ok(tid)
+}
+
+/// Combinations that make no sense (copy_process() in kernel/fork.c).
+fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
+    use CloneFlags as F;
+    let both = |set: CloneFlags| flags.contains(set);
+    if both(F::NEWNS | F::FS)
+        || both(F::NEWUSER | F::FS)
+        || (both(F::THREAD) && !both(F::SIGHAND))
+        || (both(F::SIGHAND) && !both(F::VM))
+        || (both(F::PARENT) && cx.task.process.is_init())
+        || (both(F::THREAD) && flags.intersects(F::NEWUSER | F::NEWPID))
+        || (both(F::PIDFD) && flags.intersects(F::THREAD | F::DETACHED))
+        || both(F::SIGHAND | F::CLEAR_SIGHAND)
+        || flags.intersects(CloneFlags::NO_NAMESPACES | F::INTO_CGROUP)
+    {
+        return Err(Errno::EINVAL);
+    }
+    if flags.intersects(F::NEWNS | F::NEWUTS) && !cx.creds.capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    Ok(())
+}
+
+/// RLIMIT_NPROC: tasks of the real user.
+fn limit_processes(cx: &Current) -> Result<(), Errno> {
+    let process = &cx.task.process;
+    let limit = process.limits.soft(limit::RLIMIT_NPROC);
+    let free = cx.creds.uid == 0
+        || cx.creds.capable(cap::SYS_RESOURCE)
+        || cx.creds.capable(cap::SYS_ADMIN)
+        // Nobody can have more tasks than there are.
+        || u64::from(process.pids.count()) < limit;
+    if free {
+        return Ok(());
+    }
+    let table = process.pids.lock();
+    let mine = table.tasks().filter(|t| t.shared.lock().creds.uid == cx.creds.uid).count();
+    if mine as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysError> {
+    use CloneFlags as F;
+    let flags = args.flags;
+    let has = |flag| flags.contains(flag);
+    let mm = if has(F::VM) { cx.mm.clone() } else { cx.mm.fork()? };
+    let files = if has(F::FILES) { cx.files.clone() } else { cx.files.fork() };
+    let fs = if has(F::FS) { cx.fs.clone() } else { cx.fs.fork() };
+    if has(F::NEWNS) {
+        fs.unshare_namespace();
+    }
+    let namespaces = if has(F::NEWUTS) { new_uts(&cx.namespaces) } else { cx.namespaces.clone() };
+    let process = if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid) };
+    let shared = Shared {
+        mm: Some(mm.clone()),
+        files: Some(files.clone()),
+        fs: Some(fs.clone()),
+        creds: cx.creds.clone(),
+        namespaces: namespaces.clone(),
+    };
+    let name = *cx.task.name.lock();
+    let task = Task::new(tid, process.clone(), shared, name);
+    task.blocked.store(cx.task.blocked().0, Ordering::Relaxed);
+    if has(F::CHILD_CLEARTID) {
+        task.clear_child_tid.store(args.child_tid, Ordering::Relaxed);
+    }
+    if has(F::VFORK) {
+        let thread = cx.task.thread.load(Ordering::Relaxed);
+        task.vfork_parent.store(thread, Ordering::Relaxed);
+    }
+    task.parent_key.store(cx.task.key, Ordering::Relaxed);
+    *task.sched.lock() = inherit_sched(&cx.task);
+    let task = Arc::new(task);
+
+    let mut regs = cx.regs;
+    regs.rax = 0;
+    regs.orig_rax = u64::MAX;
+    if args.stack != 0 {
+        regs.rsp = args.stack;
+    }
+    if has(F::SETTLS) {
+        regs.fs_base = args.tls;
+    }
+    let mut image = Vec::new();
+    cx.user.xstate(&mut image);
+    let keeps_stack = !has(F::VM) || has(F::VFORK);
+    let birth = Birth {
+        task: task.clone(),
+        regs,
+        mm,
+        files,
+        fs,
+        creds: cx.creds.clone(),
+        namespaces,
+        xstate: Some(image),
+        altstack: if keeps_stack { cx.altstack } else { AltStack::default() },
+        set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
+    };
+    if has(F::PARENT_SETTID) {
+        cx.mm.copy_out(args.parent_tid, &tid.to_le_bytes())?;
+    }
+    let pidfd = if has(F::PIDFD) { Some(pidfd(cx, &process, args.pidfd)?) } else { None };
+    let undo = |cx: &Current| {
+        if let Some(fd) = pidfd
+            && let Ok(file) = cx.files.remove(fd)
+        {
+            // Nobody has used it: there is nothing that closing could fail at.
+            let _ = file.closed(cx.files.id);
+        }
+    };
+    if let Err(e) = enter(cx, &task, flags) {
+        undo(cx);
+        return Err(e);
+    }
+    if let Err(e) = start(birth) {
+        leave_again(&task, flags.contains(F::THREAD));
+        undo(cx);
+        return Err(e.into());
+    }
+    Ok(task)
+}
+
+fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> {
+    let fd = super::pidfd::open(cx, process, false)?;
+    cx.mm.copy_out(addr, &fd.to_le_bytes())?;
+    Ok(fd)
+}
+
+fn new_uts(old: &Namespaces) -> Arc<Namespaces> {
+    let names = old.uts.names.lock().clone();
+    Arc::new(Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }) })
+}
+
+fn inherit_sched(task: &Task) -> super::Sched {
+    let mut sched = task.sched.lock().clone();
+    if sched.reset_on_fork {
+        sched.reset_on_fork = false;
+        if sched.policy == 1 || sched.policy == 2 {
+            (sched.policy, sched.priority) = (0, 0);
+        }
+        sched.nice = sched.nice.max(0);
+    }
+    sched
+}
+
+fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
+    let old = &cx.task.process;
+    let actions = {
+        let state = old.signals.lock();
+        if args.flags.contains(CloneFlags::SIGHAND) {
+            state.actions.clone()
+        } else {
+            let actions = state.actions.lock();
+            let copy: Actions = if args.flags.contains(CloneFlags::CLEAR_SIGHAND) {
+                actions.after_exec()
+            } else {
+                (*actions).clone()
+            };
+            Arc::new(SpinLock::new(copy))
+        }
+    };
+    let exit_signal = if args.flags.contains(CloneFlags::PARENT) {
+        old.exit_signal.load(Ordering::Relaxed)
+    } else {
+        args.exit_signal
+    };
+    let process = Process::new(
+        pid,
+        ProcessParts {
+            container: old.container.clone(),
+            pids: old.pids.clone(),
+            actions,
+            limits: old.limits.duplicate(),
+            exit_signal,
+        },
+    );
+    *process.terminal.lock() = old.terminal.lock().clone();
+    *process.exe.lock() = old.exe.lock().clone();
+    process.personality.store(old.personality.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+    *process.links.lock() = Links { parent_key: cx.task.key, ..Links::default() };
+    Arc::new(process)
+}
+
+/// Makes the new task known: from here on it can be signalled.
+fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysError> {
+    let own = &cx.task.process;
+    let mut table = own.pids.lock();
+    if flags.contains(CloneFlags::THREAD) {
+        let mut state = own.signals.lock();
+        // The group may have begun to end, or to stop, meanwhile.
+        if state.end != End::Alive || state.wants(&cx.task) {
+            return Err(SysError::Interrupted(Restart::Always));
+        }
+        state.tasks.push(task.clone());
+        drop(state);
+        table.insert_task(task.tid(), task);
+        return Ok(());
+    }
+    {
+        let state = own.signals.lock();
+        if state.wants(&cx.task) {
+            return Err(SysError::Interrupted(Restart::Always));
+        }
+    }
+    let process = &task.process;
+    let parent = if flags.contains(CloneFlags::PARENT) { own.parent() } else { Some(own.clone()) };
+    process.set_group(own.group(), own.session());
+    process.signals.lock().tasks.push(task.clone());
+    if let Some(parent) = parent {
+        process.adopt(&parent);
+    }
+    insert(&mut table, process, task);
+    Ok(())
+}
+
+fn insert(table: &mut PidTable, process: &Arc<Process>, task: &Arc<Task>) {
+    table.insert_process(process);
+    table.insert_task(task.tid(), task);
+}
+
+/// Takes back [`enter`]: the machine has no thread.
+fn leave_again(task: &Arc<Task>, thread: bool) {
+    let process = &task.process;
+    let mut table = process.pids.lock();
+    process.signals.lock().tasks.retain(|t| !Arc::ptr_eq(t, task));
+    table.remove_task(task.tid());
+    if !thread {
+        if let Some(parent) = process.parent() {
+            parent.links.lock().children.retain(|c| !Arc::ptr_eq(c, process));
+        }
+        table.remove_process(process);
+    }
+}
