@@ -5,8 +5,7 @@ use std::io;
 /// Why this host, or this process, cannot be a ptrace platform.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// ptrace is not permitted here ({0}): see kernel.yama.ptrace_scope, the seccomp profile of an
-    /// outer container, or give CAP_SYS_PTRACE
+    /// The host forbids ptrace.
     #[error(
         "ptrace is not permitted here ({0}): check kernel.yama.ptrace_scope (must be below 2), the \
          outer container's seccomp profile, or grant CAP_SYS_PTRACE"
@@ -24,7 +23,4 @@ pub enum Error {
     /// Another resource of the host could not be had.
     #[error("{0}: {1}")]
     Host(&'static str, #[source] io::Error),
-    /// Not written yet.
-    #[error("the ptrace platform is not finished")]
-    Unfinished,
 }

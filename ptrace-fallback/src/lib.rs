@@ -15,14 +15,47 @@
 
 mod control;
 mod error;
+mod files;
+mod fixup;
+mod gofer;
+mod keeper;
+mod map;
+mod memory;
+mod place;
+mod space;
+mod streams;
+mod stub;
 mod sys;
+mod thread;
+mod user;
+mod xstate;
 
 use std::fmt;
+use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
-use sentry::platform::{ChannelId, Level, StreamId};
+use sentry::errno::Errno;
+use sentry::platform::{
+    AddressSpace, AtomicOp, Channel, ChannelId, CpuTime, FileId, Frame, Level, Platform, Stream,
+    StreamId, ThreadId, UserThread,
+};
+
+use gofer::GoferChannel;
+use keeper::Keeper;
+use memory::Memory;
+use place::Placement;
+use space::Machine;
+use streams::HostStream;
+use stub::Stubs;
+use thread::Threads;
+use user::User;
+
+/// Bytes of stack that a sentry thread gets; what it does not touch costs nothing.
+const STACK: usize = 256 * 1024;
 
 /// Takes one line of the log.
 pub type LogSink = Box<dyn Fn(Level, fmt::Arguments<'_>) + Send + Sync>;
@@ -45,39 +78,284 @@ pub struct Config {
 
 /// A process that is ready to become a platform: the pristine stub exists.
 pub struct Prepared {
-    _private: (),
+    stubs: Arc<Stubs>,
 }
 
 impl Prepared {
-    /// Turns this process into the platform, for the rest of its life.
-    pub fn start(self, _config: Config) -> Result<&'static PtracePlatform, Error> {
-        Err(Error::Unfinished)
+    /// Turns this process into the platform, for the rest of its life: starts the service thread,
+    /// handles SIGBUS, ignores SIGPIPE, and raises the soft limit of descriptors.
+    pub fn start(self, config: Config) -> Result<&'static PtracePlatform, Error> {
+        let host = |what| move |e| Error::Host(what, e);
+        fixup::install().map_err(host("SIGBUS handler"))?;
+        streams::ignore_sigpipe().map_err(host("SIGPIPE"))?;
+        raise_descriptor_limit().map_err(host("RLIMIT_NOFILE"))?;
+        let keeper: &'static Keeper =
+            Box::leak(Box::new(Keeper::new().map_err(host("epoll for the service thread"))?));
+        let memory = Memory::new(config.memory)?;
+        let machine: &'static Machine = Box::leak(Box::new(Machine::new(memory, self.stubs)));
+        let platform: &'static PtracePlatform = Box::leak(Box::new(PtracePlatform {
+            machine,
+            threads: Box::leak(Box::default()),
+            placement: Box::leak(Box::new(Placement::new(config.cpus))),
+            keeper,
+            control: Mutex::new(Some(config.control)),
+            gofers: Mutex::new(config.gofers.into_iter().map(Some).collect()),
+            streams: Mutex::default(),
+            log: config.log,
+        }));
+        for fd in config.streams {
+            platform.add_stream(fd);
+        }
+        machine.stubs.watch(Box::new(move |stub| {
+            if let Err(e) = keeper.watch_stub(stub) {
+                // Its death would leave a waiter waiting.
+                stub.kill();
+                let line = format_args!("cannot watch a stub process: {e}");
+                (platform.log)(Level::Warning, line);
+            }
+        }));
+        std::thread::Builder::new()
+            .name("keeper".into())
+            .stack_size(STACK)
+            .spawn(move || keeper.run(platform))
+            .map_err(host("service thread"))?;
+        Ok(platform)
+    }
+}
+
+fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the result.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is valid for the call.
+    match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
 /// The machine, on ptrace. Install it with [`sentry::platform::install`], then call [`sentry::run`].
 pub struct PtracePlatform {
-    _private: (),
+    machine: &'static Machine,
+    threads: &'static Threads,
+    placement: &'static Placement,
+    keeper: &'static Keeper,
+    control: Mutex<Option<ControlSentry>>,
+    gofers: Mutex<Vec<Option<OwnedFd>>>,
+    streams: Mutex<Vec<Arc<HostStream>>>,
+    log: LogSink,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PtracePlatform {
     /// Makes the pristine stub and proves with one traced system call that ptrace works here.
     ///
     /// To be called by a thread that lives as long as the process (the stubs die with it), after
-    /// the process has entered its user namespace and taken its user id (a tracer needs its
-    /// tracee's), and before it installs a seccomp filter. The table of file descriptors is shared
-    /// with the stubs from here on: never unshare it. Capabilities may be dropped later.
+    /// the process has entered its user and pid namespaces and taken its user id (a tracer needs
+    /// its tracee's), and before it installs a seccomp filter. The table of file descriptors is
+    /// shared with the stubs from here on: never unshare it. Capabilities may be dropped later.
     pub fn prepare() -> Result<Prepared, Error> {
-        Err(Error::Unfinished)
+        let stubs = Stubs::new()?;
+        stub::try_ptrace(&stubs)?;
+        Ok(Prepared { stubs })
     }
 
     /// Adds a stream while the platform runs.
-    pub fn add_stream(&self, _fd: OwnedFd) -> StreamId {
-        StreamId(u32::MAX)
+    pub fn add_stream(&self, fd: OwnedFd) -> StreamId {
+        let mut streams = lock(&self.streams);
+        let index = streams.len() as u32;
+        streams.push(Arc::new(HostStream::new(fd, index, self.keeper)));
+        StreamId(index)
     }
 
     /// Adds a gofer's socket while the platform runs.
-    pub fn add_gofer(&self, _fd: OwnedFd) -> ChannelId {
-        ChannelId::Gofer(u32::MAX)
+    pub fn add_gofer(&self, fd: OwnedFd) -> ChannelId {
+        let mut gofers = lock(&self.gofers);
+        gofers.push(Some(fd));
+        ChannelId::Gofer(gofers.len().saturating_sub(1) as u32)
+    }
+
+    fn stream_at(&self, index: u32) -> Option<Arc<HostStream>> {
+        lock(&self.streams).get(index as usize).cloned()
+    }
+}
+
+impl Platform for PtracePlatform {
+    fn alloc_frames(&self, count: u32) -> Option<Frame> {
+        self.machine.memory.alloc(count)
+    }
+
+    fn free_frames(&self, first: Frame, count: u32) {
+        self.machine.memory.free(first, count);
+        self.keeper.ask_release();
+    }
+
+    fn frame_counts(&self) -> (u64, u64) {
+        self.machine.memory.counts()
+    }
+
+    fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
+        self.machine.memory.read(frame, offset, buf);
+    }
+
+    fn write_frame(&self, frame: Frame, offset: usize, data: &[u8]) {
+        self.machine.memory.write(frame, offset, data);
+    }
+
+    fn zero_frame(&self, frame: Frame, offset: usize, len: usize) {
+        self.machine.memory.zero(frame, offset, len);
+    }
+
+    fn copy_frame(&self, from: Frame, to: Frame) {
+        self.machine.memory.copy(from, to);
+    }
+
+    fn frame_atomic(&self, frame: Frame, offset: usize, op: AtomicOp) -> u32 {
+        self.machine.memory.atomic(frame, offset, op)
+    }
+
+    fn file_read(&self, file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        self.machine.files.read(file, offset, buf)
+    }
+
+    fn file_write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.machine.files.write(file, offset, data)
+    }
+
+    fn file_atomic(&self, file: FileId, offset: u64, op: AtomicOp) -> Result<u32, Errno> {
+        self.machine.files.atomic(file, offset, op)
+    }
+
+    fn file_size(&self, file: FileId) -> Result<u64, Errno> {
+        self.machine.files.size(file)
+    }
+
+    fn file_close(&self, file: FileId) {
+        self.machine.files.close(file);
+    }
+
+    fn user_range(&self) -> Range<u64> {
+        stub::USER
+    }
+
+    fn new_space(&self) -> Result<Arc<dyn AddressSpace>, Errno> {
+        Ok(self.machine.new_space()?)
+    }
+
+    fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno> {
+        let slot = self.threads.current();
+        Ok(Box::new(User::new(slot, self.placement, self.machine)))
+    }
+
+    fn spawn(&self, name: &str, entry: Box<dyn FnOnce() + Send>) -> Result<ThreadId, Errno> {
+        let threads = self.threads;
+        let slot = threads.take().ok_or(Errno::EAGAIN)?;
+        let id = slot.id();
+        let spawned =
+            std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
+                slot.adopt();
+                entry();
+                threads.give(slot);
+            });
+        match spawned {
+            Ok(_detached) => Ok(id),
+            Err(_) => {
+                threads.give(slot);
+                Err(Errno::EAGAIN)
+            }
+        }
+    }
+
+    fn current(&self) -> ThreadId {
+        self.threads.current().id()
+    }
+
+    fn park(&self, deadline: Option<u64>) {
+        let slot = self.threads.current();
+        if slot.has_token() {
+            return slot.park(deadline);
+        }
+        self.placement.pause(slot);
+        slot.park(deadline);
+        if self.placement.resume(slot) {
+            self.keeper.ask_balance();
+        }
+    }
+
+    fn unpark(&self, thread: ThreadId) {
+        if let Some(slot) = self.threads.find(thread) {
+            slot.unpark();
+        }
+    }
+
+    fn yield_now(&self) {
+        std::thread::yield_now();
+    }
+
+    fn kick(&self, thread: ThreadId) {
+        if let Some(slot) = self.threads.find(thread) {
+            slot.kick();
+        }
+    }
+
+    fn place(&self, thread: ThreadId, cpus: &[u64]) {
+        if let Some(slot) = self.threads.find(thread) {
+            self.placement.restrict(slot, cpus);
+        }
+    }
+
+    fn cpus(&self) -> u32 {
+        self.placement.count()
+    }
+
+    fn cpu_time(&self, thread: ThreadId) -> CpuTime {
+        let slot = self.threads.find(thread);
+        slot.map(|slot| slot.cpu_time()).unwrap_or_default()
+    }
+
+    fn monotonic(&self) -> u64 {
+        sys::monotonic()
+    }
+
+    fn realtime(&self) -> u64 {
+        sys::clock(libc::CLOCK_REALTIME)
+    }
+
+    fn random(&self, buf: &mut [u8]) {
+        sys::random(buf);
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let r = std::arch::x86_64::__cpuid_count(leaf, subleaf);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    }
+
+    fn channel(&self, id: ChannelId) -> Result<Arc<dyn Channel>, Errno> {
+        match id {
+            ChannelId::Control => {
+                let control = lock(&self.control).take().ok_or(Errno::EBUSY)?;
+                Ok(Arc::new(control))
+            }
+            ChannelId::Gofer(index) => {
+                let mut gofers = lock(&self.gofers);
+                let gofer = gofers.get_mut(index as usize).ok_or(Errno::EBADF)?;
+                let socket = gofer.take().ok_or(Errno::EBUSY)?;
+                Ok(Arc::new(GoferChannel::new(socket, &self.machine.files)))
+            }
+        }
+    }
+
+    fn stream(&self, id: StreamId) -> Result<Arc<dyn Stream>, Errno> {
+        Ok(self.stream_at(id.0).ok_or(Errno::EBADF)?)
+    }
+
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        (self.log)(level, line);
     }
 }

@@ -1,0 +1,314 @@
+//! Running an application: the loop around `PTRACE_SYSEMU`, and what a stop means.
+//!
+//! Every ptrace request costs about as much as a system call of the application natively, so the
+//! loop makes as few as it can: registers are written only if they changed, segment bases only if
+//! those did, and vector state moves only when somebody looks or a tracee changes.
+
+use std::sync::Arc;
+
+use sentry::errno::Errno;
+use sentry::platform::{
+    Access, AddressSpace, Exception, Fault, PAGE_SIZE, Prot, Registers, Trap, UserThread, vector,
+};
+
+use crate::place::Placement;
+use crate::space::{Machine, Space};
+use crate::sys::{self, SignalInfo, Stop};
+use crate::thread::{KICK, Slot};
+use crate::xstate;
+
+/// The selectors of 64-bit user mode (arch/x86/include/asm/segment.h).
+pub(crate) const USER_CS: u64 = 0x33;
+pub(crate) const USER_SS: u64 = 0x2b;
+/// include/uapi/linux/audit.h
+pub(crate) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+/// In every trap but a system call.
+const NO_SYSCALL: u64 = u64::MAX;
+/// The vsyscall page (arch/x86/include/uapi/asm/vsyscall.h).
+const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
+
+// si_code values (include/uapi/asm-generic/siginfo.h).
+const SI_KERNEL: i32 = 0x80;
+const SEGV_MAPERR: i32 = 1;
+const BUS_ADRALN: i32 = 1;
+const FPE_INTDIV: i32 = 1;
+const FPE_INTOVF: i32 = 2;
+
+/// Where user space ends (arch/x86/include/asm/page_64.h).
+const TASK_SIZE_MAX: u64 = 0x7fff_ffff_f000;
+
+/// One application thread's CPU.
+pub(crate) struct User {
+    slot: &'static Slot,
+    placement: &'static Placement,
+    machine: &'static Machine,
+    tracee: Option<Tracee>,
+    /// Vector state that the tracee has to get before it runs; `None`: it has the truth.
+    xstate: Option<Vec<u8>>,
+}
+
+struct Tracee {
+    tid: i32,
+    space: Arc<Space>,
+    /// The handle that led to the space, to recognize it.
+    handle: *const (),
+    /// The registers that it has; `None`: not known.
+    has: Option<Registers>,
+}
+
+fn address_of(space: &Arc<dyn AddressSpace>) -> *const () {
+    Arc::as_ptr(space).cast()
+}
+
+impl User {
+    /// For the calling thread.
+    pub(crate) fn new(
+        slot: &'static Slot,
+        placement: &'static Placement,
+        machine: &'static Machine,
+    ) -> User {
+        placement.begin(slot);
+        User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()) }
+    }
+
+    /// Takes a thread of another stub.
+    fn attach(&mut self, handle: &Arc<dyn AddressSpace>) -> Result<(), Errno> {
+        self.fetch_xstate();
+        self.detach();
+        let space = self.machine.space(handle.id()).ok_or(Errno::EINVAL)?;
+        let tid = space.stub().seize_thread()?;
+        self.slot.attach(tid);
+        self.tracee = Some(Tracee { tid, space, handle: address_of(handle), has: None });
+        Ok(())
+    }
+
+    /// Makes `self.xstate` the truth.
+    fn fetch_xstate(&mut self) {
+        if self.xstate.is_none() {
+            let mut image = Vec::new();
+            match &self.tracee {
+                Some(t) if sys::get_xstate(t.tid, &mut image).is_ok() => self.xstate = Some(image),
+                // It died, and its state with it.
+                _ => self.xstate = Some(xstate::initial()),
+            }
+        }
+    }
+
+    fn detach(&mut self) {
+        if let Some(tracee) = self.tracee.take() {
+            self.slot.detach();
+            tracee.space.stub().release_thread(tracee.tid);
+        }
+    }
+
+    /// It is gone on the host.
+    fn lost(&mut self) -> Trap {
+        if let Some(tracee) = self.tracee.take() {
+            self.slot.detach();
+            sys::signal(tracee.tid, libc::SIGKILL);
+            if self.xstate.is_none() {
+                self.xstate = Some(xstate::initial());
+            }
+        }
+        Trap::Lost
+    }
+
+    fn run(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Result<Trap, Errno> {
+        if !matches!(&self.tracee, Some(t) if t.handle == address_of(space)) {
+            self.attach(space)?;
+        }
+        let tracee = self.tracee.as_mut().ok_or(Errno::ESRCH)?;
+        let tid = tracee.tid;
+        if let Some(image) = &self.xstate {
+            sys::set_xstate(tid, image)?;
+            self.xstate = None;
+        }
+        tracee.give(regs)?;
+        loop {
+            if !self.slot.enter() {
+                return Ok(Trap::Kicked);
+            }
+            if let Err(e) = tracee.space.enter() {
+                self.slot.leave();
+                return Err(e);
+            }
+            let stop = match sys::sysemu(tid) {
+                Ok(()) => sys::wait(tid),
+                Err(_) => Stop::Gone,
+            };
+            tracee.space.leave();
+            self.slot.leave();
+            let trap = match stop {
+                Stop::Syscall => {
+                    tracee.take(regs)?;
+                    // SYSCALL leaves its return address in rcx, which others do not; against one
+                    // who sets rcx so by hand, the kernel is asked.
+                    if regs.rcx == regs.rip && sys::syscall_arch(tid)? == AUDIT_ARCH_X86_64 {
+                        return Ok(Trap::Syscall);
+                    }
+                    Some(Trap::ForeignSyscall)
+                }
+                Stop::Signal(KICK) if self.slot.take_kick() => {
+                    tracee.take(regs)?;
+                    Some(Trap::Kicked)
+                }
+                Stop::Signal(signal) => {
+                    let info = sys::signal_info(tid)?;
+                    // From 0 down it was sent by somebody on the host, to whom the application does
+                    // not exist.
+                    if info.code > 0 {
+                        tracee.take(regs)?;
+                        tracee.decode(regs, signal, info)?
+                    } else {
+                        None
+                    }
+                }
+                Stop::Event => None,
+                Stop::Gone => return Err(Errno::ESRCH),
+            };
+            if let Some(trap) = trap {
+                regs.orig_rax = NO_SYSCALL;
+                return Ok(trap);
+            }
+        }
+    }
+}
+
+impl Tracee {
+    /// Reads the registers.
+    fn take(&mut self, regs: &mut Registers) -> Result<(), Errno> {
+        sys::get_registers(self.tid, regs)?;
+        self.has = Some(*regs);
+        Ok(())
+    }
+
+    /// Writes the registers, as far as they are not what the tracee has.
+    fn give(&mut self, regs: &Registers) -> Result<(), Errno> {
+        let mut wanted = Registers {
+            // Otherwise the kernel could think of restarting a system call.
+            orig_rax: NO_SYSCALL,
+            cs: USER_CS,
+            ss: USER_SS,
+            ..*regs
+        };
+        match &self.has {
+            Some(has) if has.fs_base == wanted.fs_base && has.gs_base == wanted.gs_base => {
+                (wanted.ds, wanted.es, wanted.fs, wanted.gs) = (has.ds, has.es, has.fs, has.gs);
+                if wanted != *has {
+                    sys::set_registers_but_bases(self.tid, &wanted)?;
+                }
+            }
+            _ => {
+                (wanted.ds, wanted.es, wanted.fs, wanted.gs) = (0, 0, 0, 0);
+                // An application can write any canonical base with WRGSBASE, ptrace only one in
+                // user space. The other kind is of no use to it, so it loses that.
+                for base in [&mut wanted.fs_base, &mut wanted.gs_base] {
+                    if *base >= TASK_SIZE_MAX {
+                        *base = 0;
+                    }
+                }
+                sys::set_registers(self.tid, &wanted)?;
+            }
+        }
+        self.has = Some(wanted);
+        Ok(())
+    }
+
+    /// What a signal of the kernel's says; `None`: nothing that concerns the sentry.
+    fn decode(
+        &self,
+        regs: &mut Registers,
+        signal: i32,
+        info: SignalInfo,
+    ) -> Result<Option<Trap>, Errno> {
+        let exception = |vector| Some(Trap::Exception(Exception { vector, error: 0 }));
+        Ok(match (signal, info.code) {
+            (libc::SIGSEGV, SI_KERNEL) => exception(vector::GENERAL_PROTECTION),
+            (libc::SIGSEGV, code) => Some(Trap::Fault(self.fault(regs, info.addr, code))),
+            (libc::SIGBUS, SI_KERNEL) => exception(vector::STACK_SEGMENT),
+            (libc::SIGBUS, BUS_ADRALN) => exception(vector::ALIGNMENT_CHECK),
+            // The file is shorter than its mapping: the sentry finds that out from its size.
+            (libc::SIGBUS, _) => Some(Trap::Fault(Fault {
+                addr: info.addr,
+                access: Access::ReadOrWrite,
+                present: false,
+            })),
+            (libc::SIGFPE, FPE_INTDIV) => exception(vector::DIVIDE_ERROR),
+            (libc::SIGFPE, FPE_INTOVF) => exception(vector::OVERFLOW),
+            (libc::SIGFPE, _) => {
+                let mut image = Vec::new();
+                sys::get_xstate(self.tid, &mut image)?;
+                exception(match xstate::x87_exception(&image) {
+                    true => vector::X87,
+                    false => vector::SIMD,
+                })
+            }
+            (libc::SIGILL, _) => exception(vector::INVALID_OPCODE),
+            // INT3; INT1 and the debug registers say something else.
+            (libc::SIGTRAP, SI_KERNEL) => exception(vector::BREAKPOINT),
+            (libc::SIGTRAP, _) => exception(vector::DEBUG),
+            (libc::SIGSYS, _) if info.addr & !0xfff == VSYSCALL => {
+                // The kernel emulates calls through this page when the fetch faults, up to the stub's
+                // filter, which refuses; it has returned to the caller already. Undo that.
+                regs.rip = info.addr;
+                regs.rsp = regs.rsp.wrapping_sub(8);
+                Some(Trap::Fault(Fault { addr: info.addr, access: Access::Exec, present: false }))
+            }
+            (libc::SIGSYS, _) => exception(vector::GENERAL_PROTECTION),
+            _ => None,
+        })
+    }
+
+    fn fault(&self, regs: &Registers, addr: u64, code: i32) -> Fault {
+        let present = code != SEGV_MAPERR;
+        let prot = self.space.prot_at(addr);
+        // The longest instruction has 15 bytes (Intel SDM volume 3, 25.1.1).
+        let fetched = addr.wrapping_sub(regs.rip) < 15;
+        let same_page = regs.rip / PAGE_SIZE as u64 == addr / PAGE_SIZE as u64;
+        let access = match prot {
+            Some(prot) if !prot.contains(Prot::EXEC) && (fetched || same_page) => Access::Exec,
+            None if same_page => Access::Exec,
+            Some(prot) if !prot.is_empty() && !prot.contains(Prot::WRITE) => Access::Write,
+            _ => Access::ReadOrWrite,
+        };
+        Fault { addr, access, present }
+    }
+}
+
+impl UserThread for User {
+    fn switch(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Trap {
+        match self.run(regs, space) {
+            Ok(trap) => trap,
+            Err(_) => self.lost(),
+        }
+    }
+
+    fn xstate(&mut self, image: &mut Vec<u8>) {
+        match (&self.xstate, &self.tracee) {
+            (None, Some(tracee)) if sys::get_xstate(tracee.tid, image).is_ok() => {}
+            (Some(pending), _) => image.clone_from(pending),
+            // It died, and its state with it; the next switch says so.
+            _ => *image = xstate::initial(),
+        }
+    }
+
+    fn set_xstate(&mut self, image: &[u8]) -> Result<(), Errno> {
+        self.xstate = Some(xstate::adopt(image)?);
+        Ok(())
+    }
+
+    fn reset_xstate(&mut self) {
+        self.xstate = Some(xstate::initial());
+    }
+
+    fn cpu(&self) -> u32 {
+        self.placement.number(self.slot.cpu().unwrap_or(0))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.placement.pause(self.slot);
+        self.detach();
+    }
+}
