@@ -155,6 +155,20 @@ pub(crate) fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Kills a process. That it is gone is no error.
+pub(crate) fn kill(pidfd: BorrowedFd<'_>) {
+    // SAFETY: without a siginfo there are no memory arguments.
+    unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            libc::SIGKILL,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        );
+    }
+}
+
 /// An anonymous file of `len` bytes, all holes.
 pub(crate) fn memfd(name: &std::ffi::CStr, len: u64) -> io::Result<OwnedFd> {
     // SAFETY: the name is a C string.

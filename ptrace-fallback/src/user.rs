@@ -105,7 +105,7 @@ impl User {
     fn lost(&mut self) -> Trap {
         if let Some(tracee) = self.tracee.take() {
             self.slot.detach();
-            sys::signal(tracee.tid, libc::SIGKILL);
+            tracee.space.stub().lose_thread(tracee.tid);
             if self.xstate.is_none() {
                 self.xstate = Some(xstate::initial());
             }
@@ -114,6 +114,10 @@ impl User {
     }
 
     fn run(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Result<Trap, Errno> {
+        if self.slot.take_kick() {
+            regs.orig_rax = NO_SYSCALL;
+            return Ok(Trap::Kicked);
+        }
         if !matches!(&self.tracee, Some(t) if t.handle == address_of(space)) {
             self.attach(space)?;
         }
@@ -126,6 +130,7 @@ impl User {
         tracee.give(regs)?;
         loop {
             if !self.slot.enter() {
+                regs.orig_rax = NO_SYSCALL;
                 return Ok(Trap::Kicked);
             }
             if let Err(e) = tracee.space.enter() {

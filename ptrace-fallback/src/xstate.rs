@@ -11,8 +11,9 @@ const FP_SSE: u64 = 3;
 /// Where the header is, and what follows it.
 const HEADER: usize = 512;
 const EXTENDED: usize = 576;
-/// Where Linux says which components it keeps (struct _fpx_sw_bytes at 464, its third word).
-const KEPT: usize = 472;
+/// Where Linux says through ptrace which components it keeps (arch/x86/include/asm/user.h: the
+/// first of the words at 464 is XCR0).
+const KEPT: usize = 464;
 const MXCSR: usize = 24;
 const MXCSR_MASK: usize = 28;
 /// What a new program finds (Intel SDM volume 1, 13.6).

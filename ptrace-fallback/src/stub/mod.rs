@@ -57,11 +57,19 @@ pub(crate) struct Stub {
     answers: File,
     page: Page,
     agent: Mutex<Agent>,
-    /// Threads that wait in the code page to be seized.
-    idle: Mutex<Vec<i32>>,
+    threads: Mutex<Threads>,
     dead: AtomicBool,
     watched: AtomicBool,
     stubs: Weak<Stubs>,
+}
+
+/// The threads of a stub but for the agent.
+#[derive(Default)]
+struct Threads {
+    /// They wait in the code page to be seized.
+    idle: Vec<i32>,
+    /// They are traced.
+    busy: Vec<i32>,
 }
 
 struct Agent {
@@ -117,7 +125,7 @@ impl Stubs {
             answers: File::from(answers),
             page,
             agent: Mutex::new(Agent { number: 0, outstanding: false, cpu: None }),
-            idle: Mutex::default(),
+            threads: Mutex::default(),
             dead: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             stubs: Arc::downgrade(self),
@@ -200,9 +208,9 @@ impl Stubs {
         stub.post(&[Request::new(libc::SYS_munmap, [0, len, 0, 0, 0, 0])]);
         // One thread is enough for the next process to begin with.
         let extra: Vec<i32> = {
-            let mut idle = lock(&stub.idle);
-            let keep = idle.len().min(1);
-            idle.split_off(keep)
+            let mut threads = lock(&stub.threads);
+            let keep = threads.idle.len().min(1);
+            threads.idle.split_off(keep)
         };
         for tid in extra {
             sys::signal(tid, libc::SIGKILL);
@@ -231,7 +239,7 @@ impl Stub {
 
     /// It was found dead: whoever waits for an answer learns it.
     pub(crate) fn died(&self) {
-        self.dead.store(true, Ordering::Release);
+        self.kill();
         self.answer_dead();
     }
 
@@ -244,7 +252,18 @@ impl Stub {
     /// Ends it with all its threads.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
-        sys::signal(self.pid, libc::SIGKILL);
+        sys::kill(self.pidfd.as_fd());
+        // Idle ones end with their parent, the agent. A traced one may not have got so far as to
+        // ask for that.
+        for tid in &lock(&self.threads).busy {
+            sys::signal(*tid, libc::SIGKILL);
+        }
+    }
+
+    /// A traced thread of it is gone, or has to go.
+    pub(crate) fn lose_thread(&self, tid: i32) {
+        sys::signal(tid, libc::SIGKILL);
+        lock(&self.threads).busy.retain(|busy| *busy != tid);
     }
 
     /// Has the agent make these calls in order, up to the first that fails, and waits for it.
@@ -348,7 +367,7 @@ impl Stub {
         loop {
             // What the stub still does to empty itself has to be done before anything runs in it.
             self.settle(&mut lock(&self.agent))?;
-            let idle = lock(&self.idle).pop();
+            let idle = lock(&self.threads).idle.pop();
             let tid = match idle {
                 Some(tid) => tid,
                 None => self.clone_with(Request {
@@ -365,6 +384,11 @@ impl Stub {
             sys::interrupt(tid)?;
             if sys::wait(tid) == sys::Stop::Gone {
                 continue;
+            }
+            lock(&self.threads).busy.push(tid);
+            if self.is_dead() {
+                self.lose_thread(tid);
+                return Err(Errno::ESRCH);
             }
             return Ok(tid);
         }
@@ -383,8 +407,12 @@ impl Stub {
         };
         let gone = sys::set_registers(tid, &regs).and_then(|()| sys::detach(tid));
         match gone {
-            Ok(()) => lock(&self.idle).push(tid),
-            Err(_) => sys::signal(tid, libc::SIGKILL),
+            Ok(()) => {
+                let mut threads = lock(&self.threads);
+                threads.busy.retain(|busy| *busy != tid);
+                threads.idle.push(tid);
+            }
+            Err(_) => self.lose_thread(tid),
         }
     }
 }

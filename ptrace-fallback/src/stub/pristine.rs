@@ -8,10 +8,12 @@
 use std::arch::asm;
 use std::io;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::code;
 use super::requests::Page;
 use crate::Error;
+use crate::sys;
 
 /// Bytes of stack for the second clone, before it unmaps it.
 const STACK: usize = 64 * 1024;
@@ -20,6 +22,8 @@ const STACK: usize = 64 * 1024;
 struct Plan {
     memory_fd: i32,
     requests_offset: u64,
+    /// Set when the first clone has ended, and the memory is the second one's alone.
+    alone: *const AtomicU32,
     parent: i32,
     filter: Vec<libc::sock_filter>,
 }
@@ -50,6 +54,7 @@ pub(super) fn make(memory_fd: i32, page: &Page, offset: u64) -> Result<i32, Erro
     let plan = Plan {
         memory_fd,
         requests_offset: offset,
+        alone: page.pristine_is_alone(),
         // SAFETY: no arguments.
         parent: unsafe { libc::getpid() },
         filter: code::filter(),
@@ -100,6 +105,8 @@ pub(super) fn make(memory_fd: i32, page: &Page, offset: u64) -> Result<i32, Erro
             return Err(fail("waitpid")(e));
         }
     }
+    page.pristine_is_alone().store(1, Ordering::Release);
+    sys::futex_wake_shared(page.pristine_is_alone());
     match page.agent() as i32 {
         pid if pid > 0 && status == 0 => Ok(pid),
         _ => Err(fail("second clone")(io::ErrorKind::Other.into())),
@@ -170,6 +177,10 @@ unsafe extern "C" fn become_pristine(plan: &Plan) -> ! {
         let prctl =
             |option: i32, value: u64| raw(libc::SYS_prctl, option as u64, value, 0, 0, 0, 0);
         prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64);
+        while (*plan.alone).load(Ordering::Acquire) == 0 {
+            let wait = libc::FUTEX_WAIT as u64;
+            raw(libc::SYS_futex, plan.alone.addr() as u64, wait, 0, 0, 0, 0);
+        }
         if raw(libc::SYS_getppid, 0, 0, 0, 0, 0, 0) != i64::from(plan.parent) {
             quit(1);
         }

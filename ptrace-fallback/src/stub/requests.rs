@@ -77,7 +77,8 @@ impl Requests {
         page.word(0).store(0, Ordering::Relaxed);
         page.word(4).store(0, Ordering::Relaxed);
         page.word(8).store(eventfd as u32, Ordering::Relaxed);
-        page.word(12).store(0, Ordering::Release);
+        page.word(12).store(0, Ordering::Relaxed);
+        page.word(16).store(0, Ordering::Release);
         Some(page)
     }
 
@@ -123,6 +124,11 @@ impl Page {
     /// Says whose child a thread of this stub has to be.
     pub(super) fn set_agent(&self, pid: u32) {
         self.word(12).store(pid, Ordering::Release);
+    }
+
+    /// A word that the making of the pristine stub uses.
+    pub(super) fn pristine_is_alone(&self) -> &AtomicU32 {
+        self.word(16)
     }
 
     /// Puts a batch there and wakes the agent.
