@@ -51,3 +51,6 @@ pub use types::{
     SetAttr, SetTime, StatFs, Time,
 };
 pub use walk::WalkFlags;
+
+#[cfg(test)]
+mod difftest;

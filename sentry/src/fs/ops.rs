@@ -162,6 +162,7 @@ impl Cx<'_> {
         loop {
             let name = match walk.to_parent()? {
                 Last::Name(name) => name,
+                _ if flags.contains(OpenFlags::EXCL) => return Err(Errno::EEXIST),
                 _ => return Err(Errno::EISDIR),
             };
             if walk.slash {
@@ -455,13 +456,20 @@ impl Cx<'_> {
         if flags.contains(RenameFlags::WHITEOUT) && !self.creds.capable(cap::MKNOD) {
             return Err(Errno::EPERM);
         }
-        let old = self.target(from.0, from.1, |_| Errno::EBUSY)?;
-        let busy =
-            if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY };
-        let new = self.target(to.0, to.1, |_| busy)?;
-        if !Arc::ptr_eq(&old.dir.mount, &new.dir.mount) {
+        let mut old = Walk::new(self, from.0, from.1, WalkFlags::empty())?;
+        let old_last = old.to_parent()?;
+        let mut new = Walk::new(self, to.0, to.1, WalkFlags::empty())?;
+        let new_last = new.to_parent()?;
+        if !Arc::ptr_eq(&old.at.mount, &new.at.mount) {
             return Err(Errno::EXDEV);
         }
+        let Last::Name(name) = old_last else { return Err(Errno::EBUSY) };
+        let old = Target { dir: old.at.clone(), name, slash: old.slash };
+        let Last::Name(name) = new_last else {
+            let keep = flags.contains(RenameFlags::NOREPLACE);
+            return Err(if keep { Errno::EEXIST } else { Errno::EBUSY });
+        };
+        let new = Target { dir: new.at.clone(), name, slash: new.slash };
         old.dir.mount.check_write()?;
         let sb = &old.dir.dentry.sb;
         let one = Arc::ptr_eq(&old.dir.dentry, &new.dir.dentry);
