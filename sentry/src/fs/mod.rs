@@ -25,6 +25,7 @@ pub mod lock;
 pub mod mount;
 pub mod ninep;
 pub mod ops;
+pub mod overlay;
 pub mod pages;
 pub mod path;
 pub mod perm;

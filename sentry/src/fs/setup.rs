@@ -10,6 +10,7 @@ use super::dentry::Super;
 use super::dev;
 use super::inode::FileSystem;
 use super::mount::{Mount, MountNamespace};
+use super::overlay::Overlay;
 use super::path::Path;
 use super::tmpfs::{Options, Tmpfs};
 use super::types::{FileType, MountFlags};
@@ -114,7 +115,7 @@ fn layered(fs: Arc<dyn FileSystem>, overlay: bool) -> Result<Arc<dyn FileSystem>
     if !overlay {
         return Ok(fs);
     }
-    Err(Errno::EOPNOTSUPP)
+    Ok(Overlay::new(fs)?)
 }
 
 fn one(

@@ -23,8 +23,9 @@ use super::types::{FileType, MountFlags, NAME_MAX, New, OpenFlags, StatFs};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
 
+pub use file::Body;
 pub use file::{FileHandle, seal};
-pub use node::Node;
+pub use node::{Content, Node};
 
 /// TMPFS_MAGIC (linux/magic.h).
 const MAGIC: u64 = 0x0102_1994;
@@ -160,6 +161,11 @@ impl Tmpfs {
         Ok(Arc::new(Tmpfs { shared, root, name }))
     }
 
+    /// What its inodes share: for those who make inodes that are in none of its directories.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Its root, as what it is.
     pub fn root_node(&self) -> &Arc<Node> {
         &self.root
@@ -247,6 +253,3 @@ pub fn memfd(cx: &Cx<'_>, name: &[u8], mode: u32, seals: u32) -> Result<Arc<File
     let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
     File::new(Box::new(FileHandle(node.clone())), node, Some(path), flags)
 }
-
-#[cfg(test)]
-mod tests;

@@ -28,7 +28,8 @@ const DIRENT_SIZE: u64 = 20;
 
 /// An inode.
 pub struct Node {
-    pub(super) shared: Arc<Shared>,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
     this: Weak<Node>,
     kind: FileType,
     pub(super) ino: u64,
@@ -128,11 +129,18 @@ impl Node {
         Node::new(shared, FileType::Regular, new, Content::File(Body::default()), 0)
     }
 
-    pub(super) fn body(&self) -> Option<&Body> {
+    /// Its data, if it is a regular file.
+    pub fn body(&self) -> Option<&Body> {
         match &self.content {
             Content::File(body) => Some(body),
             _ => None,
         }
+    }
+
+    /// Takes extended attributes over as they are.
+    pub fn adopt_xattrs(&self, all: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) {
+        let all = all.into_iter().map(|(name, value)| (name.into(), value.into()));
+        self.xattrs.lock().extend(all);
     }
 
     fn entries(&self) -> Result<&SpinLock<Entries>, Errno> {
@@ -143,17 +151,18 @@ impl Node {
     }
 
     /// Changes attributes in place.
-    pub(super) fn change(&self, f: impl FnOnce(&mut Attr)) {
+    pub fn change(&self, f: impl FnOnce(&mut Attr)) {
         f(&mut self.attr.lock());
     }
 
     /// Content has changed: mtime and ctime.
-    pub(super) fn touch(&self) {
+    pub fn touch(&self) {
         let now = Time::now();
         self.change(|a| (a.mtime, a.ctime) = (now, now));
     }
 
-    fn links(&self, by: i32) {
+    /// Changes the number of names, and ctime.
+    pub fn links(&self, by: i32) {
         let now = Time::now();
         self.change(|a| {
             a.nlink = a.nlink.saturating_add_signed(by);
