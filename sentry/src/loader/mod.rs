@@ -15,7 +15,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::errno::Errno;
-use crate::fs::{File, Path};
 use crate::mm::{Mappable, Mm, MmLimits};
 use crate::platform::{PAGE_SIZE, Registers, platform};
 
@@ -27,29 +26,6 @@ pub trait Image: Clone {
     fn pages(&self) -> Result<Arc<dyn Mappable>, Errno>;
     /// Its path, for /proc/PID/maps.
     fn path(&self) -> Arc<[u8]>;
-}
-
-/// A [`File`] as an image, with the root that its path is shown from.
-#[derive(Clone)]
-pub struct ExecFile {
-    /// Open for exec.
-    pub file: Arc<File>,
-    /// The root of the task that executes it.
-    pub root: Path,
-}
-
-impl Image for ExecFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-        self.file.read_at(offset, buf)
-    }
-
-    fn pages(&self) -> Result<Arc<dyn Mappable>, Errno> {
-        self.file.mappable().ok_or(Errno::EACCES)
-    }
-
-    fn path(&self) -> Arc<[u8]> {
-        Arc::from(self.file.show(&self.root))
-    }
 }
 
 /// What is run after `#!` lines were followed.

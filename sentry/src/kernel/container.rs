@@ -1,0 +1,309 @@
+//! Containers: made from a spec, started, and told of when they end.
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::Kernel;
+use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec};
+use crate::errno::Errno;
+use crate::fs::setup::{GoferSource, MountError, Sources, mount_container, root_creds};
+use crate::fs::{Cx, FsContext, MountNamespace, WalkFlags, stream};
+use crate::platform::{Level, platform};
+use crate::signal::Signal;
+use crate::sync::SpinLock;
+use crate::task::exec::{self, Exec};
+use crate::task::{
+    self, Birth, Creds, FirstProcess, Namespaces, Pid, PidNamespace, Process, Rlimits,
+};
+
+/// A container: an init process, namespaces, mounts and limits.
+pub struct Container {
+    /// Its id on the host.
+    pub id: String,
+    /// Whose.
+    pub kernel: Arc<Kernel>,
+    /// The process ids of its processes.
+    pub pids: Arc<PidNamespace>,
+    /// Its mounts, as init began with them.
+    mounts: spin::Once<Arc<MountNamespace>>,
+    /// Namespaces of its init.
+    namespaces: Arc<Namespaces>,
+    /// Whether its system calls are printed.
+    watched: AtomicBool,
+    /// Init, made and not started.
+    waiting: SpinLock<Option<Birth>>,
+    /// Whether init runs.
+    running: AtomicBool,
+    /// Told to die before it was started.
+    killed: SpinLock<Option<Signal>>,
+}
+
+/// The id of init in its own pid namespace.
+const INIT: Pid = 1;
+
+impl Container {
+    /// Makes a container up to, but without, the first instruction of its init.
+    pub(super) fn create(
+        kernel: &Arc<Kernel>,
+        spec: &ContainerSpec,
+    ) -> Result<Arc<Container>, Failure> {
+        let hostname = if spec.hostname.is_empty() { &spec.id } else { &spec.hostname };
+        let container = Arc::new(Container {
+            id: spec.id.clone(),
+            kernel: kernel.clone(),
+            pids: Arc::new(PidNamespace::default()),
+            mounts: spin::Once::new(),
+            namespaces: Arc::new(Namespaces::new(hostname, &spec.domainname)),
+            watched: AtomicBool::new(spec.strace),
+            waiting: SpinLock::new(None),
+            running: AtomicBool::new(false),
+            killed: SpinLock::new(None),
+        });
+        if let Some(limit) = spec.limits.pids {
+            container.pids.set_limit(limit);
+        }
+        let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
+        let weak: Weak<Container> = Arc::downgrade(&container);
+        let sources = Sources { attach: &mut attach, container: &weak };
+        let mounts = mount_container(spec, sources)
+            .map_err(|e: MountError| Failure::other(e.to_string()))?;
+        container.mounts.call_once(|| mounts);
+        let birth = container.prepare(&spec.process, true)?;
+        *container.waiting.lock() = Some(birth);
+        Ok(container)
+    }
+
+    /// The id of init.
+    pub(super) fn init_pid(&self) -> Pid {
+        INIT
+    }
+
+    /// Lets init run.
+    pub(super) fn start(&self) -> Result<(), Failure> {
+        let birth = self.waiting.lock().take();
+        let birth = birth
+            .ok_or_else(|| Failure::other(format!("container {} was started before", self.id)))?;
+        self.running.store(true, Ordering::SeqCst);
+        task::start(birth).map_err(|e| {
+            self.running.store(false, Ordering::SeqCst);
+            Failure::other(format!("container {}: init: {e}", self.id))
+        })
+    }
+
+    /// Starts another process in the running container; its id.
+    pub(super) fn exec(self: &Arc<Self>, spec: &ProcessSpec) -> Result<Pid, Failure> {
+        if !self.is_running() {
+            return Err(Failure::other(format!("container {} is not running", self.id)));
+        }
+        let birth = self.prepare(spec, false)?;
+        let pid = birth.task.process.pid;
+        task::start(birth)
+            .map_err(|e| Failure::other(format!("container {}: exec: {e}", self.id)))?;
+        Ok(pid)
+    }
+
+    /// Whether init runs.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    /// Whether its system calls are printed.
+    pub fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Relaxed)
+    }
+
+    /// The namespace that its init began with.
+    pub fn mounts(&self) -> Option<&Arc<MountNamespace>> {
+        self.mounts.get()
+    }
+
+    /// A signal for an init that was never started; whether there is such a one. One that would end
+    /// it does: it will never run.
+    pub(super) fn kill_unstarted(&self, signal: Signal) -> bool {
+        let birth = self.waiting.lock().take();
+        let Some(birth) = birth else { return false };
+        *self.killed.lock() = Some(signal);
+        task::discard(birth);
+        let status = ExitStatus::Signaled(signal.number());
+        self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: INIT, status });
+        true
+    }
+
+    /// A process without a parent inside has ended: the host half started it, and is told. `status`
+    /// is as wait(2) encodes it.
+    pub fn process_ended(&self, process: &Arc<Process>, status: i32) {
+        if process.is_init() {
+            self.running.store(false, Ordering::SeqCst);
+        }
+        // What was written is with the host before the end is known there.
+        if let Some(mounts) = self.mounts.get() {
+            for mount in mounts.all() {
+                if let Err(e) = mount.sb.fs.sync() {
+                    let line = format_args!(
+                        "container {}: data of a mount could not be written back: {e}",
+                        self.id
+                    );
+                    platform().log(Level::Warning, line);
+                }
+            }
+        }
+        let status = match status & 0x7f {
+            0 => ExitStatus::Exited((status >> 8) as u8),
+            signal => ExitStatus::Signaled(signal as u8),
+        };
+        self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: process.pid, status });
+    }
+
+    /// Makes a process of the host half's up to its first instruction.
+    fn prepare(self: &Arc<Self>, spec: &ProcessSpec, init: bool) -> Result<Birth, Failure> {
+        let mounts = self
+            .mounts
+            .get()
+            .ok_or_else(|| Failure::other(format!("container {}: no mounts", self.id)))?;
+        let fs = FsContext::new(mounts.clone(), spec.umask.unwrap_or(0o022));
+        let outer = root_creds();
+        self.enter_cwd(&fs, &outer, spec, init)?;
+        let creds = creds_of(spec);
+        let limits = Rlimits::default();
+        for (number, soft, hard) in &spec.rlimits {
+            limits
+                .set(*number as usize, task::limit::Rlimit { soft: *soft, hard: *hard }, true)
+                .map_err(|e| Failure::other(format!("process.rlimits: resource {number}: {e}")))?;
+        }
+        let files = stream::stdio(&spec.stdio)
+            .map_err(|e| Failure::other(format!("standard streams: {e}")))?;
+        let name =
+            spec.args.first().ok_or_else(|| Failure::other("process.args is empty".into()))?;
+        let cx = Cx { fs: &fs, creds: &creds, task: None };
+        let (path, file) = self.find_program(&cx, name, &spec.env)?;
+        let strings =
+            |list: &[String]| list.iter().map(|s| s.as_bytes().to_vec()).collect::<Vec<_>>();
+        let program = Exec {
+            file,
+            filename: path.as_bytes().to_vec(),
+            argv: strings(&spec.args),
+            envp: strings(&spec.env),
+        };
+        let first = FirstProcess {
+            container: self.clone(),
+            pids: self.pids.clone(),
+            namespaces: self.namespaces.clone(),
+            limits,
+            creds,
+            fs,
+            files,
+        };
+        task::first_process(first, program).map_err(|e| program_failure(&path, e, true))
+    }
+
+    /// Enters the working directory; init's is made where it is missing, as runc does.
+    fn enter_cwd(
+        &self,
+        fs: &FsContext,
+        outer: &Creds,
+        spec: &ProcessSpec,
+        init: bool,
+    ) -> Result<(), Failure> {
+        let cx = Cx { fs, creds: outer, task: None };
+        let cwd = spec.cwd.as_bytes();
+        let fail = |e: Errno| Failure::other(format!("process.cwd {}: {}", spec.cwd, e.text()));
+        if !cwd.starts_with(b"/") {
+            return Err(fail(Errno::EINVAL));
+        }
+        let flags = WalkFlags::FOLLOW | WalkFlags::DIRECTORY;
+        let path = match cx.walk(None, cwd, flags) {
+            Err(Errno::ENOENT) if init => {
+                for (end, _) in cwd.iter().enumerate().filter(|(n, b)| **b == b'/' && *n != 0) {
+                    let parent = cwd.get(..end).unwrap_or(b"/");
+                    match cx.mkdir(None, parent, 0o755) {
+                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Err(e) => return Err(fail(e)),
+                    }
+                }
+                match cx.mkdir(None, cwd, 0o755) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(fail(e)),
+                }
+                cx.walk(None, cwd, flags)
+            }
+            other => other,
+        };
+        fs.set_cwd(path.map_err(fail)?);
+        Ok(())
+    }
+
+    /// The program: as it is where it has a slash, else looked for in PATH as execvp(3) does.
+    fn find_program(
+        &self,
+        cx: &Cx<'_>,
+        name: &str,
+        env: &[String],
+    ) -> Result<(String, Arc<crate::fs::File>), Failure> {
+        let open = |path: &str| exec::open(cx, None, path.as_bytes(), WalkFlags::FOLLOW);
+        if name.contains('/') {
+            return open(name)
+                .map(|f| (name.into(), f))
+                .map_err(|e| program_failure(name, e, false));
+        }
+        let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
+        let mut why = Errno::ENOENT;
+        for dir in path.split(':') {
+            let candidate = if dir.is_empty() { name.into() } else { format!("{dir}/{name}") };
+            match open(&candidate) {
+                Ok(file) => return Ok((candidate, file)),
+                Err(Errno::EACCES) => why = Errno::EACCES,
+                Err(_) => {}
+            }
+        }
+        Err(match why {
+            Errno::EACCES => program_failure(name, why, false),
+            _ => Failure {
+                kind: FailureKind::NotFound,
+                message: format!("exec {name}: executable file not found in $PATH"),
+            },
+        })
+    }
+}
+
+/// What a failed exec means for the exit status. `opened`: the file itself was there.
+fn program_failure(path: &str, e: Errno, opened: bool) -> Failure {
+    let kind = match e {
+        Errno::ENOENT | Errno::ENOTDIR if !opened => FailureKind::NotFound,
+        // The file is there, what it names as its interpreter is not: a shell says 127 too.
+        Errno::ENOENT => FailureKind::NotFound,
+        Errno::EACCES
+        | Errno::ENOEXEC
+        | Errno::EINVAL
+        | Errno::ELIBBAD
+        | Errno::ELOOP
+        | Errno::EISDIR => FailureKind::NotExecutable,
+        _ => FailureKind::Other,
+    };
+    let text = match e {
+        Errno::ENOENT if opened => "its interpreter does not exist",
+        Errno::ENOEXEC => "exec format error",
+        other => other.text(),
+    };
+    Failure { kind, message: format!("exec {path}: {text}") }
+}
+
+fn creds_of(spec: &ProcessSpec) -> Creds {
+    let (uid, gid) = (spec.uid, spec.gid);
+    Creds {
+        uid,
+        euid: uid,
+        suid: uid,
+        fsuid: uid,
+        gid,
+        egid: gid,
+        sgid: gid,
+        fsgid: gid,
+        groups: spec.groups.clone(),
+        capabilities: spec.capabilities,
+        securebits: 0,
+        no_new_privs: spec.no_new_privs,
+    }
+}
