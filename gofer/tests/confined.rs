@@ -209,6 +209,8 @@ fn serves(user: User) {
     ask(Request::SetattrX { fid: Fid(7), set: SetAttr { size: 100, ..set } });
     ask(Request::Statx { fid: Fid(4), mask: 0 });
     ask(Request::Statfs { fid: Fid(0) });
+    // One's own changes are not told, so that replies alone are read below.
+    ask(Request::Watch { fid: Fid(0) });
     ask(Request::Readlink { fid: Fid(4) });
     ask(Request::OpenX { fid: Fid(0), newfid: Fid(9), flags: 0, wish: 0 });
     ask(Request::ReaddirX { fid: Fid(9), offset: 0, count: 65536 });

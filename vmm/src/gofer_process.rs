@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use crate::link::{self, Link};
 use crate::log;
 use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
+use crate::reason::reason;
 use crate::spawn;
 
 /// What can go wrong.
@@ -20,7 +21,7 @@ enum Error {
     Link(#[from] link::Error),
     #[error("no client")]
     NoClient,
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), reason(source))]
     Open { path: std::path::PathBuf, source: std::io::Error },
     #[error("confinement: {0}")]
     Confine(#[from] server::ConfineError),

@@ -4,11 +4,13 @@
 //! failure on the way drops what was made so far: children are killed and reaped, the folder removed,
 //! the terminal restored.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
 use sentry::control::{Call, Failure};
 use sentry::platform::StreamId;
 
@@ -112,6 +114,11 @@ pub fn create(
             container.spec.process.stdio = [0, 1, 2].map(|n| Some(StreamId(n)));
         }
     }
+    let device = match platform {
+        Platform::Kvm => Some(open_kvm()?),
+        Platform::Ptrace => None,
+    };
+    fds.extend(device.as_ref().map(|device| (SandboxFd::Kvm, device.as_fd())));
     fds.extend(log.map(|fd| (SandboxFd::Log, fd)));
     fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
     let (roles, fds): (Vec<SandboxFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
@@ -143,7 +150,7 @@ pub fn create(
         reason: None,
     };
     folder.get()?.write(&state)?;
-    let stand_in = StandIn { id, sandbox, gofer, link, gofer_link, signals, console };
+    let stand_in = StandIn { id, sandbox, gofer, link, gofer_link, signals, console, ended: None };
     let mut created = Created { stand_in, folder: folder.take(), state };
     match created.stand_in.answer() {
         Ok(_) => {}
@@ -154,14 +161,17 @@ pub fn create(
     Ok(created)
 }
 
+/// The sandbox has no /dev.
+fn open_kvm() -> Result<OwnedFd, Error> {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    nix::fcntl::open(c"/dev/kvm", flags, Mode::empty())
+        .map_err(|e| Error::Host("cannot open /dev/kvm", e))
+}
+
 /// A gofer is root's process where root starts it, because files have owners; with a user namespace
 /// in the configuration, or without root, it is the namespace's. The rest of its namespaces it makes
 /// itself, after it has opened what it serves.
-fn start_gofer(
-    container: &Container,
-    id: &str,
-    link: std::os::fd::OwnedFd,
-) -> Result<spawn::Child, Error> {
+fn start_gofer(container: &Container, id: &str, link: OwnedFd) -> Result<spawn::Child, Error> {
     let (uid, gid) = spawn::own_ids();
     let maps = if !container.uid_map.is_empty() {
         Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })

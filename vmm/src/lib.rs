@@ -23,6 +23,7 @@ pub mod launch;
 pub mod link;
 pub mod log;
 pub mod protocol;
+pub mod reason;
 pub mod sandbox;
 pub mod signals;
 pub mod spawn;

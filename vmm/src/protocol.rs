@@ -44,6 +44,8 @@ pub enum FromSandbox {
     Answer(Result<Reply, Failure>),
     /// To the stand-in: the container has ended.
     Exited(ExitStatus),
+    /// To the stand-in, as the last word: why the sandbox ends.
+    Failed(String),
 }
 
 /// What a sandbox is set up with.
@@ -76,6 +78,8 @@ pub enum SandboxFd {
     Gofer,
     /// The next stream of the container.
     Stream,
+    /// /dev/kvm.
+    Kvm,
 }
 
 /// What a gofer is set up with.

@@ -69,6 +69,8 @@ pub struct StandIn {
     pub signals: SignalFd,
     /// The terminal, where the container has one.
     pub console: Option<Console>,
+    /// The end of the container, heard while something else was waited for.
+    pub ended: Option<ExitStatus>,
 }
 
 /// Blocks the signals that are to be forwarded, and gives the descriptor that they come out of.
@@ -97,11 +99,9 @@ impl StandIn {
         loop {
             match self.look(PollTimeout::NONE) {
                 Found::Message(FromSandbox::Answer(answer)) => return answer,
-                Found::Message(FromSandbox::Exited(status)) => {
-                    return Err(other(format!("the container has ended: {status:?}")));
-                }
+                Found::Message(FromSandbox::Exited(status)) => self.ended = Some(status),
                 Found::Lost(reason) => return Err(other(reason)),
-                Found::Nothing => {}
+                Found::Message(FromSandbox::Failed(_)) | Found::Nothing => {}
             }
         }
     }
@@ -114,6 +114,9 @@ impl StandIn {
 
     /// Waits for the container's end.
     pub fn wait(&mut self) -> Outcome {
+        if let Some(status) = self.ended.take() {
+            return Outcome::Exited(status);
+        }
         loop {
             match self.look(PollTimeout::NONE) {
                 Found::Message(FromSandbox::Exited(status)) => return Outcome::Exited(status),
@@ -121,7 +124,8 @@ impl StandIn {
                 Found::Message(FromSandbox::Answer(Err(failure))) => {
                     crate::debug!("{}", failure.message);
                 }
-                Found::Message(FromSandbox::Answer(Ok(_))) | Found::Nothing => {}
+                Found::Message(FromSandbox::Answer(Ok(_)) | FromSandbox::Failed(_))
+                | Found::Nothing => {}
                 Found::Lost(reason) => {
                     crate::error!("{reason}");
                     return self.last_call(reason);
@@ -164,6 +168,9 @@ impl StandIn {
         // What the sandbox has said counts before what became of it.
         if link {
             match self.link.try_receive() {
+                Ok(Some((FromSandbox::Failed(reason), _))) => {
+                    return Found::Lost(format!("sandbox of container {}: {reason}", self.id));
+                }
                 Ok(Some((message, _no_descriptors))) => return Found::Message(message),
                 Ok(None) => {}
                 Err(link::Error::Closed) => return Found::Lost(self.autopsy()),

@@ -21,6 +21,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
+use crate::reason::reason;
 
 /// Name of the control socket in a container's folder.
 pub const SOCKET: &str = "control.sock";
@@ -39,7 +40,7 @@ pub enum Error {
     #[error("invalid container ID format")]
     InvalidId,
     /// The file system failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), reason(source))]
     Io {
         /// The file.
         path: PathBuf,

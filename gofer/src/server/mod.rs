@@ -23,6 +23,7 @@ mod namespace;
 mod open;
 pub mod session;
 pub mod transport;
+mod watch;
 mod xattr;
 
 #[cfg(test)]
@@ -30,9 +31,12 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use transport::{Received, Sent, Transport};
+
 pub use confine::{ConfineError, confine};
 pub use session::Session;
-use transport::{Received, Sent, Transport};
 
 /// What a gofer serves and to whom.
 #[derive(Debug)]
@@ -95,6 +99,9 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let mut transport = Transport::new(config.socket).map_err(ServeError::Socket)?;
     let mut reply = vec![0u8; crate::wire::MSIZE_MAX];
     loop {
+        if session.events().is_some() && !tell_changes(&mut session, &mut transport, &mut reply)? {
+            return Ok(());
+        }
         let request = match transport.receive(session.msize())? {
             Received::Message(request) => request,
             Received::Closed => return Ok(()),
@@ -110,6 +117,47 @@ pub fn run(config: Config) -> Result<(), ServeError> {
         }
         if sent == Sent::Closed {
             return Ok(());
+        }
+    }
+}
+
+/// Tells the client what others change, until a request of its is there; false if it has gone.
+fn tell_changes(
+    session: &mut Session,
+    transport: &mut Transport,
+    reply: &mut [u8],
+) -> Result<bool, ServeError> {
+    loop {
+        let mut stuck = false;
+        while let Some(size) = session.next_event(reply)? {
+            match transport.try_send(reply.get(..size).unwrap_or_default())? {
+                Some(Sent::Closed) => return Ok(false),
+                Some(_) => session.event_sent(),
+                // It does not read now: requests go on, and the event waits.
+                None => {
+                    stuck = true;
+                    break;
+                }
+            }
+        }
+        if transport.has_buffered() {
+            return Ok(true);
+        }
+        let Some(events) = session.events().filter(|_| !stuck) else { return Ok(true) };
+        let mut fds = [
+            PollFd::from_borrowed_fd(transport.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(events, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(ServeError::Socket(errno.into())),
+        }
+        let [socket, events] = fds.map(|fd| !fd.revents().is_empty());
+        if events {
+            session.collect_events();
+        }
+        if socket {
+            return Ok(true);
         }
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::errors::{Result, from_wire, number};
 use super::fids::{Fids, Inode, Open};
 use super::host::{self, Descriptors, Name};
+use super::watch::{Event, Watches};
 use super::{Attach, ServeError};
 use crate::wire::*;
 
@@ -17,6 +18,7 @@ pub struct Session {
     attaches: Vec<Root>,
     pub(super) host: Descriptors,
     pub(super) fids: Fids,
+    pub(super) watches: Watches,
     pub(super) dialect: bool,
     pub(super) msize: usize,
     pub(super) scratch: Vec<u8>,
@@ -81,6 +83,7 @@ impl Session {
             attaches,
             host,
             fids: Fids::new(),
+            watches: Watches::default(),
             dialect: false,
             msize: MSIZE_MAX,
             scratch: vec![0u8; MSIZE_MAX],
@@ -107,7 +110,17 @@ impl Session {
         let buffer = reply.get_mut(..limit).unwrap_or_default();
         let answered = match Request::parse(frame) {
             Ok(request) if request.is_dialect() && !self.dialect => Err(Errno::OPNOTSUPP),
-            Ok(request) => self.answer(tag, request, buffer),
+            Ok(request) => {
+                let own = own_changes(&request);
+                if own.is_some() {
+                    self.watches.collect();
+                }
+                let result = self.answer(tag, request, buffer);
+                if let Some(names) = own {
+                    self.watches.collect_others(&names);
+                }
+                result
+            }
             Err(WireError::UnknownKind(_)) => Err(Errno::OPNOTSUPP),
             Err(_) => Err(Errno::PROTO),
         };
@@ -123,6 +136,31 @@ impl Session {
             }
         };
         Ok(Answer { size, donation: fd.map(|fd| fd.as_fd()) })
+    }
+
+    /// The descriptor to poll for changes that others make, once something is watched.
+    pub fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.watches.as_fd()
+    }
+
+    /// That descriptor is readable.
+    pub fn collect_events(&mut self) {
+        self.watches.collect();
+    }
+
+    /// Writes the next message about a change; its size. It comes again until
+    /// [`event_sent`](Self::event_sent) is called.
+    pub fn next_event(
+        &mut self,
+        buffer: &mut [u8],
+    ) -> std::result::Result<Option<usize>, WireError> {
+        let Some(Event { fid, changed, name }) = self.watches.first() else { return Ok(None) };
+        Reply::Invalidate { fid: *fid, changed: changed.bits(), name }.emit(NOTAG, buffer).map(Some)
+    }
+
+    /// The message of the last [`next_event`](Self::next_event) is on its way.
+    pub fn event_sent(&mut self) {
+        self.watches.sent();
     }
 
     /// The donation of the last answer could not be sent: what it was of stays open here, and
@@ -284,7 +322,11 @@ impl Session {
                 self.remove_xattr(fid, name).map(|()| Reply::RemoveXattr {})
             }
 
-            T::Watch { .. } | T::Unwatch { .. } => Err(Errno::OPNOTSUPP),
+            T::Watch { fid } => self.watch(fid).map(|()| Reply::Watch {}),
+            T::Unwatch { fid } => {
+                self.watches.remove(fid);
+                Ok(Reply::Unwatch {})
+            }
         };
         reply?.emit(tag, buffer).map_err(from_wire)
     }
@@ -297,6 +339,7 @@ impl Session {
     fn version<'r>(&mut self, msize: u32, version: &[u8]) -> Result<Reply<'r>> {
         // version(5): a new negotiation ends the session before it.
         self.fids.clear();
+        self.watches.clear();
         let msize = (msize as usize).min(MSIZE_MAX);
         if msize < MSIZE_MIN {
             return Err(Errno::MSGSIZE);
@@ -324,6 +367,11 @@ impl Session {
         let flags = if root.read_only { AttachFlags::READ_ONLY } else { AttachFlags::empty() };
         self.fids.insert(fid, root.inode.clone(), None)?;
         Ok((node, flags))
+    }
+
+    fn watch(&mut self, fid: Fid) -> Result<()> {
+        let path = self.host.path(self.fids.get(fid)?.inode.fd.as_fd());
+        self.watches.add(fid, &path)
     }
 
     fn walk<'r>(&mut self, fid: Fid, newfid: Fid, names: &[&[u8]]) -> Result<Reply<'r>> {
@@ -396,6 +444,7 @@ impl Session {
 
     fn clunk(&mut self, fid: Fid) -> Result<()> {
         let entry = self.fids.remove(fid)?;
+        self.watches.remove(fid);
         self.finish_xattr(entry)
     }
 }
@@ -407,4 +456,41 @@ fn step(inode: &Inode, name: &[u8]) -> Result<(Rc<Inode>, Node)> {
         return Err(Errno::NOTDIR);
     }
     host::lookup(inode, &name)
+}
+
+/// For a request that changes what watches tell of: the names that it changes.
+fn own_changes<'a>(request: &Request<'a>) -> Option<Vec<&'a [u8]>> {
+    use Request as T;
+    Some(match request {
+        T::Lcreate { name, .. }
+        | T::CreateX { name, .. }
+        | T::Symlink { name, .. }
+        | T::SymlinkX { name, .. }
+        | T::Mknod { name, .. }
+        | T::MknodX { name, .. }
+        | T::Mkdir { name, .. }
+        | T::MkdirX { name, .. }
+        | T::Link { name, .. }
+        | T::LinkX { name, .. }
+        | T::Unlinkat { name, .. } => vec![name],
+        T::Renameat { oldname, newname, .. } | T::RenameX { oldname, newname, .. } => {
+            vec![oldname, newname]
+        }
+        // Attributes, and files that are closed after having been written.
+        T::Setattr { .. }
+        | T::SetattrX { .. }
+        | T::SetXattr { .. }
+        | T::RemoveXattr { .. }
+        | T::Xattrcreate { .. }
+        | T::Fallocate { .. }
+        | T::CopyRange { .. }
+        | T::Tmpfile { .. }
+        | T::Lock { .. }
+        | T::LockX { .. }
+        | T::Getlock { .. }
+        | T::GetlockX { .. }
+        | T::Clunk { .. }
+        | T::ClunkMany { .. } => Vec::new(),
+        _ => return None,
+    })
 }

@@ -757,6 +757,84 @@ fn the_plain_protocol_is_spoken_too() {
     assert_eq!(client.call(read), Reply::Read { data: Data(b"") });
 }
 
+/// What the client is told, as (fid, changed, name).
+fn told(client: &mut Client) -> Vec<(u32, Changed, String)> {
+    client.session.collect_events();
+    let mut all = Vec::new();
+    while let Some(size) = client.session.next_event(&mut client.reply).unwrap() {
+        let frame = Frame::new_checked(&client.reply[..size]).unwrap();
+        assert_eq!(frame.tag(), NOTAG);
+        let Reply::Invalidate { fid, changed, name } = Reply::parse(frame).unwrap() else {
+            panic!()
+        };
+        let name = String::from_utf8(name.to_vec()).unwrap();
+        all.push((fid.0, Changed::from_bits(changed).unwrap(), name));
+        client.session.event_sent();
+    }
+    all
+}
+
+#[test]
+fn changes_of_others_are_told_and_the_clients_own_are_not() {
+    let dir = TempDir::new("watch");
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/file"), "x").unwrap();
+    let mut client = Client::unversioned(vec![attach(dir.path(), "root", false)]);
+    client.version(VERSION_DIALECT);
+    assert!(client.session.events().is_none());
+    client.attach("root", 0);
+    let steps = vec![Step { newfid: Fid(1), name: b"sub" }, Step { newfid: Fid(2), name: b"file" }];
+    client.call(Request::WalkX { fid: Fid(0), steps });
+    for fid in [0, 1, 1] {
+        assert_eq!(client.call(Request::Watch { fid: Fid(fid) }), Reply::Watch {});
+    }
+    assert_eq!(client.errno(Request::Watch { fid: Fid(9) }), libc::EBADF);
+    assert!(client.session.events().is_some());
+    assert_eq!(told(&mut client), []);
+
+    fs::write(dir.path().join("sub/new"), "y").unwrap();
+    let all = told(&mut client);
+    assert!(all.contains(&(1, Changed::NAME, "new".into())), "{all:?}");
+    assert!(all.contains(&(1, Changed::DATA, "new".into())), "{all:?}");
+    fs::rename(dir.path().join("sub/new"), dir.path().join("moved")).unwrap();
+    assert_eq!(
+        told(&mut client),
+        [(1, Changed::NAME, "new".into()), (0, Changed::NAME, "moved".into())]
+    );
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(dir.path().join("sub/file"), mode).unwrap();
+    assert_eq!(told(&mut client), [(1, Changed::ATTR, "file".into())]);
+
+    // The client's own changes, with one of somebody else's before them.
+    fs::write(dir.path().join("before"), "").unwrap();
+    client.create(3, "own");
+    client.call(Request::Write { fid: Fid(3), offset: 0, data: Data(b"z") });
+    client.call(Request::RenameX {
+        olddir: Fid(0),
+        oldname: b"own",
+        newdir: Fid(1),
+        newname: b"mine",
+        flags: 0,
+    });
+    let set = SetAttr { valid: 1, mode: 0o640, ..SetAttr::default() };
+    client.call(Request::SetattrX { fid: Fid(3), set });
+    client.call(Request::Clunk { fid: Fid(3) });
+    client.call(Request::Unlinkat { dir: Fid(1), name: b"mine", flags: 0 });
+    let all = told(&mut client);
+    assert!(all.iter().all(|(fid, _, name)| *fid == 0 && name == "before"), "{all:?}");
+    assert!(!all.is_empty());
+
+    // A forgotten directory is not watched, and a flood becomes one event.
+    client.call(Request::Clunk { fid: Fid(1) });
+    fs::write(dir.path().join("sub/late"), "").unwrap();
+    assert_eq!(told(&mut client), []);
+    for at in 0..600 {
+        fs::write(dir.path().join(format!("f{at}")), "").unwrap();
+    }
+    let all = told(&mut client);
+    assert_eq!(all[0], (Fid::NONE.0, Changed::ALL, String::new()));
+}
+
 #[test]
 fn fids_are_bounded() {
     let dir = TempDir::new("bounded");
@@ -887,6 +965,39 @@ mod sockets {
         assert_eq!(content, "content");
         let read = Request::Read { fid: Fid(2), offset: 0, count: 7 };
         assert_eq!(call(read).0, 117);
+        drop(socket);
+        assert!(server.join().unwrap());
+    }
+
+    #[test]
+    fn changes_are_told_while_nothing_is_asked() {
+        let dir = TempDir::new("push");
+        let (socket, server) = serve(SocketType::SEQPACKET, &dir);
+        let mut buffer = vec![0u8; MSIZE_MAX];
+        let mut receive = |socket: &OwnedFd| {
+            let (size, _) = rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()).unwrap();
+            let frame = Frame::new_checked(&buffer[..size]).unwrap();
+            (frame.kind(), frame.tag())
+        };
+        let ask = |request: Request<'_>| {
+            let mut buffer = vec![0u8; 512];
+            let size = request.emit(1, &mut buffer).unwrap();
+            send(&socket, &buffer[..size], SendFlags::empty()).unwrap();
+        };
+        ask(Request::Version { msize: MSIZE_MAX as u32, version: VERSION_DIALECT });
+        ask(Request::AttachX { fid: Fid(0), aname: b"root" });
+        ask(Request::Watch { fid: Fid(0) });
+        assert_eq!([(); 3].map(|()| receive(&socket).0), [101, 161, 197]);
+        fs::create_dir(dir.path().join("new")).unwrap();
+        assert_eq!(receive(&socket), (201, NOTAG));
+        ask(Request::Statfs { fid: Fid(0) });
+        assert_eq!(receive(&socket), (9, 1));
+        // A client that does not read blocks nothing but its own news.
+        for at in 0..500 {
+            fs::create_dir(dir.path().join(format!("new-{at}"))).unwrap();
+        }
+        ask(Request::Statfs { fid: Fid(0) });
+        while receive(&socket) != (9, 1) {}
         drop(socket);
         assert!(server.join().unwrap());
     }

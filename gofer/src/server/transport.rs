@@ -127,7 +127,7 @@ impl Transport {
         message: &[u8],
         donation: Option<BorrowedFd<'_>>,
     ) -> Result<Sent, ServeError> {
-        match self.send_all(message, donation) {
+        match self.send_all(message, donation, SendFlags::NOSIGNAL) {
             Ok(()) => Ok(Sent::Whole),
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(Sent::Closed),
             Err(Errno::TOOMANYREFS) if donation.is_some() => Ok(Sent::NotDonated),
@@ -135,7 +135,27 @@ impl Transport {
         }
     }
 
-    fn send_all(&self, message: &[u8], fd: Option<BorrowedFd<'_>>) -> rustix::io::Result<()> {
+    /// Sends a message if the client has room for it; `None` if it has not. Packets only: a stream
+    /// could take a part of it, so on a stream this waits.
+    pub fn try_send(&mut self, message: &[u8]) -> Result<Option<Sent>, ServeError> {
+        let mut flags = SendFlags::NOSIGNAL;
+        if self.kind == SocketType::SEQPACKET {
+            flags |= SendFlags::DONTWAIT;
+        }
+        match self.send_all(message, None, flags) {
+            Ok(()) => Ok(Some(Sent::Whole)),
+            Err(Errno::AGAIN | Errno::NOBUFS) => Ok(None),
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(Some(Sent::Closed)),
+            Err(errno) => Err(ServeError::Socket(errno.into())),
+        }
+    }
+
+    fn send_all(
+        &self,
+        message: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+        flags: SendFlags,
+    ) -> rustix::io::Result<()> {
         let mut rest = message;
         let mut fd = fd;
         while !rest.is_empty() {
@@ -146,7 +166,7 @@ impl Transport {
                 return Err(Errno::NOBUFS);
             }
             let iov = [IoSlice::new(rest)];
-            match sendmsg(&self.socket, &iov, &mut control, SendFlags::NOSIGNAL) {
+            match sendmsg(&self.socket, &iov, &mut control, flags) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno),

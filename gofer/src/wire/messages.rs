@@ -220,7 +220,7 @@ messages! {
 
     // The dialect.
 
-    /// Attaches, with attributes.
+    /// Attaches, with attributes. `flags` are [`AttachFlags`].
     160 / 161 AttachX { fid: Fid, aname: &'a [u8] } => { node: Node, flags: u8 }
     /// Walks step by step and says what it finds on the way. It stops at the first name that is
     /// missing or cannot be searched, and at (after) a symbolic link that is not the last step;
@@ -271,8 +271,8 @@ messages! {
     /// Asks for a lock that conflicts with one of `owner`.
     194 / 195 GetlockX { fid: Fid, owner: u64, kind: u8, start: u64, length: u64 }
         => { kind: u8, start: u64, length: u64 }
-    /// Asks to be told of changes that others make to `fid` and, in a directory, to its entries.
-    /// ENOSPC at the limit of watches.
+    /// Asks to be told ([`Reply::Invalidate`]) of changes that others make to `fid` and, in a
+    /// directory, to its entries. ENOSPC at the limit of watches. Ends with the fid.
     196 / 197 Watch { fid: Fid } => {}
     /// No longer.
     198 / 199 Unwatch { fid: Fid } => {}

@@ -178,7 +178,7 @@ fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
     loop {
         match link.receive().map_err(failed)?.0 {
             FromSandbox::Answer(answer) => return answer.map_err(Error::Refused),
-            FromSandbox::Exited(_) => {}
+            FromSandbox::Exited(_) | FromSandbox::Failed(_) => {}
         }
     }
 }

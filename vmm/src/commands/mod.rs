@@ -20,7 +20,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::log::{self, Settings};
-use crate::{gofer_process, sandbox, spawn, state};
+use crate::{check, gofer_process, sandbox, spawn, state};
 
 /// Why a command failed; printed as `ringwall: ...`.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +43,6 @@ pub enum Error {
     /// Commands that only tell.
     #[error("{0}")]
     State(#[from] state::Error),
-    /// The command is not in this build yet.
-    #[error("{0}: not in this version")]
-    NotYet(&'static str),
 }
 
 impl Error {
@@ -104,7 +101,11 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Features => query::features(),
         Command::Spec(args) => spec::run(args)?,
         Command::Bench(args) => bench::run(args, global.platform)?,
-        Command::Check(_) => return Err(Error::NotYet("check")),
+        Command::Check(args) => {
+            let report = check::report();
+            let text = if args.json { report.json() } else { report.text() };
+            print(&format!("{}\n", text.trim_end()));
+        }
     }
     Ok(0)
 }
@@ -129,8 +130,11 @@ fn usage(e: clap::Error) -> ExitCode {
         }
         _ => {
             let text = e.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            let message = first.strip_prefix("error: ").unwrap_or(first);
+            // Up to the usage: what is wrong, and the names that it is about.
+            let lines: Vec<&str> =
+                text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+            let line = lines.join(" ");
+            let message = line.strip_prefix("error: ").unwrap_or(&line);
             crate::error!("{message} (see ringwall --help)");
             ExitCode::FAILURE
         }

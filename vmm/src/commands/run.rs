@@ -11,12 +11,14 @@ use sentry::control::{ExitStatus, Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use super::host_config;
+use crate::check;
 use crate::cli::{Create, Do, Global, PlatformChoice, Run};
 use crate::config::{self, Container};
 use crate::console::{self, Console};
 use crate::launch::{self, Created};
 use crate::link::{self, Link};
 use crate::protocol::Platform;
+use crate::reason::reason;
 use crate::signals;
 use crate::standin::Outcome;
 use crate::state::{self, Root};
@@ -43,7 +45,7 @@ pub enum Error {
     #[error("cannot use --console-socket if the container has no terminal or is not detached")]
     SocketWithoutTerminal,
     /// The file that `--pid-file` names.
-    #[error("--pid-file {}: {source}", path.display())]
+    #[error("--pid-file {}: {}", path.display(), reason(source))]
     PidFile {
         /// The file.
         path: PathBuf,
@@ -202,10 +204,19 @@ impl Plan {
 
 fn platform(global: &Global) -> Result<Platform, Error> {
     match global.platform {
-        PlatformChoice::Kvm => {
-            Err(Error::Platform("kvm", "not joined to the command line in this version".into()))
+        PlatformChoice::Ptrace => Ok(Platform::Ptrace),
+        PlatformChoice::Kvm => match check::kvm(true).0.problem {
+            None => Ok(Platform::Kvm),
+            Some(problem) => Err(Error::Platform("kvm", problem.to_string())),
+        },
+        PlatformChoice::Auto => {
+            let choice = check::auto();
+            crate::info!("platform {}: {}", choice.platform, choice.reason);
+            Ok(match choice.platform {
+                check::Platform::Kvm => Platform::Kvm,
+                check::Platform::Ptrace => Platform::Ptrace,
+            })
         }
-        PlatformChoice::Auto | PlatformChoice::Ptrace => Ok(Platform::Ptrace),
     }
 }
 

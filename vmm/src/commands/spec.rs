@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{getegid, geteuid};
 
 use crate::cli;
+use crate::reason::reason;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +16,7 @@ pub enum Error {
     #[error("{}: exists already; remove it first", .0.display())]
     Exists(PathBuf),
     /// The file cannot be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), reason(source))]
     Write {
         /// The file.
         path: PathBuf,

@@ -16,11 +16,13 @@ use oci_spec::runtime::{Process, Spec};
 use sentry::control::ContainerSpec;
 use serde::{Deserialize, Serialize};
 
+use crate::reason::reason;
+
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder that the configuration needs cannot be used.
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}: {}", path.display(), reason(source))]
     Io {
         /// `bundle`, `config`, ...
         what: &'static str,

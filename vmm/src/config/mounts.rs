@@ -6,6 +6,7 @@ use oci_spec::runtime::Mount;
 use sentry::control::{MountSource, MountSpec};
 
 use super::{Attach, Invalid};
+use crate::reason::reason;
 
 /// Words that set or clear MS_ flags of mount(2), as runc reads them.
 const FLAGS: &[(&str, u64, bool)] = &[
@@ -89,8 +90,9 @@ pub fn mount(
             .as_ref()
             .ok_or_else(|| Invalid::new(field("source"), "must be there for a bind mount"))?;
         let path = bundle.join(source);
-        let meta = std::fs::metadata(&path)
-            .map_err(|e| Invalid::new(field("source"), format!("{}: {e}", path.display())))?;
+        let meta = std::fs::metadata(&path).map_err(|e| {
+            Invalid::new(field("source"), format!("{}: {}", path.display(), reason(&e)))
+        })?;
         // 0 is the root.
         let name = index.saturating_add(1).to_string();
         let spec = MountSpec {

@@ -153,7 +153,11 @@ pub struct Handle(Arc<Shared>);
 impl Machine {
     /// Makes the machine; nothing runs yet.
     pub fn new(config: Config) -> Result<Machine, Error> {
-        let kvm_fd = Kvm::new().map_err(kvm("/dev/kvm"))?;
+        Machine::on(Kvm::new().map_err(kvm("/dev/kvm"))?, config)
+    }
+
+    /// Makes the machine in a process that cannot open /dev/kvm itself.
+    pub fn on(kvm_fd: Kvm, config: Config) -> Result<Machine, Error> {
         let supported = kvm_fd
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm("KVM_GET_SUPPORTED_CPUID"))?;

@@ -1,10 +1,15 @@
 //! The platform, as far as the sandbox's own process sees it.
 
-use std::os::fd::OwnedFd;
+use std::cell::RefCell;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
 
+use guest::contract::mode;
+use kvm_ioctls::Kvm;
 use ptrace_fallback::{Config, ControlHost, Prepared, PtracePlatform, control_pair};
 use sentry::platform::Level;
 
+use crate::kvm;
 use crate::protocol::Platform;
 
 /// What can go wrong.
@@ -16,15 +21,20 @@ pub enum Error {
     /// A thread or a channel could not be made.
     #[error("cannot start the sentry: {0}")]
     Host(#[from] std::io::Error),
-    /// KVM is not joined to the sandbox yet.
-    #[error("kvm: not in this version")]
-    Kvm,
+    /// The KVM machine said so.
+    #[error("kvm: {0}")]
+    Kvm(#[from] kvm::Error),
+    /// The descriptor of /dev/kvm did not come.
+    #[error("kvm: no device was given")]
+    NoDevice,
 }
 
 /// A platform whose privileged part is done.
 pub enum Ready {
     /// The pristine stub exists.
     Ptrace(Prepared),
+    /// Its device is open.
+    Kvm(Kvm),
     /// See [`fake`](super::fake).
     #[cfg(feature = "fake-sentry")]
     Fake,
@@ -33,21 +43,30 @@ pub enum Ready {
 /// A platform that runs the sentry.
 pub enum Machine {
     /// The sentry is threads of this process.
-    Ptrace(#[allow(dead_code)] &'static PtracePlatform), // execs will add streams to it
+    Ptrace,
+    /// The sentry is a guest; the machine serves it on the event loop.
+    Kvm(Rc<RefCell<kvm::Machine>>),
     /// See [`fake`](super::fake).
     #[cfg(feature = "fake-sentry")]
     Fake,
 }
 
+/// The image that runs as a guest.
+static IMAGE: &[u8] = include_bytes!(env!("RINGWALL_IMAGE"));
+
 /// Does what must come before the filter.
-pub fn prepare(platform: Platform) -> Result<Ready, Error> {
+pub fn prepare(platform: Platform, device: Option<OwnedFd>) -> Result<Ready, Error> {
     #[cfg(feature = "fake-sentry")]
     if std::env::args().any(|arg| arg.starts_with("fake-")) {
         return Ok(Ready::Fake);
     }
     match platform {
         Platform::Ptrace => Ok(Ready::Ptrace(PtracePlatform::prepare()?)),
-        Platform::Kvm => Err(Error::Kvm),
+        Platform::Kvm => {
+            let device = device.ok_or(Error::NoDevice)?;
+            // SAFETY: the descriptor is /dev/kvm's, and given up to the new owner.
+            Ok(Ready::Kvm(unsafe { Kvm::from_raw_fd(device.into_raw_fd()) }))
+        }
     }
 }
 
@@ -64,16 +83,32 @@ impl Ready {
         memory: u64,
     ) -> Result<(Machine, ControlHost), Error> {
         let (host, control) = control_pair()?;
+        // As many CPUs as the process may use.
+        let cpus = 0;
         match self {
             Ready::Ptrace(prepared) => {
-                // As many CPUs as the process may use.
-                let cpus = 0;
                 let log = Box::new(log);
                 let config = Config { control, gofers, streams, memory, cpus, log };
-                let platform = prepared.start(config)?;
-                //INSTALL
-                sentry_thread(sentry::run)?;
-                Ok((Machine::Ptrace(platform), host))
+                let _platform = prepared.start(config)?;
+                Err(std::io::Error::other("the ptrace platform is not joined yet").into())
+            }
+            Ready::Kvm(device) => {
+                let level = if crate::log::debugging() { Level::Debug } else { Level::Info };
+                let config = kvm::Config {
+                    memory,
+                    cpus,
+                    control,
+                    gofers,
+                    streams,
+                    log: Box::new(log),
+                    level,
+                    mode: mode::SENTRY,
+                    force: 0,
+                    image: IMAGE,
+                };
+                let mut machine = kvm::Machine::on(device, config)?;
+                machine.start()?;
+                Ok((Machine::Kvm(Rc::new(RefCell::new(machine))), host))
             }
             #[cfg(feature = "fake-sentry")]
             Ready::Fake => {

@@ -14,8 +14,6 @@ mod supervisor;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use sentry::control::{Failure, FailureKind};
-
 use crate::confine;
 use crate::host::Linux;
 use crate::link::{self, Link};
@@ -56,9 +54,8 @@ pub fn main() -> ExitCode {
         Err(Error::Link(link::Error::Closed)) => ExitCode::FAILURE,
         Err(e) => {
             crate::debug!("{e}");
-            let failure = Failure { kind: FailureKind::Other, message: format!("sandbox: {e}") };
             // The stand-in reports it, if it is still there.
-            let _gone = link.send(&FromSandbox::Answer(Err(failure)), &[]);
+            let _gone = link.send(&FromSandbox::Failed(e.to_string()), &[]);
             ExitCode::FAILURE
         }
     }
@@ -75,7 +72,7 @@ fn run(link: &Link<FromSandbox, ToSandbox>) -> Result<(), Error> {
     crate::debug!("empty root entered, setup received");
     confine::drop_privileges(&Linux, ids)?;
     crate::debug!("privileges dropped");
-    let prepared = machine::prepare(platform)?;
+    let prepared = machine::prepare(platform, given.device)?;
     seccomp::install(platform)?;
     crate::debug!("{} ready, filter installed", platform.name());
     let (machine, control) = prepared.start(given.gofers, given.streams, memory)?;
@@ -89,6 +86,7 @@ struct Given {
     log: Option<OwnedFd>,
     debug_log: Option<OwnedFd>,
     control: OwnedFd,
+    device: Option<OwnedFd>,
     gofers: Vec<OwnedFd>,
     streams: Vec<OwnedFd>,
 }
@@ -98,7 +96,7 @@ impl Given {
         if roles.len() != fds.len() {
             return Err(Error::Missing("some"));
         }
-        let (mut log, mut debug_log, mut control) = (None, None, None);
+        let (mut log, mut debug_log, mut control, mut device) = (None, None, None, None);
         let (mut gofers, mut streams) = (Vec::new(), Vec::new());
         for (role, fd) in roles.iter().zip(fds) {
             match role {
@@ -107,10 +105,11 @@ impl Given {
                 SandboxFd::Control => control = Some(fd),
                 SandboxFd::Gofer => gofers.push(fd),
                 SandboxFd::Stream => streams.push(fd),
+                SandboxFd::Kvm => device = Some(fd),
             }
         }
         let control = control.ok_or(Error::Missing("control socket"))?;
-        Ok(Given { log, debug_log, control, gofers, streams })
+        Ok(Given { log, debug_log, control, device, gofers, streams })
     }
 }
 

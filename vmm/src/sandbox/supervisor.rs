@@ -10,13 +10,16 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, EventSubscriber, Events, MutEventSubscriber, SubscriberOps,
+};
 use ptrace_fallback::ControlHost;
 use sentry::control::{
     Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, Reply, Request, decode, encode,
 };
 
 use super::machine::Machine;
+use crate::kvm;
 use crate::link::{self, Link};
 use crate::protocol::{FromSandbox, ToSandbox};
 
@@ -32,6 +35,9 @@ pub enum Error {
     /// The sentry went away.
     #[error("control channel of the sentry: {0}")]
     Channel(#[from] std::io::Error),
+    /// The machine came to its end.
+    #[error("{0}")]
+    Machine(#[from] kvm::End),
     /// The sentry said something that makes no sense.
     #[error("the sentry broke its protocol: {0}")]
     Sentry(&'static str),
@@ -50,7 +56,6 @@ pub fn run(
     let id = container.id.clone();
     let stand_in_fd = stand_in.as_raw_fd();
     let supervisor = Rc::new(RefCell::new(Supervisor {
-        _machine: machine,
         control,
         listener,
         stand_in,
@@ -62,13 +67,24 @@ pub fn run(
     }));
     supervisor.borrow_mut().request(stand_in_fd, Call::Create(container))?;
     // Few descriptors are ready at a time.
-    let mut events = EventManager::new_with_capacity(16)?;
-    events.add_subscriber(Rc::clone(&supervisor));
+    let mut events: EventManager<Rc<dyn EventSubscriber + '_>> =
+        EventManager::new_with_capacity(16)?;
+    events.add_subscriber(Rc::clone(&supervisor) as Rc<dyn EventSubscriber>);
+    let machine = match machine {
+        Machine::Kvm(machine) => {
+            events.add_subscriber(Rc::clone(&machine) as Rc<dyn EventSubscriber>);
+            Some(machine)
+        }
+        _ => None,
+    };
     loop {
-        events.run()?;
         if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
             return outcome;
         }
+        if let Some(end) = machine.as_ref().and_then(|machine| machine.borrow_mut().end()) {
+            return Err(end.into());
+        }
+        events.run()?;
     }
 }
 
@@ -87,7 +103,6 @@ struct Pending {
 }
 
 struct Supervisor<'a> {
-    _machine: Machine,
     control: ControlHost,
     listener: OwnedFd,
     stand_in: &'a Peer,
