@@ -41,6 +41,7 @@ fn boot() -> Result<u8, Box<dyn std::error::Error>> {
         mode,
         force: args.get(3).map_or(Ok(0), |n| n.parse())?,
         image: std::fs::read(path)?.leak(),
+        confine: false,
     })?;
     let made = begin.elapsed();
     machine.start()?;

@@ -9,7 +9,7 @@
 //! - [`vcpu`], [`exit`]: vCPU threads and what they come back for;
 //! - [`memory`], [`files`]: RAM, and the window in which donated files appear;
 //! - [`host`], [`channel`], [`streams`], [`seqpacket`]: the services;
-//! - [`clock`], [`stats`]: time, counters.
+//! - [`clock`], [`stats`], [`filter`]: time, counters, confinement.
 //!
 //! Everything here distrusts the guest: what stands in its memory is copied once and checked, and a
 //! rule that is broken is an [`End`], never a panic.
@@ -21,6 +21,7 @@ pub mod cpuid;
 pub mod end;
 pub mod exit;
 pub mod files;
+pub mod filter;
 pub mod host;
 pub mod image;
 pub mod memory;
@@ -75,8 +76,10 @@ pub struct Config {
     pub mode: u32,
     /// Bits of [`guest::contract::Force`].
     pub force: u64,
-    /// The image; see [`IMAGE`].
+    /// The image.
     pub image: &'static [u8],
+    /// Whether vCPU threads get their own filter. The process has no_new_privs then.
+    pub confine: bool,
 }
 
 /// Addresses for donated files. KVM keeps some bytes per 2 MiB of it, and up to 0.2 per cent of it on
@@ -118,6 +121,9 @@ pub enum Error {
         /// What was asked for.
         memory: u64,
     },
+    /// The filter of vCPU threads.
+    #[error(transparent)]
+    Filter(#[from] filter::Error),
     /// The event loop.
     #[error("the event loop: {0}")]
     Loop(#[from] event_manager::Error),
@@ -141,6 +147,7 @@ pub struct Machine {
     doorbell: EventFd,
     profile: Vec<kvm_cpuid_entry2>,
     entry: u64,
+    filter: Option<Arc<seccompiler::BpfProgram>>,
     threads: Vec<vcpu::Thread>,
     stats: Vec<(String, Stats)>,
     end: Option<End>,
@@ -231,6 +238,7 @@ impl Machine {
             doorbell,
             profile,
             entry: loaded.entry,
+            filter: if config.confine { Some(Arc::new(filter::vcpu()?)) } else { None },
             threads: Vec::new(),
             stats: Vec::new(),
             end: None,
@@ -268,6 +276,16 @@ impl Machine {
         self.stats.iter().map(|(name, stats)| Ok((name.clone(), stats.read()?))).collect()
     }
 
+    /// VM exits so far, less those for the host's own interrupts; `None` where the host does not count.
+    pub fn exits(&self) -> Option<u64> {
+        let counters = self.statistics().ok()?;
+        let of = |name| counters.iter().filter_map(|(_, c)| c.get(name)).sum::<u64>();
+        counters
+            .iter()
+            .any(|(_, c)| c.contains_key("exits"))
+            .then(|| of("exits").saturating_sub(of("irq_exits")))
+    }
+
     /// Runs an event loop of its own until the sandbox ends.
     pub fn run(mut self) -> Result<End, Error> {
         let mut manager = EventManager::new()?;
@@ -290,8 +308,11 @@ impl Machine {
         if let Some(irq) = self.shared.irqs.get(start.cpu as usize) {
             self.vm.register_irqfd(irq, start.cpu).map_err(kvm("KVM_IRQFD"))?;
         }
+        let filter = self.filter.clone();
+        let confine =
+            move || filter.map_or(Ok(()), |f| filter::apply(&f)).map_err(|e| e.to_string());
         let thread =
-            vcpu::spawn(&self.shared, start.cpu, fd, || Ok(())).map_err(host("a vCPU's thread"))?;
+            vcpu::spawn(&self.shared, start.cpu, fd, confine).map_err(host("a vCPU's thread"))?;
         self.threads.push(thread);
         Ok(())
     }
@@ -580,6 +601,7 @@ pub(crate) mod tests {
             mode: 1,
             force: 0,
             image,
+            confine: false,
         }
     }
 

@@ -67,7 +67,7 @@ const PTRACE: &[c_long] = &[
 
 /// What vCPUs need beside those. Their threads have narrower filters of their own.
 #[rustfmt::skip]
-const KVM: &[c_long] = &[libc::SYS_ioctl];
+const KVM: &[c_long] = &[libc::SYS_ioctl, libc::SYS_seccomp];
 
 /// What fcntl(2) may do: descriptors' flags, and seals.
 const FCNTL: &[c_int] = &[
