@@ -105,6 +105,7 @@ impl Ready {
                     mode: mode::SENTRY,
                     force: 0,
                     image: IMAGE,
+                    confine: true,
                 };
                 let mut machine = kvm::Machine::on(device, config)?;
                 machine.start()?;
