@@ -23,6 +23,7 @@ mod remote;
 #[cfg(test)]
 mod tests;
 
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 
@@ -32,8 +33,47 @@ use self::conn::Connection;
 use self::inode::NinepInode;
 use self::remote::Remote;
 use super::inode::{Caching, FileSystem, Inode};
+use super::setup::GoferSource;
 use super::types::StatFs;
 use crate::errno::Errno;
+use crate::platform::{ChannelId, platform};
+use crate::sync::Mutex;
+
+/// The gofers of a sandbox: a connection for each that is in use.
+#[derive(Default)]
+pub struct Gofers(Mutex<BTreeMap<u32, Arc<Connection>>>);
+
+impl Gofers {
+    /// None in use.
+    pub const fn new() -> Self {
+        Gofers(Mutex::new(BTreeMap::new()))
+    }
+
+    /// The file system of an attach point, as [`setup::Sources`](super::setup::Sources) wants it.
+    pub fn attach(&self, source: GoferSource<'_>) -> Result<Arc<dyn FileSystem>, Errno> {
+        let conn = {
+            let mut gofers = self.0.lock();
+            match gofers.get(&source.gofer) {
+                Some(conn) => conn.clone(),
+                None => {
+                    let channel = platform().channel(ChannelId::Gofer(source.gofer))?;
+                    let conn = Connection::new(channel)?;
+                    gofers.insert(source.gofer, conn.clone());
+                    conn
+                }
+            }
+        };
+        let sharing = if source.shared { Sharing::Shared } else { Sharing::Exclusive };
+        let fs = NinepFs::attach(&conn, source.attach, sharing, source.attach.into())?;
+        Ok(fs)
+    }
+
+    /// The gofer's container has ended. The connection goes with the last file of it.
+    pub fn forget(&self, gofer: u32) {
+        let gone = self.0.lock().remove(&gofer);
+        drop(gone);
+    }
+}
 
 /// Who may change the files of an attach point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -23,7 +23,7 @@ use crate::fs::{
     OpenFlags, Path, RenameFlags, SetAttr, SetTime, Super, Time, WalkFlags, Whence, setup,
 };
 use crate::mm::{MapRequest, Mm, Place, VmaFile, VmaFlags};
-use crate::platform::{Access, Channel, Fault, FileId, PAGE_SIZE, Prot, fake, platform};
+use crate::platform::{Access, Channel, ChannelId, Fault, FileId, PAGE_SIZE, Prot, fake, platform};
 use crate::sync::WaitQueue;
 use crate::task::{Blocked, Creds};
 
@@ -535,6 +535,22 @@ fn changes_of_others_beneath_an_exclusive_root_show_soon() {
     assert_eq!(b.read("/dir/file"), b"replacement");
     // What did not change stayed what it was.
     assert!(Arc::ptr_eq(&dir.dentry, &b.walk("/dir").unwrap().dentry));
+}
+
+#[test]
+fn attach_points_of_one_gofer_share_its_connection() {
+    let b = Box9p::new("gofers");
+    fs::write(b.host("file"), "x").unwrap();
+    fake::install().add_channel(ChannelId::Gofer(7), serve(&b.dir, false, Donation::Yes));
+    let gofers = Gofers::new();
+    let source = |gofer, attach| setup::GoferSource { gofer, attach, shared: false };
+    let one = gofers.attach(source(7, "root")).unwrap();
+    let two = gofers.attach(source(7, "root")).unwrap();
+    assert_ne!(one.dev(), two.dev());
+    assert_eq!(gofers.attach(source(7, "none")).err(), Some(Errno::ENOENT));
+    assert!(gofers.attach(source(8, "root")).is_err());
+    gofers.forget(7);
+    assert!(one.statfs().unwrap().bsize > 0);
 }
 
 #[test]
