@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::mem;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 
@@ -121,8 +121,6 @@ pub struct Dentry {
     /// How many mounts stand on it, in all namespaces.
     pub mounted: AtomicU32,
     inode: Option<Arc<dyn Inode>>,
-    /// The directory's [`Inode::names_version`] when this was last known to be true.
-    seen: AtomicU64,
     place: SpinLock<Place>,
     children: SpinLock<HashMap<Arc<[u8]>, Arc<Dentry>>>,
     unlinked: AtomicBool,
@@ -142,7 +140,6 @@ impl Dentry {
             dir: Mutex::new(()),
             mounted: AtomicU32::new(0),
             inode,
-            seen: AtomicU64::new(0),
             place: SpinLock::new(Place { parent, name: Arc::from(name) }),
             children: SpinLock::new(HashMap::new()),
             unlinked: AtomicBool::new(false),
@@ -241,14 +238,11 @@ impl Dentry {
         if !ahead.is_empty() && inode.looks_ahead() {
             return self.lookup_ahead(cx, inode, name, ahead);
         }
-        // Taken before the question: a change that comes while it is under way makes it old.
-        let version = inode.names_version();
-        let found = match inode.lookup(cx, name) {
-            Ok(found) => Some(found),
-            Err(Errno::ENOENT) => None,
-            Err(e) => return Err(e),
-        };
-        Ok(self.insert_seen(name, found, version))
+        match inode.lookup(cx, name) {
+            Ok(found) => Ok(self.insert(name, Some(found))),
+            Err(Errno::ENOENT) => Ok(self.insert(name, None)),
+            Err(e) => Err(e),
+        }
     }
 
     fn lookup_ahead(
@@ -288,21 +282,11 @@ impl Dentry {
     /// What the cache has, if it still holds.
     fn trusted(&self, cx: &Cx<'_>, name: &[u8]) -> Result<Option<Arc<Dentry>>, Errno> {
         let Some(dentry) = self.cached(name) else { return Ok(None) };
+        if self.sb.caching != Caching::Shared {
+            return Ok(Some(dentry));
+        }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        let version = match self.sb.caching {
-            Caching::None => return Ok(Some(dentry)),
-            Caching::Exclusive => {
-                let version = inode.names_version();
-                if dentry.seen.load(Ordering::Relaxed) == version {
-                    return Ok(Some(dentry));
-                }
-                version
-            }
-            Caching::Shared => 0,
-        };
-        // What is mounted on hides whatever happens to the name.
-        if dentry.is_mountpoint() || inode.revalidate(cx, name, dentry.inode())? {
-            dentry.seen.store(version, Ordering::Relaxed);
+        if inode.revalidate(cx, name, dentry.inode())? {
             return Ok(Some(dentry));
         }
         self.forget(name, &dentry);
@@ -311,18 +295,7 @@ impl Dentry {
 
     /// Enters what `name` means now into the map, instead of what was there; `dir` is held.
     pub fn insert(self: &Arc<Self>, name: &[u8], inode: Option<Arc<dyn Inode>>) -> Arc<Dentry> {
-        let version = self.inode().map_or(0, |i| i.names_version());
-        self.insert_seen(name, inode, version)
-    }
-
-    fn insert_seen(
-        self: &Arc<Self>,
-        name: &[u8],
-        inode: Option<Arc<dyn Inode>>,
-        version: u64,
-    ) -> Arc<Dentry> {
         let dentry = Dentry::new(&self.sb, Some(self.clone()), name, inode);
-        dentry.seen.store(version, Ordering::Relaxed);
         if self.sb.caching != Caching::None {
             self.enter(&dentry);
         }

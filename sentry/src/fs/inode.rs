@@ -136,14 +136,7 @@ pub trait Inode: Send + Sync + Any {
     fn looks_ahead(&self) -> bool {
         false
     }
-    /// Grows when names of this directory may have been changed by others: cached names that were
-    /// seen before are then asked about once more ([`revalidate`](Self::revalidate)). Asked at each
-    /// step of a walk, with [`Caching::Exclusive`].
-    fn names_version(&self) -> u64 {
-        0
-    }
-    /// Whether `name` still means `child` (`None`: nothing). Asked with [`Caching::Shared`], and
-    /// after [`names_version`](Self::names_version) has grown.
+    /// Whether `name` still means `child` (`None`: nothing). Asked with [`Caching::Shared`].
     fn revalidate(
         &self,
         _cx: &Cx<'_>,

@@ -44,6 +44,40 @@ pub struct Container {
 /// The id of init in its own pid namespace.
 const INIT: Pid = 1;
 
+#[cfg(test)]
+impl Container {
+    /// A container without mounts and processes, whose events nobody hears.
+    pub fn bare(id: &str) -> Arc<Container> {
+        struct Nobody;
+        impl crate::platform::Channel for Nobody {
+            fn max_message(&self) -> usize {
+                4096
+            }
+            fn send(&self, _message: &[u8]) -> Result<(), Errno> {
+                Ok(())
+            }
+            fn recv(
+                &self,
+                _buf: &mut Vec<u8>,
+                _deadline: Option<u64>,
+            ) -> Result<Option<crate::platform::FileId>, Errno> {
+                Err(Errno::EPIPE)
+            }
+        }
+        Arc::new(Container {
+            id: id.into(),
+            kernel: Kernel::new(Arc::new(Nobody)),
+            pids: Arc::default(),
+            mounts: spin::Once::new(),
+            namespaces: Arc::new(Namespaces::new(id, "")),
+            watched: AtomicBool::new(false),
+            waiting: SpinLock::new(None),
+            running: AtomicBool::new(true),
+            killed: SpinLock::new(None),
+        })
+    }
+}
+
 impl Container {
     /// Makes a container up to, but without, the first instruction of its init.
     pub(super) fn create(

@@ -271,7 +271,7 @@ impl Platform for Fake {
     }
 
     fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno> {
-        Err(Errno::ENOSYS)
+        Ok(Box::new(super::script::ScriptThread::new()))
     }
 
     fn spawn(&self, name: &str, entry: Box<dyn FnOnce() + Send>) -> Result<ThreadId, Errno> {

@@ -21,6 +21,8 @@ mod context;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod frame_alloc;
+#[cfg(any(test, feature = "fake"))]
+pub mod script;
 
 pub use context::{Access, Exception, Fault, Registers, Trap, vector};
 

@@ -279,3 +279,6 @@ impl Wake for ThreadWaker {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

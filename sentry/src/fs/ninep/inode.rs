@@ -4,14 +4,12 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use gofer::wire::{
-    self, Changed, Data as Bytes, Fid, MAX_STEPS, Node, Reply, Request, SetValid, Step, UNLINK_DIR,
-    Wish,
+    self, Data as Bytes, Fid, MAX_STEPS, Node, Reply, Request, SetValid, Step, UNLINK_DIR, Wish,
 };
 
-use super::conn::Listener;
 use super::data::Data;
 use super::dir::DirOps;
 use super::file::RegularOps;
@@ -46,16 +44,6 @@ pub struct NinepInode {
     /// The inode number of the directory it was found in, for `..`.
     pub(super) parent: AtomicU64,
     pub(super) data: Data,
-    names: Names,
-}
-
-/// Whether names of a directory may be trusted.
-#[derive(Default)]
-struct Names {
-    version: AtomicU64,
-    watched: AtomicBool,
-    /// When to try to watch it (monotonic); 0: not used yet.
-    due: AtomicU64,
 }
 
 /// What is known of the attributes.
@@ -63,8 +51,6 @@ struct Meta {
     attr: Attr,
     /// Something has changed since.
     stale: bool,
-    /// Something has been changed by others: not even the length can be relied on.
-    doubtful: bool,
     /// Counts changes, so that an answer that was under way meanwhile is not taken for the truth.
     changes: u64,
     /// A symbolic link's text.
@@ -93,13 +79,11 @@ impl NinepInode {
             meta: SpinLock::new(Meta {
                 attr: remote.attr(&node.attr),
                 stale: false,
-                doubtful: false,
                 changes: 0,
                 target: None,
             }),
             parent: AtomicU64::new(parent),
             data: Data::default(),
-            names: Names::default(),
         }))
     }
 
@@ -115,17 +99,6 @@ impl NinepInode {
         if !self.remote.exclusive() || (!meta.stale && meta.changes == 0) {
             meta.attr = attr;
             meta.stale = false;
-        }
-    }
-
-    /// Others may have changed it: `attr` is what the gofer says now.
-    fn compare(&self, attr: &wire::Attr) {
-        let attr = self.remote.attr(attr);
-        let mut meta = self.meta.lock();
-        if meta.attr != attr {
-            meta.stale = true;
-            meta.doubtful = true;
-            meta.changes = meta.changes.wrapping_add(1);
         }
     }
 
@@ -160,7 +133,6 @@ impl NinepInode {
             if meta.changes == changes {
                 meta.attr = attr;
                 meta.stale = false;
-                meta.doubtful = false;
                 return Ok(attr);
             }
             if attempt == ATTEMPTS {
@@ -394,32 +366,6 @@ impl Inode for NinepInode {
         found
     }
 
-    fn names_version(&self) -> u64 {
-        if self.kind != FileType::Directory || !self.remote.exclusive() {
-            return 0;
-        }
-        let names = &self.names;
-        let now = platform().monotonic();
-        if names.watched.load(Ordering::Relaxed) {
-            self.remote.conn.poll(now);
-            return names.version.load(Ordering::Acquire);
-        }
-        let due = names.due.load(Ordering::Relaxed);
-        let next = now.saturating_add(self.remote.watch_after.load(Ordering::Relaxed));
-        if now >= due
-            && names.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            && due != 0
-        {
-            if self.call_simple(&Request::Watch { fid: self.fid }).is_ok() {
-                names.watched.store(true, Ordering::Relaxed);
-                self.remote.conn.listen(self.fid, self.me.clone());
-            }
-            // Watched or not: what was seen before is looked at once more.
-            names.version.fetch_add(1, Ordering::Release);
-        }
-        names.version.load(Ordering::Acquire)
-    }
-
     fn revalidate(
         &self,
         _cx: &Cx<'_>,
@@ -434,10 +380,8 @@ impl Inode for NinepInode {
                 let child = Self::peer(child)?;
                 let same = child.key == (node.attr.dev, node.attr.ino)
                     && FileType::from_mode(node.attr.mode) == Some(child.kind);
-                match (same, self.remote.exclusive()) {
-                    (false, _) => {}
-                    (true, true) => child.compare(&node.attr),
-                    (true, false) => child.learn(&node.attr),
+                if same {
+                    child.learn(&node.attr);
                 }
                 Ok(same)
             }
@@ -666,11 +610,7 @@ impl NinepInode {
     /// The size now, also where others may change it.
     pub(super) fn size_now(self: &Arc<Self>) -> Result<u64, Errno> {
         if self.remote.exclusive() {
-            let (size, doubtful) = {
-                let meta = self.meta.lock();
-                (meta.attr.size, meta.doubtful)
-            };
-            return if doubtful { Ok(self.ask_attr()?.size) } else { Ok(size) };
+            return Ok(self.size());
         }
         match self.reader()?.donated() {
             Some(file) => platform().file_size(file),
@@ -721,21 +661,8 @@ impl Mappable for NinepInode {
     }
 }
 
-impl Listener for NinepInode {
-    fn changed(&self, _changed: Changed) {
-        // Whatever it is, the names tell: each is looked at once more, and its attributes with it.
-        self.names.version.fetch_add(1, Ordering::Release);
-        let mut meta = self.meta.lock();
-        meta.stale = true;
-        meta.changes = meta.changes.wrapping_add(1);
-    }
-}
-
 impl Drop for NinepInode {
     fn drop(&mut self) {
-        if *self.names.watched.get_mut() {
-            self.remote.conn.unlisten(self.fid);
-        }
         self.remote.gone(&self.key);
         // A file without a name takes room on the host until it is forgotten.
         let nameless = self.meta.get_mut().attr.nlink == 0;

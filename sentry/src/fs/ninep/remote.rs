@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use gofer::wire::{self, Fid, Node, Reply, Request};
 use hashbrown::HashMap;
@@ -23,10 +23,6 @@ const SWEEP: usize = 16;
 /// Fids synced by one message.
 const SYNC_BATCH: usize = 128;
 
-/// After being used for so long, a directory of an exclusive attach point is watched; and so often
-/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches.
-const WATCH_AFTER: u64 = 1_000_000_000;
-
 /// What the inodes of one attach point share.
 pub struct Remote {
     pub(super) conn: Arc<Connection>,
@@ -44,8 +40,6 @@ pub struct Remote {
     pub(super) donations: AtomicUsize,
     /// Inodes written to since the last sync.
     pub(super) written: SpinLock<Vec<Weak<NinepInode>>>,
-    /// [`WATCH_AFTER`], but in tests.
-    pub(super) watch_after: AtomicU64,
 }
 
 /// Device and inode number on the host.
@@ -68,7 +62,6 @@ impl Remote {
             donated: SpinLock::new(VecDeque::new()),
             donations: AtomicUsize::new(0),
             written: SpinLock::new(Vec::new()),
-            watch_after: AtomicU64::new(WATCH_AFTER),
         })
     }
 
