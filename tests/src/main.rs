@@ -1,7 +1,7 @@
 //! The harness: `tests/run` starts it; in the test VM it is init and agent.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ enum Action {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
+    /// Checks a bootable image (as linked, with its symbols).
+    LintImage { image: PathBuf },
     /// Runs one container test here, in this process.
     #[command(hide = true)]
     Case {
@@ -111,6 +113,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.into()),
             Ok(never) => match never {},
         },
+        Some(Action::LintImage { image }) => lint_image(&image),
         Some(Action::Case { name, platform, runtime, reference, roots, slow }) => {
             let place = Place {
                 runtime: Runtime::parse(&runtime, Some(&platform)),
@@ -184,6 +187,15 @@ fn run_case(name: &str, place: &Place) -> Result<ExitCode, Error> {
             ExitCode::from(case::SKIPPED as u8)
         }
     })
+}
+
+fn lint_image(image: &Path) -> Result<ExitCode, Error> {
+    let (findings, count) = tests::lint::image::check(&std::fs::read(image)?)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    println!("{count} instructions, {} findings", findings.len());
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The runtime as it was last built, in whichever profile.

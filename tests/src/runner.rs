@@ -16,7 +16,7 @@ use crate::process::{self, End, Stream};
 use crate::protocol::{Ended, Job};
 use crate::vm::image::{self, Parts};
 use crate::vm::machine::{Config, Vm};
-use crate::{case, roots, vm};
+use crate::{case, lint, roots, vm};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -25,6 +25,8 @@ type Error = Box<dyn std::error::Error>;
 const VM_SLOWNESS: u32 = 8;
 /// A single container test's limit on the host, beyond which its process is ended (its own limits are shorter).
 const CASE_LIMIT: Duration = Duration::from_secs(150);
+/// The lints' names.
+const LINTS: [&str; 3] = ["lint/unsafe", "lint/licences", "lint/image"];
 /// How long building the runtime may take.
 const BUILD_BUDGET: Duration = Duration::from_secs(1200);
 
@@ -33,6 +35,8 @@ const BUILD_BUDGET: Duration = Duration::from_secs(1200);
 pub enum Suite {
     /// `cargo test` of the workspace.
     Unit,
+    /// What the compiler does not check.
+    Lint,
     /// Container tests on the ptrace platform, on this machine.
     Ptrace,
     /// Container tests on the KVM platform: on this machine if its KVM is sane, else in the VM.
@@ -40,12 +44,13 @@ pub enum Suite {
 }
 
 impl Suite {
-    const ALL: [Suite; 3] = [Suite::Unit, Suite::Ptrace, Suite::Kvm];
+    const ALL: [Suite; 4] = [Suite::Unit, Suite::Lint, Suite::Ptrace, Suite::Kvm];
 
     /// Its name, which begins its tests' names.
     pub fn name(self) -> &'static str {
         match self {
             Suite::Unit => "unit",
+            Suite::Lint => "lint",
             Suite::Ptrace => "ptrace",
             Suite::Kvm => "kvm",
         }
@@ -54,6 +59,7 @@ impl Suite {
     fn budget(self) -> Duration {
         Duration::from_secs(match self {
             Suite::Unit => 900,
+            Suite::Lint => 1300,
             Suite::Ptrace => 600,
             Suite::Kvm => 1200,
         })
@@ -141,6 +147,7 @@ pub fn run(options: &Options) -> Result<bool, Error> {
         println!("\n== {}", suite.name());
         let outcome = match suite {
             Suite::Unit => unit_tests(suite.budget()),
+            Suite::Lint => Ok(lints(names, &options.profile)),
             Suite::Ptrace | Suite::Kvm => (|| {
                 let prepared = match &mut prepared {
                     Some(prepared) => prepared,
@@ -194,6 +201,7 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
         }
         let names = match suite {
             Suite::Unit => vec!["unit/cargo-test".to_owned()],
+            Suite::Lint => LINTS.map(str::to_owned).to_vec(),
             Suite::Ptrace | Suite::Kvm => {
                 case::names().into_iter().map(|name| format!("{}/{name}", suite.name())).collect()
             }
@@ -418,6 +426,38 @@ fn report(name: &str, ended: &Ended, text: &str, tally: &mut Tally) {
         }
     }
     let _ = io::stdout().flush();
+}
+
+/// Runs the lints; their budget is that of the build which the image lint may need.
+fn lints(names: &[String], profile: &str) -> Tally {
+    let mut tally = Tally::default();
+    for name in names {
+        let started = Instant::now();
+        let outcome = match name.as_str() {
+            "lint/image" => lint_image(profile),
+            "lint/licences" => lint::licences::check()
+                .map(|(findings, count)| (format!("{count} packages\n"), findings)),
+            "lint/unsafe" => lint::census::take().map_err(Error::from),
+            other => Err(format!("no lint named {other}").into()),
+        };
+        let (text, findings) =
+            outcome.unwrap_or_else(|error| (String::new(), vec![error.to_string()]));
+        let word = if findings.is_empty() { "ok  " } else { "FAIL" };
+        println!("{word} {name} ({:.2} s)", started.elapsed().as_secs_f64());
+        for line in text.lines().chain(findings.iter().map(String::as_str)) {
+            println!("     {line}");
+        }
+        if findings.is_empty() { tally.passed += 1 } else { tally.failed.push(name.clone()) }
+    }
+    tally
+}
+
+fn lint_image(profile: &str) -> Result<(String, Vec<String>), Error> {
+    build(profile)?;
+    let image = crate::workspace().join("target/image/x86_64-unknown-linux-gnu/image/image");
+    let elf = fs::read(&image).map_err(|e| format!("{}: {e}", image.display()))?;
+    let (findings, count) = lint::image::check(&elf)?;
+    Ok((format!("{count} instructions\n"), findings))
 }
 
 /// Runs `cargo test` and counts its tests; a failure to build is one failed test.

@@ -1,0 +1,5 @@
+//! Checks of what is built and of what it is built from, beyond the compiler's and clippy's.
+
+pub mod census;
+pub mod image;
+pub mod licences;
