@@ -219,10 +219,9 @@ mod tests {
                 }
                 _ => {
                     map.protect(range.clone(), prot, &mut Vec::new());
-                    for page in &mut book[start as usize..(start + pages) as usize] {
-                        if let Some(page) = page {
-                            page.1 = prot;
-                        }
+                    let pages = &mut book[start as usize..(start + pages) as usize];
+                    for page in pages.iter_mut().flatten() {
+                        page.1 = prot;
                     }
                 }
             }

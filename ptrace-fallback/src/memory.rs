@@ -197,3 +197,55 @@ unsafe fn copy(to: *mut u8, from: *const u8, len: usize) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of host memory behind the file.
+    fn held(memory: &Memory) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::File::from(memory.file.try_clone().unwrap());
+        file.metadata().unwrap().blocks() * 512
+    }
+
+    #[test]
+    fn freed_memory_goes_back_to_the_host_and_comes_again_zeroed() {
+        let memory = Memory::new(64 << 20).unwrap();
+        assert_eq!(held(&memory), 0);
+        let run = memory.alloc(1000).unwrap();
+        for i in 0..1000 {
+            memory.write(run.offset(i), 100, b"secret");
+        }
+        assert_eq!(held(&memory), 1000 * PAGE_SIZE as u64);
+        memory.free(run, 1000);
+        // Used again before it goes back: zeroed by us.
+        let again = memory.alloc(10).unwrap();
+        let mut buf = [1; 6];
+        memory.read(again.offset(9), 100, &mut buf);
+        assert_eq!(buf, [0; 6]);
+        memory.release().unwrap();
+        assert_eq!(held(&memory), 10 * PAGE_SIZE as u64);
+        let more = memory.alloc(1000).unwrap();
+        memory.read(more, 500 * PAGE_SIZE + 100, &mut buf);
+        assert_eq!(buf, [0; 6]);
+        assert_eq!(memory.counts(), (1010, (64 << 20) / PAGE_SIZE as u64));
+        assert!(memory.alloc(20_000).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "not in use")]
+    fn a_frame_is_freed_once() {
+        let memory = Memory::new(1 << 20).unwrap();
+        let run = memory.alloc(2).unwrap();
+        memory.free(run, 2);
+        memory.free(run, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "outside of memory")]
+    fn nothing_outside_of_memory_is_reached() {
+        let memory = Memory::new(1 << 20).unwrap();
+        memory.write(Frame(255), PAGE_SIZE - 1, &[0; 2]);
+    }
+}

@@ -251,6 +251,7 @@ pub(crate) fn wait(tid: i32) -> Stop {
 }
 
 // include/uapi/linux/ptrace.h and arch/x86/include/uapi/asm/ptrace-abi.h
+const PTRACE_POKEUSER: i32 = 6;
 const PTRACE_GETREGS: i32 = 12;
 const PTRACE_SETREGS: i32 = 13;
 const PTRACE_SYSEMU: i32 = 31;
@@ -271,7 +272,7 @@ const NT_X86_XSTATE: usize = 0x202;
 fn ptrace_plain(request: i32, tid: i32, addr: usize, data: usize) -> Result<(), Errno> {
     debug_assert!(matches!(
         request,
-        PTRACE_SYSEMU | PTRACE_SEIZE | PTRACE_INTERRUPT | PTRACE_DETACH
+        PTRACE_SYSEMU | PTRACE_SEIZE | PTRACE_INTERRUPT | PTRACE_DETACH | PTRACE_POKEUSER
     ));
     // SAFETY: the requests above take numbers, and act on another process.
     let result = unsafe { libc::syscall(libc::SYS_ptrace, request, tid, addr, data) };
@@ -327,6 +328,12 @@ pub(crate) fn set_registers_but_bases(tid: i32, regs: &Registers) -> Result<(), 
         libc::syscall(libc::SYS_ptrace, PTRACE_SETREGSET, tid, NT_PRSTATUS, ptr::from_mut(&mut iov))
     };
     if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+/// Writes one general register of a stopped tracee.
+pub(crate) fn set_rax(tid: i32, rax: u64) -> Result<(), Errno> {
+    let offset = std::mem::offset_of!(Registers, rax);
+    ptrace_plain(PTRACE_POKEUSER, tid, offset, rax as usize)
 }
 
 /// What the kernel knows of a signal that is about to be delivered.

@@ -199,7 +199,17 @@ impl Tracee {
         match &self.has {
             Some(has) if has.fs_base == wanted.fs_base && has.gs_base == wanted.gs_base => {
                 (wanted.ds, wanted.es, wanted.fs, wanted.gs) = (has.ds, has.es, has.fs, has.gs);
-                if wanted != *has {
+                let same_but_rax =
+                    Registers { rax: has.rax, orig_rax: has.orig_rax, ..wanted } == *has;
+                // Values at which the kernel would restart a system call.
+                let restarts = (-4095..=-512).contains(&(wanted.rax as i64));
+                if same_but_rax && !restarts {
+                    // A result is all that most system calls change, and costs half as much.
+                    if wanted.rax != has.rax {
+                        sys::set_rax(self.tid, wanted.rax)?;
+                    }
+                    wanted.orig_rax = has.orig_rax;
+                } else if wanted != *has {
                     sys::set_registers_but_bases(self.tid, &wanted)?;
                 }
             }

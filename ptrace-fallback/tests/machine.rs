@@ -166,7 +166,7 @@ fn a_kick_is_never_lost_before_or_after_the_switch() {
     for n in 0..rounds {
         platform().kick(id);
         while taken.load(Ordering::SeqCst) <= n {
-            std::hint::spin_loop();
+            std::thread::yield_now();
         }
     }
     hear.recv().unwrap();

@@ -44,8 +44,11 @@ pub(crate) struct Stubs {
     pool: Mutex<Vec<Arc<Stub>>>,
     next_id: AtomicU64,
     /// Told about every new stub, so that it watches for its death; not there before the start.
-    watcher: OnceLock<Box<dyn Fn(&Arc<Stub>) + Send + Sync>>,
+    watcher: OnceLock<Watcher>,
 }
+
+/// What is told about a new stub.
+pub(crate) type Watcher = Box<dyn Fn(&Arc<Stub>) + Send + Sync>;
 
 /// One stub process.
 pub(crate) struct Stub {
@@ -133,7 +136,7 @@ impl Stubs {
     }
 
     /// From now on, `watcher` is told about each stub, and calls [`Stub::died`] when it has.
-    pub(crate) fn watch(&self, watcher: Box<dyn Fn(&Arc<Stub>) + Send + Sync>) {
+    pub(crate) fn watch(&self, watcher: Watcher) {
         if self.watcher.set(watcher).is_ok() {
             let pool = lock(&self.pool);
             for stub in pool.iter().chain(self.pristine.get()) {

@@ -101,7 +101,7 @@ unsafe impl Sync for Page {}
 
 impl Page {
     fn word(&self, offset: usize) -> &AtomicU32 {
-        debug_assert!(offset < HEADER && offset % 4 == 0);
+        debug_assert!(offset < HEADER && offset.is_multiple_of(4));
         // SAFETY: inside of the page and aligned; only atomics access it.
         unsafe { AtomicU32::from_ptr(self.0.add(offset).cast()) }
     }

@@ -43,7 +43,7 @@ pub fn platform() -> &'static PtracePlatform {
         });
         hear.recv().unwrap()
     });
-    *platform
+    platform
 }
 
 /// Defines a function that gives the bytes of a program in assembly.

@@ -209,7 +209,7 @@ impl FrameAllocator {
                 }
             }
             // The whole chunk was looked through, so it has no such run inside.
-            if (entered % CHUNK == 0 || entered == self.lowest)
+            if (entered.is_multiple_of(CHUNK) || entered == self.lowest)
                 && let Some(Some(chunk)) = self.chunks.get_mut(index)
             {
                 chunk.longest = chunk.longest.min(count.saturating_sub(1));
