@@ -1,14 +1,19 @@
 //! Inodes that are in no file system: pipes, eventfds, host streams, and the like.
 
+use alloc::boxed::Box;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::Cx;
-use super::inode::Inode;
+use super::dentry::{Dentry, Super};
+use super::inode::{FileOps, FileSystem, Inode};
 use super::lock::InodeState;
-use super::types::{Attr, FileType, SetAttr, Time, makedev};
+use super::mount::Mount;
+use super::path::Path;
+use super::types::{Attr, FileType, MountFlags, OpenFlags, SetAttr, StatFs, Time, makedev};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
 
@@ -32,7 +37,11 @@ pub struct AnonInode {
     label: &'static str,
     attr: SpinLock<Attr>,
     state: InodeState,
+    open: Option<Open>,
 }
+
+/// Opens an inode again.
+pub type Open = Box<dyn Fn(OpenFlags) -> Result<Box<dyn FileOps>, Errno> + Send + Sync>;
 
 impl AnonInode {
     /// One of this kind with these permission bits, owned by the caller.
@@ -63,7 +72,13 @@ impl AnonInode {
                 ..Attr::default()
             }),
             state: InodeState::new(),
+            open: None,
         }
+    }
+
+    /// That can be opened again, through /proc/PID/fd.
+    pub fn with_open(self, open: Open) -> AnonInode {
+        AnonInode { open: Some(open), ..self }
     }
 
     /// With the device number of the device that it is.
@@ -98,6 +113,53 @@ impl Inode for AnonInode {
     fn as_any(&self) -> &dyn Any {
         self
     }
+
+    fn open(&self, _cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+        match &self.open {
+            Some(open) => open(flags),
+            None => Err(Errno::ENXIO),
+        }
+    }
+}
+
+/// The file system of what has no name: never mounted where anybody could see it.
+struct AnonFs {
+    root: Arc<AnonInode>,
+}
+
+impl FileSystem for AnonFs {
+    fn name(&self) -> &'static str {
+        "anon"
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        makedev(0, 15)
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        Ok(StatFs { kind: 0x0904_1934, bsize: 4096, namelen: 255, ..StatFs::default() })
+    }
+}
+
+/// A place for an inode that has none, so that /proc/PID/fd can lead to it.
+pub fn path(inode: &Arc<dyn Inode>) -> Result<Path, Errno> {
+    static MOUNT: spin::Once<Arc<Mount>> = spin::Once::new();
+    let mount = match MOUNT.get() {
+        Some(mount) => mount,
+        None => {
+            let root = AnonInode::new(FileType::Directory, "anon_inode:", 0, 0, 0);
+            let sb = Super::new(Arc::new(AnonFs { root: Arc::new(root) }));
+            let dentry = sb.root().ok_or(Errno::ENOENT)?;
+            MOUNT.call_once(|| Mount::new(&sb, dentry, MountFlags::empty(), "none".into()))
+        }
+    };
+    let name = describe(&**inode);
+    let dentry = Dentry::new(&mount.sb, None, &name, Some(inode.clone()));
+    Ok(Path { mount: mount.clone(), dentry })
 }
 
 /// Applies everything but the size.

@@ -118,6 +118,14 @@ impl File {
         self.path.as_ref()
     }
 
+    /// Where /proc/PID/fd leads for it.
+    pub fn jump(&self) -> Result<Path, Errno> {
+        match &self.path {
+            Some(path) => Ok(path.clone()),
+            None => super::anon::path(&self.inode),
+        }
+    }
+
     /// Its path as /proc/PID/fd, exe and maps show it.
     pub fn show(&self, root: &Path) -> Vec<u8> {
         match &self.path {

@@ -36,6 +36,11 @@ impl InodeState {
         self.fifo.call_once(Arc::default)
     }
 
+    /// Makes this the pipe of a FIFO that has none yet: of pipe(2)'s inode.
+    pub fn set_fifo(&self, pipe: &Arc<Pipe>) {
+        self.fifo.call_once(|| pipe.clone());
+    }
+
     /// Its locks, if there have ever been any.
     pub fn locks_if_any(&self) -> Option<&Locks> {
         self.locks.get().map(|b| &**b)

@@ -87,6 +87,14 @@ impl Path {
 
     /// As [`text`](Self::text), for showing: what is not below `root` begins at the top of all.
     pub fn show(&self, root: &Path) -> Vec<u8> {
+        if self.dentry.parent().is_none() && !self.is_mount_root() {
+            // It is in no directory (a pipe, a memfd): the name is all there is.
+            let mut text = self.dentry.name().to_vec();
+            if self.dentry.is_unlinked() {
+                text.extend_from_slice(b" (deleted)");
+            }
+            return text;
+        }
         match self.text(root) {
             Some(text) => text,
             None => {

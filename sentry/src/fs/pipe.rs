@@ -328,6 +328,8 @@ pub fn pipe(cx: &Cx<'_>, flags: OpenFlags) -> Result<(Arc<File>, Arc<File>), Err
     let pipe = Arc::new(Pipe::default());
     let inode: Arc<dyn Inode> =
         Arc::new(AnonInode::new(FileType::Fifo, "pipe", 0o600, cx.creds.fsuid, cx.creds.fsgid));
+    // Opened again through /proc/PID/fd, it is this very pipe.
+    inode.state().set_fifo(&pipe);
     let flags = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let end = |flags: OpenFlags| -> Result<Arc<File>, Errno> {
         File::new(Box::new(pipe.opened(flags, false)), inode.clone(), None, flags)

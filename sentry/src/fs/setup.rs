@@ -12,6 +12,8 @@ use super::inode::FileSystem;
 use super::mount::{Mount, MountNamespace};
 use super::overlay::Overlay;
 use super::path::Path;
+use super::proc::ProcFs;
+use super::sysfs;
 use super::tmpfs::{Options, Tmpfs};
 use super::types::{FileType, MountFlags};
 use super::walk::WalkFlags;
@@ -58,17 +60,23 @@ impl fmt::Display for MountError {
 pub fn internal(
     fstype: &str,
     data: &[u8],
-    _container: &Weak<Container>,
+    container: &Weak<Container>,
 ) -> Result<Arc<dyn FileSystem>, Errno> {
     match fstype {
         "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data)?)?),
         "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data)?)?),
+        "proc" => Ok(ProcFs::new(container)),
+        "sysfs" => Ok(sysfs::new()?),
+        "cgroup" => Ok(sysfs::cgroup("cgroup")),
+        "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
+        "mqueue" => Ok(sysfs::mqueue()),
         _ => Err(Errno::ENODEV),
     }
 }
 
 /// The types that [`internal`] makes, for /proc/filesystems.
-pub const INTERNAL: [&str; 2] = ["tmpfs", "devtmpfs"];
+pub const INTERNAL: [&str; 7] =
+    ["sysfs", "tmpfs", "proc", "cgroup", "cgroup2", "devtmpfs", "mqueue"];
 
 /// What the sentry itself acts as while it builds a container.
 pub fn root_creds() -> Creds {

@@ -72,6 +72,11 @@ impl HostStream {
         let perm = if kind == FileType::CharDevice { 0o620 } else { 0o600 };
         let inode = AnonInode::new(kind, label, perm, 0, 0).with_rdev(rdev);
         let shared = Arc::new(Shared { queue: WaitQueue::new(), asked: AtomicU16::new(0) });
+        let again = HostStream { stream: stream.clone(), shared: shared.clone() };
+        // /dev/stdout and /proc/PID/fd lead back to the stream.
+        let inode = inode.with_open(Box::new(move |_| {
+            Ok(Box::new(HostStream { stream: again.stream.clone(), shared: again.shared.clone() }))
+        }));
         File::new(Box::new(HostStream { stream, shared }), Arc::new(inode), None, flags)
     }
 

@@ -7,6 +7,7 @@ use crate::errno::Errno;
 use crate::fs::types::{PATH_MAX, SetAttr};
 use crate::fs::{Attr, File, Inode, IoVec, Path, WalkFlags};
 use crate::task::Current;
+use crate::task::limit::RLIMIT_NOFILE;
 
 /// The working directory as a directory descriptor (linux/fcntl.h).
 pub(super) const AT_FDCWD: i32 = -100;
@@ -27,8 +28,8 @@ pub(super) const AT_EMPTY_PATH: u32 = 0x1000;
 const UIO_MAXIOV: usize = 1024;
 
 /// The most descriptors that the caller may have.
-pub(super) fn fd_limit(_cx: &Current) -> u64 {
-    u64::from(crate::fs::fdtable::NR_OPEN)
+pub(super) fn fd_limit(cx: &Current) -> u64 {
+    cx.task.process.limits.soft(RLIMIT_NOFILE)
 }
 
 /// A path from memory.

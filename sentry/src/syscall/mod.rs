@@ -25,6 +25,7 @@ mod table;
 mod time;
 mod xattr;
 
+pub use system::{RELEASE, VERSION};
 pub use table::CALLS;
 
 use alloc::vec::Vec;

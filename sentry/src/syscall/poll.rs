@@ -10,8 +10,9 @@ use crate::error::{Restart, SysError, SysResult};
 use crate::fs::epoll::{self, Epoll};
 use crate::fs::{Events, File, OpenFlags};
 use crate::platform::platform;
+use crate::signal::SigSet;
 use crate::sync::WaitToken;
-use crate::task::{Blocked, Current, ThreadWaker};
+use crate::task::{Blocked, Current, RestartBlock};
 
 /// A file and what it is asked for.
 struct Ask {
@@ -32,14 +33,13 @@ fn wait_any(
     if deadline == Some(0) {
         return Err(Blocked::TimedOut);
     }
-    let waker = Arc::new(ThreadWaker(platform().current()));
     let mut tokens: Vec<(&Arc<File>, WaitToken)> = Vec::with_capacity(asks.len());
     for ask in asks {
         if let Some(file) = &ask.file
             && let Some(queue) = file.ops().queue()
         {
             let events = (ask.want | Events::ALWAYS).bits();
-            tokens.push((file, queue.enter(events, false, waker.clone())));
+            tokens.push((file, queue.enter(events, false, cx.waker.clone())));
         }
     }
     let result = cx.park_until(deadline, || check().then_some(()));
@@ -131,7 +131,23 @@ fn do_poll(cx: &Current, addr: u64, count: u32, deadline: Option<u64>) -> Result
 pub fn poll(cx: &mut Current, args: Args) -> SysResult {
     let millis = args.int(2);
     let nanos = u64::try_from(millis).ok().map(|ms| ms.saturating_mul(1_000_000));
-    do_poll(cx, args.get(0), args.uint(1), deadline_after(nanos))
+    poll_until(cx, args.get(0), args.uint(1), deadline_after(nanos))
+}
+
+/// poll(2) with a deadline, also as restart_syscall(2) continues it.
+pub(super) fn poll_until(
+    cx: &mut Current,
+    addr: u64,
+    count: u32,
+    deadline: Option<u64>,
+) -> SysResult {
+    match do_poll(cx, addr, count, deadline) {
+        Err(SysError::Interrupted(_)) => {
+            cx.restart_block = Some(RestartBlock::Poll { addr, count, deadline });
+            Err(SysError::Interrupted(Restart::Block))
+        }
+        result => result,
+    }
 }
 
 /// ppoll(2).
@@ -242,10 +258,15 @@ pub fn pselect6(cx: &mut Current, args: Args) -> SysResult {
 }
 
 /// Sets the signal mask at `addr`, if there is one, for the time of this call.
-fn mask_for_call(_cx: &mut Current, addr: u64, size: u64) -> Result<(), Errno> {
-    if addr != 0 && size != 8 {
+fn mask_for_call(cx: &mut Current, addr: u64, size: u64) -> Result<(), Errno> {
+    if addr == 0 {
+        return Ok(());
+    }
+    if size != 8 {
         return Err(Errno::EINVAL);
     }
+    let mask = cx.mm.copy_in_u64(addr)?;
+    cx.set_mask_for_call(SigSet(mask));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use super::Args;
 use crate::errno::Errno;
-use crate::error::{SysError, SysResult};
+use crate::error::SysResult;
 use crate::fs::{OpenFlags, WalkFlags};
 use crate::signal::{SigInfo, Signal, code};
 use crate::task::exec::{self, Exec, MAX_ARG_STRLEN};
@@ -464,6 +464,8 @@ pub fn restart_syscall(cx: &mut Current, _args: Args) -> SysResult {
             Ok(0)
         }
         // poll(2) restarts by its own call with what is left of its time.
-        Some(RestartBlock::Poll { .. }) => Err(SysError::Errno(Errno::EINTR)),
+        Some(RestartBlock::Poll { addr, count, deadline }) => {
+            super::poll::poll_until(cx, addr, count, deadline)
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
 use crate::fs::types::MAX_OFFSET;
 use crate::fs::{File, IoDst, IoSrc, Whence};
+use crate::signal::Signal;
 use crate::task::Current;
 
 /// Where a transfer happens.
@@ -46,7 +47,9 @@ fn write_from(cx: &Current, file: &Arc<File>, from: &Vectors, at: At) -> SysResu
 }
 
 /// Whoever writes where nobody reads gets a signal too.
-pub(super) fn broken_pipe(_cx: &Current) {}
+pub(super) fn broken_pipe(cx: &Current) {
+    cx.raise(Signal::SIGPIPE);
+}
 
 /// read(2).
 pub fn read(cx: &mut Current, args: Args) -> SysResult {

@@ -257,6 +257,7 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
     );
     *process.terminal.lock() = old.terminal.lock().clone();
     *process.exe.lock() = old.exe.lock().clone();
+    process.oom_score_adj.store(old.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
     process.personality.store(old.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     process.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     *process.links.lock() = Links { parent_key: cx.task.key, ..Links::default() };

@@ -55,6 +55,9 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
         state.tasks.retain(|t| !Arc::ptr_eq(t, task));
         let own = core::mem::take(&mut *task.signals.lock());
         task.set_state(TaskState::Dead);
+        if task.is_leader() {
+            *process.last_name.lock() = *task.name.lock();
+        }
         if own.stopping && state.one_stopped() {
             stopped = state.stop.signal;
         }

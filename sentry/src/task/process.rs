@@ -2,9 +2,9 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 
-use super::{Creds, Pid, PidNamespace, Rlimits, Task, Usage};
+use super::{Comm, Creds, Pid, PidNamespace, Rlimits, Task, Usage};
 use crate::fs::File;
 use crate::kernel::Container;
 use crate::platform::platform;
@@ -53,6 +53,10 @@ pub struct Process {
     pub personality: AtomicU32,
     /// What it executes, for /proc; open, so that nobody writes it meanwhile.
     pub exe: SpinLock<Option<Arc<File>>>,
+    /// How gladly it is killed for its memory (/proc/PID/oom_score_adj), -1000 to 1000.
+    pub oom_score_adj: AtomicI32,
+    /// What its first task was called at its end, for /proc.
+    pub last_name: SpinLock<Comm>,
     /// When it was made, monotonic nanoseconds.
     pub start_time: u64,
 }
@@ -137,6 +141,8 @@ impl Process {
             dumpable: AtomicBool::new(true),
             personality: AtomicU32::new(0),
             exe: SpinLock::new(None),
+            oom_score_adj: AtomicI32::new(0),
+            last_name: SpinLock::new(Comm::default()),
             start_time: platform().monotonic(),
         }
     }

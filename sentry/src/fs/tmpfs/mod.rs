@@ -238,17 +238,17 @@ pub fn memfd(cx: &Cx<'_>, name: &[u8], mode: u32, seals: u32) -> Result<Arc<File
     };
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let tmpfs = root.inode().and_then(|i| i.as_any().downcast_ref::<Node>());
-    let shared = &tmpfs.ok_or(Errno::ENOENT)?.shared;
+    let shared = tmpfs.ok_or(Errno::ENOENT)?.shared.clone();
     let new = New { mode, uid: cx.creds.fsuid, gid: cx.creds.fsgid };
-    let node = Node::new_file(shared, new)?;
+    let node = Node::new_file(&shared, new)?;
     if let Some(body) = node.body() {
         body.seals.store(seals, Ordering::Relaxed);
     }
-    let mut shown = b"memfd:".to_vec();
+    let mut shown = b"/memfd:".to_vec();
     shown.extend_from_slice(name);
     let dentry = Dentry::new(sb, None, &shown, Some(node.clone()));
     dentry.set_unlinked();
-    let mount = Mount::new(sb, dentry.clone(), MountFlags::empty(), "tmpfs".into());
+    let mount = Mount::new(sb, root, MountFlags::empty(), "tmpfs".into());
     let path = Path { mount, dentry };
     let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
     File::new(Box::new(FileHandle(node.clone())), node, Some(path), flags)

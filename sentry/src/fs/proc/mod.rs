@@ -1,0 +1,199 @@
+//! procfs (proc(5)): what programs read about processes and the system.
+//!
+//! The tree is data: tables of [`Entry`] in [`system`], [`sys`] and [`process`], each a name with the
+//! function that writes its text. [`node`] makes inodes of them; names are not cached, so each walk
+//! sees the processes that there are. A container's procfs shows the processes of its pid namespace.
+
+mod cpu;
+mod dirs;
+mod mounts;
+mod node;
+mod process;
+mod smaps;
+mod sys;
+mod system;
+
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+
+use super::anon::next_dev;
+use super::context::Cx;
+use super::inode::{Caching, FileSystem, Inode, Link};
+use super::types::{NAME_MAX, StatFs};
+use crate::errno::Errno;
+use crate::kernel::Container;
+use crate::platform::PAGE_SIZE;
+use crate::task::{Creds, Process, Task, cap};
+
+/// PROC_SUPER_MAGIC (linux/magic.h).
+const MAGIC: u64 = 0x9fa0;
+/// CAP_SYS_PTRACE (linux/capability.h).
+const CAP_SYS_PTRACE: u32 = 19;
+
+/// What an entry is about: the reader, and for those of a process that process and task.
+struct About<'a> {
+    container: &'a Arc<Container>,
+    cx: &'a Cx<'a>,
+    subject: Option<&'a Subject>,
+}
+
+/// A process, and a task of it.
+#[derive(Clone)]
+struct Subject {
+    process: Arc<Process>,
+    /// The task; `None`: whichever lives (the leader first), or none, of a zombie.
+    task: Option<Arc<Task>>,
+}
+
+impl Subject {
+    /// The task, while one lives.
+    fn task(&self) -> Option<Arc<Task>> {
+        self.task.clone().or_else(|| self.process.first_task())
+    }
+
+    /// Whether it has been waited for, so that nothing is left of it.
+    fn is_gone(&self) -> bool {
+        let there = self.process.pids.process(self.process.pid);
+        !there.is_some_and(|p| Arc::ptr_eq(&p, &self.process))
+    }
+}
+
+impl About<'_> {
+    fn subject(&self) -> Result<&Subject, Errno> {
+        self.subject.ok_or(Errno::ENOENT)
+    }
+
+    fn process(&self) -> Result<&Arc<Process>, Errno> {
+        Ok(&self.subject()?.process)
+    }
+
+    /// The living task it is about. `ESRCH` for a zombie.
+    fn task(&self) -> Result<Arc<Task>, Errno> {
+        self.subject()?.task().ok_or(Errno::ESRCH)
+    }
+
+    /// The living task, if the reader may look into it (ptrace(2), "Ptrace access mode checking").
+    fn inspect(&self) -> Result<Arc<Task>, Errno> {
+        let task = self.task()?;
+        may_inspect(self.cx, &task)?;
+        Ok(task)
+    }
+}
+
+/// Whether the reader may look into a task's memory, descriptors and places.
+fn may_inspect(cx: &Cx<'_>, task: &Arc<Task>) -> Result<(), Errno> {
+    if cx.task.is_some_and(|me| Arc::ptr_eq(&me.process, &task.process)) {
+        return Ok(());
+    }
+    let theirs = task.creds();
+    let same = |c: &Creds, t: &Creds| {
+        let uids = [t.uid, t.euid, t.suid].iter().all(|u| *u == c.fsuid);
+        uids && [t.gid, t.egid, t.sgid].iter().all(|g| *g == c.fsgid)
+    };
+    let more = theirs.capabilities.permitted & !cx.creds.capabilities.permitted != 0;
+    if cx.creds.capable(CAP_SYS_PTRACE) || same(cx.creds, &theirs) && !more {
+        return Ok(());
+    }
+    Err(Errno::EACCES)
+}
+
+/// Whether the caller is allowed to administer; for what may be written in /proc/sys.
+fn admin(cx: &Cx<'_>) -> Result<(), Errno> {
+    if cx.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// Writes an entry's text.
+type Render = fn(&About<'_>, &mut String) -> Result<(), Errno>;
+/// Takes what was written to an entry.
+type Store = fn(&About<'_>, &[u8]) -> Result<(), Errno>;
+/// Says where a link leads.
+type Follow = fn(&About<'_>) -> Result<Link, Errno>;
+
+/// A name of the tree, as data.
+struct Entry {
+    name: &'static str,
+    /// Permission bits.
+    perm: u32,
+    what: What,
+}
+
+/// What a name is.
+enum What {
+    Text(Render),
+    /// Bytes that are no text: cmdline, environ, auxv.
+    Bytes(fn(&About<'_>) -> Result<alloc::vec::Vec<u8>, Errno>),
+    Writable(Render, Store),
+    Link(Follow),
+    Dir(&'static [Entry]),
+    /// Directories whose names are what there is.
+    Tasks,
+    Fds,
+    FdInfos,
+}
+
+/// A file that is read.
+const fn text(name: &'static str, render: Render) -> Entry {
+    Entry { name, perm: 0o444, what: What::Text(render) }
+}
+
+/// A link.
+const fn link(name: &'static str, follow: Follow) -> Entry {
+    Entry { name, perm: 0o777, what: What::Link(follow) }
+}
+
+/// A directory.
+const fn dir(name: &'static str, entries: &'static [Entry]) -> Entry {
+    Entry { name, perm: 0o555, what: What::Dir(entries) }
+}
+
+/// What all inodes of a procfs share.
+struct Shared {
+    dev: u64,
+    container: Weak<Container>,
+}
+
+/// A procfs.
+pub struct ProcFs {
+    shared: Arc<Shared>,
+    root: Arc<node::Node>,
+}
+
+impl ProcFs {
+    /// One that shows this container's processes.
+    pub fn new(container: &Weak<Container>) -> Arc<ProcFs> {
+        let shared = Arc::new(Shared { dev: next_dev(), container: container.clone() });
+        let root = node::Node::root(&shared);
+        Arc::new(ProcFs { shared, root })
+    }
+}
+
+impl FileSystem for ProcFs {
+    fn name(&self) -> &'static str {
+        "proc"
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        self.shared.dev
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        Ok(StatFs {
+            kind: MAGIC,
+            bsize: PAGE_SIZE as u64,
+            namelen: NAME_MAX as u64,
+            ..StatFs::default()
+        })
+    }
+
+    fn caching(&self) -> Caching {
+        Caching::None
+    }
+
+    fn remount(&self, _data: &[u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+}

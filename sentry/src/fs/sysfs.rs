@@ -1,0 +1,284 @@
+//! File systems whose content is fixed when they are mounted: sysfs with what programs look for (the
+//! CPUs, mostly), an empty cgroup hierarchy, and mqueue's directory.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::anon::next_dev;
+use super::context::Cx;
+use super::file::File;
+use super::inode::{FileOps, FileSystem, Inode};
+use super::io::IoDst;
+use super::lock::InodeState;
+use super::types::{Attr, DirEntry, DirSink, FileType, NAME_MAX, OpenFlags, SetAttr, StatFs, Time};
+use crate::errno::Errno;
+use crate::platform::{PAGE_SIZE, platform};
+
+/// Magic numbers (linux/magic.h).
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+const MQUEUE_MAGIC: u64 = 0x1980_0202;
+
+/// A fixed file system.
+pub struct Fixed {
+    name: &'static str,
+    magic: u64,
+    dev: u64,
+    root: Arc<Node>,
+}
+
+/// A file or directory of it.
+struct Node {
+    this: Weak<Node>,
+    parent: u64,
+    ino: u64,
+    dev: u64,
+    perm: u32,
+    made: Time,
+    content: Content,
+    state: InodeState,
+}
+
+enum Content {
+    Dir(Vec<(String, Arc<Node>)>),
+    File(String),
+}
+
+/// What a tree is built from.
+enum Tree {
+    Dir(Vec<(String, Tree)>),
+    File(String),
+}
+
+fn dir<const N: usize>(entries: [(&str, Tree); N]) -> Tree {
+    Tree::Dir(entries.into_iter().map(|(name, tree)| (name.into(), tree)).collect())
+}
+
+fn file(text: impl Into<String>) -> Tree {
+    Tree::File(text.into())
+}
+
+impl Node {
+    /// The trees here are a few levels deep, and made by the sentry alone: recursion is bounded.
+    fn build(tree: Tree, dev: u64, parent: u64, next: &AtomicU64) -> Arc<Node> {
+        let ino = next.fetch_add(1, Ordering::Relaxed);
+        let (content, perm) = match tree {
+            Tree::File(text) => (Content::File(text), 0o444),
+            Tree::Dir(entries) => {
+                let child = |(name, tree)| (name, Node::build(tree, dev, ino, next));
+                (Content::Dir(entries.into_iter().map(child).collect()), 0o755)
+            }
+        };
+        Arc::new_cyclic(|this: &Weak<Node>| Node {
+            this: this.clone(),
+            parent: if parent == 0 { ino } else { parent },
+            ino,
+            dev,
+            perm,
+            made: Time::now(),
+            content,
+            state: InodeState::new(),
+        })
+    }
+}
+
+impl Fixed {
+    fn new(name: &'static str, magic: u64, tree: Tree) -> Arc<Fixed> {
+        let dev = next_dev();
+        let root = Node::build(tree, dev, 0, &AtomicU64::new(1));
+        Arc::new(Fixed { name, magic, dev, root })
+    }
+}
+
+/// sysfs.
+pub fn new() -> Result<Arc<Fixed>, Errno> {
+    let cpus = platform().cpus().max(1);
+    let all = match cpus {
+        1 => String::from("0\n"),
+        n => format!("0-{}\n", n.saturating_sub(1)),
+    };
+    let mut cpu: Vec<(String, Tree)> = Vec::new();
+    for n in 0..cpus {
+        let topology = dir([
+            ("core_id", file(format!("{n}\n"))),
+            ("physical_package_id", file("0\n")),
+            ("core_siblings_list", file(all.clone())),
+            ("thread_siblings_list", file(format!("{n}\n"))),
+            ("package_cpus_list", file(all.clone())),
+        ]);
+        cpu.push((format!("cpu{n}"), dir([("online", file("1\n")), ("topology", topology)])));
+    }
+    for name in ["online", "possible", "present"] {
+        cpu.push((name.into(), file(all.clone())));
+    }
+    for name in ["offline", "isolated"] {
+        cpu.push((name.into(), file("\n")));
+    }
+    cpu.push(("kernel_max".into(), file(format!("{}\n", cpus.saturating_sub(1)))));
+    let node0 = dir([("cpulist", file(all.clone()))]);
+    let node = dir([
+        ("node0", node0),
+        ("online", file("0\n")),
+        ("possible", file("0\n")),
+        ("has_cpu", file("0\n")),
+    ]);
+    let huge = dir([
+        ("enabled", file("always madvise [never]\n")),
+        ("defrag", file("always defer defer+madvise madvise [never]\n")),
+        ("hpage_pmd_size", file("2097152\n")),
+    ]);
+    let tree = dir([
+        ("block", dir([])),
+        ("bus", dir([])),
+        ("class", dir([("net", dir([])), ("block", dir([])), ("tty", dir([]))])),
+        ("dev", dir([("block", dir([])), ("char", dir([]))])),
+        ("devices", dir([("system", dir([("cpu", Tree::Dir(cpu)), ("node", node)]))])),
+        ("firmware", dir([])),
+        ("fs", dir([("cgroup", dir([]))])),
+        ("kernel", dir([("mm", dir([("transparent_hugepage", huge), ("hugepages", dir([]))]))])),
+        ("module", dir([])),
+        ("power", dir([])),
+    ]);
+    Ok(Fixed::new("sysfs", SYSFS_MAGIC, tree))
+}
+
+/// A cgroup hierarchy (v2) without controllers: all there is to see from inside.
+pub fn cgroup(name: &'static str) -> Arc<Fixed> {
+    let tree = dir([
+        ("cgroup.controllers", file("\n")),
+        ("cgroup.events", file("populated 1\nfrozen 0\n")),
+        ("cgroup.max.depth", file("max\n")),
+        ("cgroup.max.descendants", file("max\n")),
+        ("cgroup.stat", file("nr_descendants 0\nnr_dying_descendants 0\n")),
+        ("cgroup.subtree_control", file("\n")),
+        ("cgroup.type", file("domain\n")),
+    ]);
+    Fixed::new(name, CGROUP2_MAGIC, tree)
+}
+
+/// The directory of message queues: none.
+pub fn mqueue() -> Arc<Fixed> {
+    Fixed::new("mqueue", MQUEUE_MAGIC, dir([]))
+}
+
+impl FileSystem for Fixed {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn root(&self) -> Arc<dyn Inode> {
+        self.root.clone()
+    }
+
+    fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    fn statfs(&self) -> Result<StatFs, Errno> {
+        Ok(StatFs {
+            kind: self.magic,
+            bsize: PAGE_SIZE as u64,
+            namelen: NAME_MAX as u64,
+            ..StatFs::default()
+        })
+    }
+}
+
+impl Inode for Node {
+    fn kind(&self) -> FileType {
+        match &self.content {
+            Content::Dir(_) => FileType::Directory,
+            Content::File(_) => FileType::Regular,
+        }
+    }
+
+    fn attr(&self) -> Result<Attr, Errno> {
+        let (nlink, size) = match &self.content {
+            Content::Dir(entries) => {
+                let dirs = entries.iter().filter(|(_, n)| n.kind() == FileType::Directory).count();
+                (u32::try_from(dirs).unwrap_or(u32::MAX).saturating_add(2), 0)
+            }
+            // As sysfs says of all its files.
+            Content::File(_) => (1, PAGE_SIZE as u64),
+        };
+        Ok(Attr {
+            dev: self.dev,
+            ino: self.ino,
+            mode: self.kind().mode() | self.perm,
+            nlink,
+            size,
+            blksize: PAGE_SIZE as u32,
+            atime: self.made,
+            mtime: self.made,
+            ctime: self.made,
+            ..Attr::default()
+        })
+    }
+
+    fn set_attr(&self, _cx: &Cx<'_>, _set: &SetAttr) -> Result<(), Errno> {
+        Err(Errno::EPERM)
+    }
+
+    fn state(&self) -> &InodeState {
+        &self.state
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    fn lookup(&self, _cx: &Cx<'_>, name: &[u8]) -> Result<Arc<dyn Inode>, Errno> {
+        let Content::Dir(entries) = &self.content else { return Err(Errno::ENOTDIR) };
+        match entries.iter().find(|(n, _)| n.as_bytes() == name) {
+            Some((_, node)) => Ok(node.clone()),
+            None => Err(Errno::ENOENT),
+        }
+    }
+
+    fn open(&self, _cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+        if flags.writes() {
+            return Err(Errno::EACCES);
+        }
+        Ok(Box::new(Handle(self.this.upgrade().ok_or(Errno::ESTALE)?)))
+    }
+}
+
+struct Handle(Arc<Node>);
+
+impl FileOps for Handle {
+    fn read(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
+        let Content::File(text) = &self.0.content else { return Err(Errno::EISDIR) };
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        dst.put(text.as_bytes().get(at..).unwrap_or(&[]))
+    }
+
+    fn readdir(&self, _file: &File, pos: u64, sink: DirSink<'_>) -> Result<u64, Errno> {
+        let Content::Dir(entries) = &self.0.content else { return Err(Errno::ENOTDIR) };
+        let dots = [(".", self.0.ino), ("..", self.0.parent)];
+        let dots = dots.into_iter().map(|(name, ino)| (name, ino, FileType::Directory));
+        let rest = entries.iter().map(|(name, node)| (&**name, node.ino, node.kind()));
+        let mut pos = pos;
+        let skip = usize::try_from(pos).unwrap_or(usize::MAX);
+        for (name, ino, kind) in dots.chain(rest).skip(skip) {
+            let next = pos.saturating_add(1);
+            if !sink(DirEntry { name: name.as_bytes(), ino, kind, next }) {
+                break;
+            }
+            pos = next;
+        }
+        Ok(pos)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
