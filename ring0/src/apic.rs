@@ -71,6 +71,8 @@ pub(crate) unsafe fn init() {
         let base = arch::rdmsr(msr::APIC_BASE);
         arch::wrmsr(msr::APIC_BASE, base & !X2APIC_ENABLE | XAPIC_ENABLE);
         arch::wrmsr(msr::APIC_BASE, base & !X2APIC_ENABLE | mode);
+        // First: while it is disabled, every entry below stays masked.
+        write(reg::SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
         write(reg::LVT_LINT0, MASKED);
         write(reg::LVT_LINT1, MASKED);
         write(reg::LVT_ERROR, u32::from(ERROR_VECTOR));
@@ -81,7 +83,6 @@ pub(crate) unsafe fn init() {
             0
         };
         write(reg::LVT_TIMER, u32::from(TIMER_VECTOR) | mode);
-        write(reg::SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     }
 }
 

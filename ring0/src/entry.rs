@@ -395,7 +395,14 @@ ring0_from_kernel:
     pop rax
     add rsp, 16
     iretq
-4:  // An interrupt in the idle loop's window: the code there expects call-clobbered registers to change.
+4:  // An interrupt where interrupts are off: QEMU's software CPU, as a host, sometimes delivers an injected one
+    // twice (its VMRUN leaves `exception_index` set). It may be anywhere, before `swapgs` too; the first delivery
+    // deals with it.
+    test dword ptr [rsp + 32], 0x200
+    jnz 5f
+    add rsp, 16
+    iretq
+5:  // In the idle loop's window: the code there expects call-clobbered registers to change.
     push rax
     push rcx
     push rdx

@@ -91,6 +91,15 @@ extern "sysv64" fn ring0_fatal_again() -> ! {
     boot::hooks().host.give_up()
 }
 
+/// The words from a stack pointer up, as far as they are mapped.
+pub fn stack_words(rsp: u64) -> impl Iterator<Item = u64> {
+    let start = rsp & !7;
+    (0..24).map(move |n| start.wrapping_add(n * 8)).take_while(|&at| paging::kernel_mapped(at)).map(
+        // SAFETY: the word is mapped for the kernel, which is all that reading it needs.
+        |at| unsafe { (at as *const u64).read() },
+    )
+}
+
 /// Return addresses from a frame pointer up, as far as the frames make sense.
 pub fn backtrace(mut rbp: u64, mut each: impl FnMut(u64)) {
     for _ in 0..40 {

@@ -20,10 +20,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 
 /// Reports a fault.
 pub fn fault(report: &Report<'_>) -> ! {
-    end(format_args!("{report}"), report.frame.rbp, Some(report.frame.rip))
+    let frame = report.frame;
+    end(format_args!("{report}"), frame.rbp, Some((frame.rip, frame.rsp)))
 }
 
-fn end(what: fmt::Arguments<'_>, rbp: u64, ip: Option<u64>) -> ! {
+fn end(what: fmt::Arguments<'_>, rbp: u64, at: Option<(u64, u64)>) -> ! {
     if PANICKED.swap(true, Ordering::SeqCst) {
         // The report itself panicked, or another CPU is at it; that one ends the sandbox.
         host::early("the image panicked while it reported a panic\n");
@@ -33,12 +34,18 @@ fn end(what: fmt::Arguments<'_>, rbp: u64, ip: Option<u64>) -> ! {
     // A report that does not fit is cut short.
     let _cut = writeln!(text, "{what}");
     let _cut = write!(text, "backtrace:");
-    if let Some(ip) = ip {
+    if let Some((ip, _)) = at {
         let _cut = write!(text, " {ip:#x}");
     }
     fatal::backtrace(rbp, |ip| {
         let _cut = write!(text, " {ip:#x}");
     });
+    if let Some((_, rsp)) = at {
+        let _cut = write!(text, "\nstack:");
+        for word in fatal::stack_words(rsp) {
+            let _cut = write!(text, " {word:#x}");
+        }
+    }
     host::report_panic(&text.buffer[..text.len]);
     host::exit_now(STATUS)
 }

@@ -253,8 +253,7 @@ impl Program {
             Mapping { start: DATA, pages: 1, backing: Backing::Frames(data), prot: RW },
         ];
         space.map(&batch).map_err(boxed)?;
-        let regs =
-            Registers { rip: CODE, rsp: DATA + PAGE, rsi: DATA, ..Registers::default() };
+        let regs = Registers { rip: CODE, rsp: DATA + PAGE, rsi: DATA, ..Registers::default() };
         Ok(Program { space, data, regs })
     }
 
@@ -333,7 +332,8 @@ fn faults() -> Finding {
     check!(trap == Trap::Fault(expected), "{trap:?}");
     check!(p.regs.rip == CODE && p.regs.orig_rax == u64::MAX, "{:?}", p.regs);
     let frame = platform().alloc_frames(1).ok_or_else(|| boxed("no frames"))?;
-    let mut map = Mapping { start: HOLE, pages: 1, backing: Backing::Frames(frame), prot: Prot::READ };
+    let mut map =
+        Mapping { start: HOLE, pages: 1, backing: Backing::Frames(frame), prot: Prot::READ };
     p.space.map(&[map]).map_err(boxed)?;
     let trap = t.switch(&mut p.regs, &p.space);
     check!(trap == Trap::Fault(Fault { present: true, ..expected }), "read-only: {trap:?}");
@@ -453,15 +453,25 @@ fn hostile_state() -> Finding {
     p.regs.rsp = 0xffff_8000_0000_0000;
     let me = platform().current();
     let stop = Arc::new(AtomicBool::new(false));
-    let theirs = stop.clone();
+    let ended = Arc::new(AtomicBool::new(false));
+    let (theirs, their_end) = (stop.clone(), ended.clone());
+    let wanted = Arc::new(AtomicU32::new(0));
+    let their_wish = wanted.clone();
     start(Some(1), move || {
+        let mut kicked = 0;
         while !theirs.load(Ordering::SeqCst) {
-            platform().kick(me);
-            platform().yield_now();
+            // One kick for each round, so that the other CPU gets on.
+            if their_wish.load(Ordering::SeqCst) > kicked {
+                kicked += 1;
+                platform().kick(me);
+            }
+            core::hint::spin_loop();
         }
+        their_end.store(true, Ordering::SeqCst);
     })?;
     platform().place(me, &[1]);
     for _ in 0..2_000 {
+        wanted.fetch_add(1, Ordering::SeqCst);
         let trap = t.switch(&mut p.regs, &p.space);
         check!(trap == Trap::Kicked, "{trap:?}");
         check!(p.regs.eflags & FLAGS == FLAGS, "flags {:#x}", p.regs.eflags);
@@ -469,6 +479,12 @@ fn hostile_state() -> Finding {
     }
     stop.store(true, Ordering::SeqCst);
     platform().place(me, &[u64::MAX]);
+    // The last kick may still be on its way; take it here.
+    platform().kick(me);
+    check!(t.switch(&mut p.regs, &p.space) == Trap::Kicked, "no kick");
+    wait_for("the kicking thread to end", || ended.load(Ordering::SeqCst))?;
+    platform().kick(me);
+    check!(t.switch(&mut p.regs, &p.space) == Trap::Kicked, "no kick");
     Ok(())
 }
 
@@ -873,7 +889,10 @@ fn parking() -> Finding {
             }
         }
         let ns = (p.monotonic() - begin) / u64::from(ROUNDS);
-        host::log(Level::Info, format_args!("unpark and park, both ways, CPU 0 and {cpu}: {ns} ns"));
+        host::log(
+            Level::Info,
+            format_args!("unpark and park, both ways, CPU 0 and {cpu}: {ns} ns"),
+        );
         p.place(me, &[u64::MAX]);
     }
     Ok(())
