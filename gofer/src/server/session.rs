@@ -91,6 +91,11 @@ impl Session {
         })
     }
 
+    /// Lets fids hold at most so many descriptors, where the process's limit is not the measure.
+    pub fn limit_descriptors(&mut self, descriptors: u64) {
+        self.fids = Fids::with_limit(descriptors);
+    }
+
     /// The largest message that the client may send.
     pub fn msize(&self) -> usize {
         self.msize

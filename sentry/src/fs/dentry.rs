@@ -11,12 +11,12 @@ use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::mem;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 
 use super::context::Cx;
-use super::inode::{Caching, FileSystem, Inode};
+use super::inode::{Caching, FileSystem, Inode, NameCache};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock};
 
@@ -24,6 +24,8 @@ use crate::sync::{Mutex, SpinLock};
 const MAX_CACHED: usize = 65_536;
 /// Names looked at when one is to be dropped.
 const SWEEP: usize = 32;
+/// Names dropped when a file system asks for room.
+const SHRINK: usize = 1024;
 
 /// A file system in use: what all its mounts share.
 pub struct Super {
@@ -54,6 +56,8 @@ impl Super {
             mounts: AtomicUsize::new(0),
             root: SpinLock::new(None),
         });
+        let names: Weak<Super> = Arc::downgrade(&sb);
+        sb.fs.in_use(names);
         *sb.root.lock() = Some(Dentry::new(&sb, None, b"/", Some(root)));
         sb
     }
@@ -91,17 +95,38 @@ impl Super {
     /// Drops some names that nobody holds.
     fn evict(&self) {
         for _ in 0..SWEEP {
-            let Some(old) = self.ages.lock().pop_front() else { return };
-            let Some(dentry) = old.upgrade() else { continue };
-            if dentry.used.swap(false, Ordering::Relaxed) || !dentry.evict() {
-                if !dentry.is_unlinked() {
-                    self.ages.lock().push_back(old);
-                }
-                continue;
-            }
-            // Its drop may end in the file system: outside of every lock.
-            drop(dentry);
+            self.evict_oldest();
         }
+    }
+
+    /// Drops the oldest name, unless somebody holds or has just used it; whether it did.
+    fn evict_oldest(&self) -> bool {
+        let Some(old) = self.ages.lock().pop_front() else { return false };
+        let Some(dentry) = old.upgrade() else { return false };
+        if dentry.used.swap(false, Ordering::Relaxed) || !dentry.evict() {
+            if !dentry.is_unlinked() {
+                self.ages.lock().push_back(old);
+            }
+            return false;
+        }
+        // Its drop may end in the file system: outside of every lock.
+        drop(dentry);
+        true
+    }
+}
+
+impl NameCache for Super {
+    fn shrink(&self) -> usize {
+        // Twice around: the first time may only find that a name was used.
+        let most = self.ages.lock().len().saturating_mul(2);
+        let mut gone: usize = 0;
+        for _ in 0..most {
+            gone = gone.saturating_add(usize::from(self.evict_oldest()));
+            if gone == SHRINK {
+                break;
+            }
+        }
+        gone
     }
 }
 
@@ -121,6 +146,8 @@ pub struct Dentry {
     /// How many mounts stand on it, in all namespaces.
     pub mounted: AtomicU32,
     inode: Option<Arc<dyn Inode>>,
+    /// The directory's [`Inode::names_version`] when this was last known to be true.
+    seen: AtomicU64,
     place: SpinLock<Place>,
     children: SpinLock<HashMap<Arc<[u8]>, Arc<Dentry>>>,
     unlinked: AtomicBool,
@@ -140,6 +167,7 @@ impl Dentry {
             dir: Mutex::new(()),
             mounted: AtomicU32::new(0),
             inode,
+            seen: AtomicU64::new(0),
             place: SpinLock::new(Place { parent, name: Arc::from(name) }),
             children: SpinLock::new(HashMap::new()),
             unlinked: AtomicBool::new(false),
@@ -238,11 +266,14 @@ impl Dentry {
         if !ahead.is_empty() && inode.looks_ahead() {
             return self.lookup_ahead(cx, inode, name, ahead);
         }
-        match inode.lookup(cx, name) {
-            Ok(found) => Ok(self.insert(name, Some(found))),
-            Err(Errno::ENOENT) => Ok(self.insert(name, None)),
-            Err(e) => Err(e),
-        }
+        // Taken before the question: a change that comes while it is under way makes it old.
+        let version = inode.names_version();
+        let found = match inode.lookup(cx, name) {
+            Ok(found) => Some(found),
+            Err(Errno::ENOENT) => None,
+            Err(e) => return Err(e),
+        };
+        Ok(self.insert_seen(name, found, version))
     }
 
     fn lookup_ahead(
@@ -282,11 +313,21 @@ impl Dentry {
     /// What the cache has, if it still holds.
     fn trusted(&self, cx: &Cx<'_>, name: &[u8]) -> Result<Option<Arc<Dentry>>, Errno> {
         let Some(dentry) = self.cached(name) else { return Ok(None) };
-        if self.sb.caching != Caching::Shared {
-            return Ok(Some(dentry));
-        }
         let inode = self.inode().ok_or(Errno::ENOENT)?;
-        if inode.revalidate(cx, name, dentry.inode())? {
+        let version = match self.sb.caching {
+            Caching::None => return Ok(Some(dentry)),
+            Caching::Exclusive => {
+                let version = inode.names_version();
+                if dentry.seen.load(Ordering::Relaxed) == version {
+                    return Ok(Some(dentry));
+                }
+                version
+            }
+            Caching::Shared => 0,
+        };
+        // What is mounted on hides whatever happens to the name.
+        if dentry.is_mountpoint() || inode.revalidate(cx, name, dentry.inode())? {
+            dentry.seen.store(version, Ordering::Relaxed);
             return Ok(Some(dentry));
         }
         self.forget(name, &dentry);
@@ -295,7 +336,18 @@ impl Dentry {
 
     /// Enters what `name` means now into the map, instead of what was there; `dir` is held.
     pub fn insert(self: &Arc<Self>, name: &[u8], inode: Option<Arc<dyn Inode>>) -> Arc<Dentry> {
+        let version = self.inode().map_or(0, |i| i.names_version());
+        self.insert_seen(name, inode, version)
+    }
+
+    fn insert_seen(
+        self: &Arc<Self>,
+        name: &[u8],
+        inode: Option<Arc<dyn Inode>>,
+        version: u64,
+    ) -> Arc<Dentry> {
         let dentry = Dentry::new(&self.sb, Some(self.clone()), name, inode);
+        dentry.seen.store(version, Ordering::Relaxed);
         if self.sb.caching != Caching::None {
             self.enter(&dentry);
         }

@@ -7,7 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 
@@ -50,6 +50,9 @@ pub trait FileSystem: Send + Sync {
     fn caching(&self) -> Caching {
         Caching::Exclusive
     }
+    /// The VFS has taken it into use, and caches its names: where an inode costs something that can
+    /// run out, the file system may ask for unused ones back.
+    fn in_use(&self, _names: Weak<dyn NameCache>) {}
     /// Writes back everything.
     fn sync(&self) -> Result<(), Errno> {
         Ok(())
@@ -68,6 +71,13 @@ pub trait FileSystem: Send + Sync {
     }
     /// The last mount is gone. Open files may still live.
     fn unmounted(&self) {}
+}
+
+/// The names that the VFS has cached of a file system.
+pub trait NameCache: Send + Sync {
+    /// Gives up names that nobody uses, and with them their inodes; how many. May be called with
+    /// directories locked.
+    fn shrink(&self) -> usize;
 }
 
 /// What a lookup of several names found.
@@ -136,7 +146,14 @@ pub trait Inode: Send + Sync + Any {
     fn looks_ahead(&self) -> bool {
         false
     }
-    /// Whether `name` still means `child` (`None`: nothing). Asked with [`Caching::Shared`].
+    /// Grows when names of this directory may have been changed by others: cached names that were
+    /// seen before are then asked about once more ([`revalidate`](Self::revalidate)). Asked at each
+    /// step of a walk, with [`Caching::Exclusive`].
+    fn names_version(&self) -> u64 {
+        0
+    }
+    /// Whether `name` still means `child` (`None`: nothing). Asked with [`Caching::Shared`], and
+    /// after [`names_version`](Self::names_version) has grown.
     fn revalidate(
         &self,
         _cx: &Cx<'_>,

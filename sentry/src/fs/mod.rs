@@ -43,7 +43,9 @@ pub use context::{Cx, FsContext};
 pub use dentry::{Dentry, Super};
 pub use fdtable::FdTable;
 pub use file::{Blocker, File};
-pub use inode::{Caching, Created, FileOps, FileSystem, Found, Inode, Link, Whence, Written};
+pub use inode::{
+    Caching, Created, FileOps, FileSystem, Found, Inode, Link, NameCache, Whence, Written,
+};
 pub use io::{IoDst, IoSrc, IoVec, UserMemory};
 pub use lock::InodeState;
 pub use mount::{Mount, MountNamespace};

@@ -5,15 +5,16 @@
 //! alone therefore wakes nobody, and nobody wakes it but the channel.
 
 use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use gofer::wire::{
-    Fid, Frame, HEADER, MAX_FIDS, MSIZE_MAX, MSIZE_MIN, NOTAG, Reply, Request, VERSION_DIALECT,
+    Changed, Fid, Frame, HEADER, MAX_FIDS, MSIZE_MAX, MSIZE_MIN, NOTAG, Reply, Request,
+    VERSION_DIALECT,
 };
+use hashbrown::HashMap;
 
 use crate::errno::Errno;
 use crate::platform::{Channel, FileId, ThreadId, platform};
@@ -28,6 +29,13 @@ const SPARES: usize = 4;
 /// Forgotten fids that are told to the gofer in one message: until then it holds a descriptor for
 /// each.
 const CLUNK_BATCH: usize = 64;
+
+/// How long a message of the gofer's own may lie unread while its client is busy with what it
+/// remembers, nanoseconds.
+#[cfg(not(test))]
+const POLL_EVERY: u64 = 50_000_000;
+#[cfg(test)]
+const POLL_EVERY: u64 = 0;
 
 /// A reply, with the file that was donated with it.
 pub struct Answer {
@@ -46,6 +54,14 @@ impl Answer {
             Ok(reply) => Ok(reply),
             Err(_) => Err(Errno::EIO),
         }
+    }
+}
+
+impl Answer {
+    /// Whether this is the answer to a walk that found no room for its first fid.
+    pub fn walked_out_of_room(&self) -> bool {
+        let enfile = Errno::ENFILE.code().unsigned_abs();
+        matches!(self.reply(), Ok(Reply::WalkX { nodes, errno, .. }) if nodes.is_empty() && errno == enfile)
     }
 }
 
@@ -91,6 +107,16 @@ pub struct Connection {
     next_fid: AtomicU32,
     /// Fids that nobody uses any more and the gofer does not know of yet; and fids to use again.
     fids: SpinLock<Fids>,
+    /// Who wants to know of changes that others make, by the fid that is watched.
+    listeners: SpinLock<HashMap<Fid, Weak<dyn Listener>>>,
+    /// When the gofer's own messages were last looked for (monotonic).
+    polled: AtomicU64,
+}
+
+/// Wants to know of changes that others make to a directory.
+pub trait Listener: Send + Sync {
+    /// Something has changed. Called on any thread; must not ask the gofer.
+    fn changed(&self, changed: Changed);
 }
 
 #[derive(Default)]
@@ -118,6 +144,8 @@ impl Connection {
             }),
             next_fid: AtomicU32::new(0),
             fids: SpinLock::default(),
+            listeners: SpinLock::new(HashMap::new()),
+            polled: AtomicU64::new(0),
         };
         let asked = u32::try_from(msize).map_err(|_| Errno::EINVAL)?;
         let answer =
@@ -163,6 +191,11 @@ impl Connection {
         if due {
             self.clunk();
         }
+    }
+
+    /// Has the gofer forget at once what nobody uses any more: it has run out of room.
+    pub fn make_room(&self) {
+        self.clunk();
     }
 
     /// Tells the gofer of the fids that nobody uses any more, unless no tag is free: then the next
@@ -237,7 +270,7 @@ impl Connection {
                 }
             };
             match buffer {
-                Some(buffer) => self.lead(tag, buffer),
+                Some(buffer) => self.lead(Some(tag), None, buffer),
                 None => {
                     parked = true;
                     platform().park(None);
@@ -253,50 +286,89 @@ impl Connection {
         }
     }
 
-    /// Reads replies until the one of `tag` has come, then leaves the lead to another.
-    fn lead(&self, tag: u16, mut buffer: Vec<u8>) {
+    /// Reads what the gofer has said of its own accord, if nobody has for a while. Does not wait.
+    pub fn poll(&self, now: u64) {
+        let last = self.polled.load(Ordering::Relaxed);
+        if now.saturating_sub(last) < POLL_EVERY
+            || self.listeners.lock().is_empty()
+            || self
+                .polled
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        let buffer = {
+            let mut state = self.state.lock();
+            // Whoever leads reads them.
+            if state.led || state.dead {
+                return;
+            }
+            state.led = true;
+            state.spares.pop().unwrap_or_default()
+        };
+        self.lead(None, Some(now), buffer);
+    }
+
+    /// Has `listener` told of changes that others make to the directory `fid`.
+    pub fn listen(&self, fid: Fid, listener: Weak<dyn Listener>) {
+        self.listeners.lock().insert(fid, listener);
+    }
+
+    /// No longer.
+    pub fn unlisten(&self, fid: Fid) {
+        let gone = self.listeners.lock().remove(&fid);
+        drop(gone);
+    }
+
+    /// The gofer says that something has changed.
+    fn tell(&self, fid: Fid, changed: Changed) {
+        let told: Vec<Weak<dyn Listener>> = {
+            let listeners = self.listeners.lock();
+            if changed.contains(Changed::ALL) {
+                listeners.values().cloned().collect()
+            } else {
+                listeners.get(&fid).cloned().into_iter().collect()
+            }
+        };
+        told.iter().filter_map(Weak::upgrade).for_each(|listener| listener.changed(changed));
+    }
+
+    /// Reads replies until the one of `tag` has come, or until `deadline`, then leaves the lead to
+    /// another.
+    fn lead(&self, tag: Option<u16>, deadline: Option<u64>, mut buffer: Vec<u8>) {
         loop {
-            let file = match self.channel.recv(&mut buffer, None) {
+            let file = match self.channel.recv(&mut buffer, deadline) {
                 Ok(file) => file,
+                Err(Errno::ETIMEDOUT) => return self.follow(buffer),
                 Err(_) => return self.die(),
             };
             let Ok(frame) = Frame::new_checked(&buffer) else {
                 return self.die();
             };
             let got = frame.tag();
-            let answer = Answer { bytes: buffer, file };
-            let mut state = self.state.lock();
-            let spare = state.spares.pop().unwrap_or_default();
             if got == NOTAG {
-                // The gofer's own messages come only to clients that have set a watch.
-                drop(state);
-                drop(answer);
-                buffer = spare;
+                match Reply::parse(frame) {
+                    Ok(Reply::Invalidate { fid, changed, .. }) => {
+                        self.tell(fid, Changed::from_bits_truncate(changed));
+                    }
+                    _ => return self.die(),
+                }
                 continue;
             }
-            let slot = state.slots.get_mut(usize::from(got)).and_then(Option::as_mut);
-            match slot {
+            let answer = Answer { bytes: buffer, file };
+            let mut state = self.state.lock();
+            buffer = state.spares.pop().unwrap_or_default();
+            match state.slots.get_mut(usize::from(got)).and_then(Option::as_mut) {
                 Some(slot @ Slot::Waiting(_)) => {
-                    let Slot::Waiting(thread) = core::mem::replace(slot, Slot::Done(answer)) else {
-                        return;
-                    };
-                    if got == tag {
-                        state.led = false;
-                        if state.spares.len() < SPARES {
-                            state.spares.push(spare);
-                        }
-                        let next = state.slots.iter().flatten().find_map(|slot| match slot {
-                            Slot::Waiting(thread) => Some(*thread),
-                            _ => None,
-                        });
-                        drop(state);
-                        if let Some(next) = next {
-                            platform().unpark(next);
-                        }
-                        return;
-                    }
+                    let was = core::mem::replace(slot, Slot::Done(answer));
                     drop(state);
-                    platform().unpark(thread);
+                    if Some(got) == tag {
+                        return self.follow(buffer);
+                    }
+                    if let Slot::Waiting(thread) = was {
+                        platform().unpark(thread);
+                    }
                 }
                 Some(Slot::Unwanted) => {
                     drop(state);
@@ -310,7 +382,24 @@ impl Connection {
                     return self.die();
                 }
             }
-            buffer = spare;
+        }
+    }
+
+    /// Leaves the lead to another who waits, if there is one.
+    fn follow(&self, buffer: Vec<u8>) {
+        let next = {
+            let mut state = self.state.lock();
+            state.led = false;
+            if state.spares.len() < SPARES {
+                state.spares.push(buffer);
+            }
+            state.slots.iter().flatten().find_map(|slot| match slot {
+                Slot::Waiting(thread) => Some(*thread),
+                _ => None,
+            })
+        };
+        if let Some(next) = next {
+            platform().unpark(next);
         }
     }
 

@@ -41,7 +41,7 @@ impl Handle {
             Means::Donated(file) => platform().file_read(file, offset, buf),
             Means::Messages(fid) => {
                 let count = buf.len().min(self.remote.conn.io_max()) as u32;
-                let answer = self.remote.conn.call(&Request::Read { fid, offset, count })?;
+                let answer = self.remote.call(&Request::Read { fid, offset, count })?;
                 let Reply::Read { data } = answer.reply()? else { return Err(Errno::EIO) };
                 let room = buf.get_mut(..data.0.len()).ok_or(Errno::EIO)?;
                 room.copy_from_slice(data.0);
@@ -57,7 +57,7 @@ impl Handle {
             Means::Messages(fid) => {
                 let data = data.get(..self.remote.conn.io_max()).unwrap_or(data);
                 let request = Request::Write { fid, offset, data: wire::Data(data) };
-                match self.remote.conn.call(&request)?.reply()? {
+                match self.remote.call(&request)?.reply()? {
                     Reply::Write { count } => Ok((count as usize).min(data.len())),
                     _ => Err(Errno::EIO),
                 }
@@ -267,7 +267,7 @@ impl NinepInode {
             let newfid = conn.new_fid();
             let request =
                 Request::OpenX { fid: self.fid, newfid, flags: flags.bits(), wish: wish.bits() };
-            let mut answer = conn.call(&request).inspect_err(|_| conn.unused(newfid))?;
+            let mut answer = self.remote.call(&request).inspect_err(|_| conn.unused(newfid))?;
             let file = answer.file.take();
             let (granted, attr) = match answer.reply() {
                 Ok(Reply::OpenX { granted, attr }) => (granted, attr),

@@ -41,7 +41,8 @@ impl DirOps {
         let conn = &inode.remote.conn;
         let newfid = conn.new_fid();
         let flags = OpenFlags::DIRECTORY.bits();
-        let opened = conn
+        let opened = inode
+            .remote
             .call(&Request::OpenX { fid: inode.fid, newfid, flags, wish: 0 })
             .and_then(|answer| answer.reply().map(|_| ()));
         opened.inspect_err(|_| conn.unused(newfid))?;
@@ -50,9 +51,9 @@ impl DirOps {
 
     /// Asks the gofer for the entries from `pos` on.
     fn fetch(&self, pos: u64) -> Result<Batch, Errno> {
-        let conn = &self.inode.remote.conn;
-        let count = BATCH.min(conn.io_max() as u32);
-        let answer = conn.call(&Request::ReaddirX { fid: self.fid, offset: pos, count })?;
+        let remote = &self.inode.remote;
+        let count = BATCH.min(remote.conn.io_max() as u32);
+        let answer = remote.call(&Request::ReaddirX { fid: self.fid, offset: pos, count })?;
         let Reply::ReaddirX { end, data } = answer.reply()? else { return Err(Errno::EIO) };
         let mut entries = Vec::new();
         for entry in entries_attr(data) {

@@ -29,7 +29,7 @@ impl RegularOps {
     }
 
     fn of(&self, request: &Request<'_>) -> Result<(), Errno> {
-        self.inode.remote.conn.call(request)?.reply().map(|_| ())
+        self.inode.remote.call(request)?.reply().map(|_| ())
     }
 }
 
@@ -134,7 +134,7 @@ impl FileOps for RegularOps {
         };
         let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
         let request = Request::Seek { fid: self.inode.fid, offset, whence };
-        match self.inode.remote.conn.call(&request)?.reply()? {
+        match self.inode.remote.call(&request)?.reply()? {
             Reply::Seek { offset } => Ok(offset),
             _ => Err(Errno::EIO),
         }

@@ -4,12 +4,14 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gofer::wire::{
-    self, Data as Bytes, Fid, MAX_STEPS, Node, Reply, Request, SetValid, Step, UNLINK_DIR, Wish,
+    self, Changed, Data as Bytes, Fid, MAX_STEPS, Node, Reply, Request, SetValid, Step, UNLINK_DIR,
+    Wish,
 };
 
+use super::conn::{Answer, Listener};
 use super::data::Data;
 use super::dir::DirOps;
 use super::file::RegularOps;
@@ -44,6 +46,16 @@ pub struct NinepInode {
     /// The inode number of the directory it was found in, for `..`.
     pub(super) parent: AtomicU64,
     pub(super) data: Data,
+    names: Names,
+}
+
+/// Whether names of a directory may be trusted.
+#[derive(Default)]
+struct Names {
+    version: AtomicU64,
+    watched: AtomicBool,
+    /// When to try to watch it (monotonic); 0: not used yet.
+    due: AtomicU64,
 }
 
 /// What is known of the attributes.
@@ -51,6 +63,8 @@ struct Meta {
     attr: Attr,
     /// Something has changed since.
     stale: bool,
+    /// Something has been changed by others: not even the length can be relied on.
+    doubtful: bool,
     /// Counts changes, so that an answer that was under way meanwhile is not taken for the truth.
     changes: u64,
     /// A symbolic link's text.
@@ -79,11 +93,13 @@ impl NinepInode {
             meta: SpinLock::new(Meta {
                 attr: remote.attr(&node.attr),
                 stale: false,
+                doubtful: false,
                 changes: 0,
                 target: None,
             }),
             parent: AtomicU64::new(parent),
             data: Data::default(),
+            names: Names::default(),
         }))
     }
 
@@ -99,6 +115,17 @@ impl NinepInode {
         if !self.remote.exclusive() || (!meta.stale && meta.changes == 0) {
             meta.attr = attr;
             meta.stale = false;
+        }
+    }
+
+    /// Others may have changed it: `attr` is what the gofer says now.
+    fn compare(&self, attr: &wire::Attr) {
+        let attr = self.remote.attr(attr);
+        let mut meta = self.meta.lock();
+        if meta.attr != attr {
+            meta.stale = true;
+            meta.doubtful = true;
+            meta.changes = meta.changes.wrapping_add(1);
         }
     }
 
@@ -125,14 +152,14 @@ impl NinepInode {
         loop {
             attempt += 1;
             let changes = self.meta.lock().changes;
-            let answer =
-                self.remote.conn.call(&Request::Statx { fid: self.fid, mask: u32::MAX })?;
+            let answer = self.remote.call(&Request::Statx { fid: self.fid, mask: u32::MAX })?;
             let Reply::Statx { attr } = answer.reply()? else { return Err(Errno::EIO) };
             let mut attr = self.remote.attr(&attr);
             let mut meta = self.meta.lock();
             if meta.changes == changes {
                 meta.attr = attr;
                 meta.stale = false;
+                meta.doubtful = false;
                 return Ok(attr);
             }
             if attempt == ATTEMPTS {
@@ -143,7 +170,7 @@ impl NinepInode {
     }
 
     pub(super) fn statfs(&self) -> Result<StatFs, Errno> {
-        let answer = self.remote.conn.call(&Request::Statfs { fid: self.fid })?;
+        let answer = self.remote.call(&Request::Statfs { fid: self.fid })?;
         let Reply::Statfs { stat } = answer.reply()? else { return Err(Errno::EIO) };
         Ok(StatFs {
             kind: stat.kind.into(),
@@ -172,7 +199,8 @@ impl NinepInode {
     ) -> Result<Arc<dyn Inode>, Errno> {
         let conn = &self.remote.conn;
         let fid = conn.new_fid();
-        let made = conn.call(&ask(fid)).and_then(|answer| node(&answer.reply()?).ok_or(Errno::EIO));
+        let made =
+            self.remote.call(&ask(fid)).and_then(|answer| node(&answer.reply()?).ok_or(Errno::EIO));
         let node = made.inspect_err(|_| conn.unused(fid))?;
         self.changed(|_| {});
         let inode: Arc<dyn Inode> = self.remote.inode(node, fid, self.ino())?;
@@ -188,7 +216,7 @@ impl NinepInode {
     }
 
     fn call_simple(&self, request: &Request<'_>) -> Result<(), Errno> {
-        self.remote.conn.call(request)?.reply().map(|_| ())
+        self.remote.call(request)?.reply().map(|_| ())
     }
 
     /// Has the host write it to its disk.
@@ -200,7 +228,7 @@ impl NinepInode {
     fn create_in<'r>(&self, ask: impl FnOnce(Fid) -> Request<'r>) -> Result<Created, Errno> {
         let conn = &self.remote.conn;
         let fid = conn.new_fid();
-        let mut answer = conn.call(&ask(fid)).inspect_err(|_| conn.unused(fid))?;
+        let mut answer = self.remote.call(&ask(fid)).inspect_err(|_| conn.unused(fid))?;
         let file = answer.file.take();
         let (granted, node) = match answer.reply() {
             Ok(Reply::CreateX { granted, node } | Reply::Tmpfile { granted, node }) => {
@@ -278,7 +306,7 @@ impl Inode for NinepInode {
         }
         wire.valid = valid.bits();
         let _resizing = set.size.map(|_| self.data.io.lock());
-        let answer = self.remote.conn.call(&Request::SetattrX { fid: self.fid, set: wire })?;
+        let answer = self.remote.call(&Request::SetattrX { fid: self.fid, set: wire })?;
         let Reply::SetattrX { attr } = answer.reply()? else { return Err(Errno::EIO) };
         let attr = self.remote.attr(&attr);
         {
@@ -329,7 +357,11 @@ impl Inode for NinepInode {
             .map(|name| Step { newfid: conn.new_fid(), name })
             .collect();
         let fids: Vec<Fid> = steps.iter().map(|step| step.newfid).collect();
-        let answer = conn.call(&Request::WalkX { fid: self.fid, steps });
+        let request = Request::WalkX { fid: self.fid, steps };
+        let mut answer = conn.call(&request);
+        if answer.as_ref().is_ok_and(Answer::walked_out_of_room) && self.remote.make_room() {
+            answer = conn.call(&request);
+        }
         let reply = answer.as_ref().map_err(|e| *e).and_then(|answer| answer.reply());
         let (nodes, errno, target) = match &reply {
             Ok(Reply::WalkX { nodes, errno, target }) => (nodes.as_slice(), *errno, *target),
@@ -366,6 +398,32 @@ impl Inode for NinepInode {
         found
     }
 
+    fn names_version(&self) -> u64 {
+        if self.kind != FileType::Directory || !self.remote.exclusive() {
+            return 0;
+        }
+        let names = &self.names;
+        let now = platform().monotonic();
+        if names.watched.load(Ordering::Relaxed) {
+            self.remote.conn.poll(now);
+            return names.version.load(Ordering::Acquire);
+        }
+        let due = names.due.load(Ordering::Relaxed);
+        let next = now.saturating_add(self.remote.watch_after.load(Ordering::Relaxed));
+        if now >= due
+            && names.due.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && due != 0
+        {
+            if self.call_simple(&Request::Watch { fid: self.fid }).is_ok() {
+                names.watched.store(true, Ordering::Relaxed);
+                self.remote.conn.listen(self.fid, self.me.clone());
+            }
+            // Watched or not: what was seen before is looked at once more.
+            names.version.fetch_add(1, Ordering::Release);
+        }
+        names.version.load(Ordering::Acquire)
+    }
+
     fn revalidate(
         &self,
         _cx: &Cx<'_>,
@@ -373,15 +431,17 @@ impl Inode for NinepInode {
         child: Option<&Arc<dyn Inode>>,
     ) -> Result<bool, Errno> {
         let steps = Vec::from([Step { newfid: Fid::NONE, name }]);
-        let answer = self.remote.conn.call(&Request::WalkX { fid: self.fid, steps })?;
+        let answer = self.remote.call(&Request::WalkX { fid: self.fid, steps })?;
         let Reply::WalkX { nodes, errno, .. } = answer.reply()? else { return Err(Errno::EIO) };
         match (nodes.first(), child) {
             (Some(node), Some(child)) => {
                 let child = Self::peer(child)?;
                 let same = child.key == (node.attr.dev, node.attr.ino)
                     && FileType::from_mode(node.attr.mode) == Some(child.kind);
-                if same {
-                    child.learn(&node.attr);
+                match (same, self.remote.exclusive()) {
+                    (false, _) => {}
+                    (true, true) => child.compare(&node.attr),
+                    (true, false) => child.learn(&node.attr),
                 }
                 Ok(same)
             }
@@ -476,7 +536,7 @@ impl Inode for NinepInode {
     fn link(&self, _cx: &Cx<'_>, name: &[u8], inode: &Arc<dyn Inode>) -> Result<(), Errno> {
         let inode = Self::peer(inode)?;
         let request = Request::LinkX { dir: self.fid, fid: inode.fid, name };
-        let answer = self.remote.conn.call(&request)?;
+        let answer = self.remote.call(&request)?;
         let Reply::LinkX { attr } = answer.reply()? else { return Err(Errno::EIO) };
         inode.changed(|known| known.nlink = attr.nlink);
         self.changed(|_| {});
@@ -539,7 +599,7 @@ impl Inode for NinepInode {
         if let Some(target) = self.meta.lock().target.clone() {
             return Ok(Link::Text(target.to_vec()));
         }
-        let answer = self.remote.conn.call(&Request::Readlink { fid: self.fid })?;
+        let answer = self.remote.call(&Request::Readlink { fid: self.fid })?;
         let Reply::Readlink { target } = answer.reply()? else { return Err(Errno::EIO) };
         // A link's text never changes; only the name can come to mean another link.
         self.meta.lock().target = Some(Arc::from(target));
@@ -571,7 +631,7 @@ impl Inode for NinepInode {
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
         let request = Request::GetXattr { fid: self.fid, name, size: XATTR_MAX };
-        let answer = self.remote.conn.call(&request)?;
+        let answer = self.remote.call(&request)?;
         match answer.reply()? {
             Reply::GetXattr { data, .. } => Ok(data.0.to_vec()),
             _ => Err(Errno::EIO),
@@ -587,7 +647,7 @@ impl Inode for NinepInode {
 
     fn list_xattr(&self) -> Result<Vec<u8>, Errno> {
         let request = Request::ListXattr { fid: self.fid, size: XATTR_MAX };
-        let answer = self.remote.conn.call(&request)?;
+        let answer = self.remote.call(&request)?;
         match answer.reply()? {
             Reply::ListXattr { data, .. } => Ok(data.0.to_vec()),
             _ => Err(Errno::EIO),
@@ -610,7 +670,11 @@ impl NinepInode {
     /// The size now, also where others may change it.
     pub(super) fn size_now(self: &Arc<Self>) -> Result<u64, Errno> {
         if self.remote.exclusive() {
-            return Ok(self.size());
+            let (size, doubtful) = {
+                let meta = self.meta.lock();
+                (meta.attr.size, meta.doubtful)
+            };
+            return if doubtful { Ok(self.ask_attr()?.size) } else { Ok(size) };
         }
         match self.reader()?.donated() {
             Some(file) => platform().file_size(file),
@@ -661,8 +725,21 @@ impl Mappable for NinepInode {
     }
 }
 
+impl Listener for NinepInode {
+    fn changed(&self, _changed: Changed) {
+        // Whatever it is, the names tell: each is looked at once more, and its attributes with it.
+        self.names.version.fetch_add(1, Ordering::Release);
+        let mut meta = self.meta.lock();
+        meta.stale = true;
+        meta.changes = meta.changes.wrapping_add(1);
+    }
+}
+
 impl Drop for NinepInode {
     fn drop(&mut self) {
+        if *self.names.watched.get_mut() {
+            self.remote.conn.unlisten(self.fid);
+        }
         self.remote.gone(&self.key);
         // A file without a name takes room on the host until it is forgotten.
         let nameless = self.meta.get_mut().attr.nlink == 0;

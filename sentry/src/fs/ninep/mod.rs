@@ -6,7 +6,8 @@
 //!
 //! **Who else may change files decides what is remembered.** Beneath an *exclusive* attach point
 //! (the container's root) names, missing names and attributes are kept until this sentry changes
-//! them. Beneath a *shared* one each use of a name and each stat asks the gofer.
+//! them, or the gofer, which watches the directories that are in use for longer, tells that somebody
+//! else did (`docker cp`). Beneath a *shared* one each use of a name and each stat asks the gofer.
 //!
 //! **Who owns a page.** Regular files are donated: the pages are those of the host's page cache,
 //! read, written and mapped through a descriptor that the platform holds, and so one truth for all
@@ -24,14 +25,14 @@ mod tests;
 
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 
 use gofer::wire::{AttachFlags, Reply, Request};
 
 use self::conn::Connection;
 use self::inode::NinepInode;
 use self::remote::Remote;
-use super::inode::{Caching, FileSystem, Inode};
+use super::inode::{Caching, FileSystem, Inode, NameCache};
 use super::setup::GoferSource;
 use super::types::StatFs;
 use crate::errno::Errno;
@@ -143,6 +144,11 @@ impl FileSystem for NinepFs {
             Sharing::Exclusive => Caching::Exclusive,
             Sharing::Shared => Caching::Shared,
         }
+    }
+
+    fn in_use(&self, names: Weak<dyn NameCache>) {
+        let old = self.remote.names.lock().replace(names);
+        drop(old);
     }
 
     fn sync(&self) -> Result<(), Errno> {

@@ -3,16 +3,17 @@
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use gofer::wire::{self, Fid, Node, Reply, Request};
 use hashbrown::HashMap;
 
 use super::Sharing;
-use super::conn::Connection;
+use super::conn::{Answer, Connection};
 use super::inode::NinepInode;
 use crate::errno::Errno;
 use crate::fs::anon::next_dev;
+use crate::fs::inode::NameCache;
 use crate::fs::types::{Attr, Time, makedev};
 use crate::sync::SpinLock;
 
@@ -22,6 +23,10 @@ const MAX_DONATIONS: usize = 4096;
 const SWEEP: usize = 16;
 /// Fids synced by one message.
 const SYNC_BATCH: usize = 128;
+
+/// After being used for so long, a directory of an exclusive attach point is watched; and so often
+/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches.
+const WATCH_AFTER: u64 = 1_000_000_000;
 
 /// What the inodes of one attach point share.
 pub struct Remote {
@@ -40,6 +45,10 @@ pub struct Remote {
     pub(super) donations: AtomicUsize,
     /// Inodes written to since the last sync.
     pub(super) written: SpinLock<Vec<Weak<NinepInode>>>,
+    /// The names that the VFS has cached.
+    pub(super) names: SpinLock<Option<Weak<dyn NameCache>>>,
+    /// [`WATCH_AFTER`], but in tests.
+    pub(super) watch_after: AtomicU64,
 }
 
 /// Device and inode number on the host.
@@ -62,12 +71,32 @@ impl Remote {
             donated: SpinLock::new(VecDeque::new()),
             donations: AtomicUsize::new(0),
             written: SpinLock::new(Vec::new()),
+            names: SpinLock::new(None),
+            watch_after: AtomicU64::new(WATCH_AFTER),
         })
     }
 
     /// Whether nobody else changes files.
     pub(super) fn exclusive(&self) -> bool {
         self.sharing == Sharing::Exclusive
+    }
+
+    /// Asks the gofer. Where that has no room for another fid, unused ones are given back and it is
+    /// asked once more.
+    pub(super) fn call(&self, request: &Request<'_>) -> Result<Answer, Errno> {
+        let answer = self.conn.call(request)?;
+        if matches!(answer.reply(), Err(Errno::ENFILE)) && self.make_room() {
+            return self.conn.call(request);
+        }
+        Ok(answer)
+    }
+
+    /// Has names that nobody uses dropped, and the gofer forget their fids; whether there were any.
+    pub(super) fn make_room(&self) -> bool {
+        let names = self.names.lock().as_ref().and_then(Weak::upgrade);
+        let gone = names.map_or(0, |names| names.shrink());
+        self.conn.make_room();
+        gone > 0
     }
 
     /// The inode that the gofer calls `fid`: one for all names of a file. `parent` is the inode
@@ -160,7 +189,7 @@ impl Remote {
         let mut result = Ok(());
         for batch in inodes.chunks(SYNC_BATCH) {
             let fids = batch.iter().map(|inode| inode.synced()).collect();
-            let answer = self.conn.call(&Request::SyncMany { fids, data_only: 0 })?;
+            let answer = self.call(&Request::SyncMany { fids, data_only: 0 })?;
             match answer.reply()? {
                 Reply::SyncMany { errnos } => {
                     if let Some(errno) = errnos.iter().find(|errno| **errno != 0) {

@@ -42,13 +42,22 @@ impl Channel for Wire {
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.requests.lock().unwrap().send(message.to_vec()).map_err(|_| Errno::EPIPE)
     }
-    fn recv(&self, buf: &mut Vec<u8>, _deadline: Option<u64>) -> Result<Option<FileId>, Errno> {
+    fn recv(&self, buf: &mut Vec<u8>, deadline: Option<u64>) -> Result<Option<FileId>, Errno> {
         let replies = self.replies.try_lock().expect("one reader at a time");
-        let (reply, fd) = replies.recv().map_err(|_| Errno::EPIPE)?;
+        let (reply, fd) = match deadline {
+            None => replies.recv().map_err(|_| Errno::EPIPE)?,
+            Some(_) => replies.try_recv().map_err(|e| match e {
+                mpsc::TryRecvError::Empty => Errno::ETIMEDOUT,
+                mpsc::TryRecvError::Disconnected => Errno::EPIPE,
+            })?,
+        };
         *buf = reply;
         Ok(fd.map(|fd| fake::install().add_host_file(fd.into())))
     }
 }
+
+/// What the server may hold, so that running out is tested without thousands of files.
+const DESCRIPTORS: u64 = 300;
 
 /// How the server of a test behaves.
 #[derive(Clone, Copy, PartialEq)]
@@ -67,8 +76,23 @@ fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
     std::thread::spawn(move || {
         let attach = Attach { name: "root".into(), root, read_only };
         let mut session = Session::new(vec![attach], "/proc/self/fd".into()).unwrap();
+        session.limit_descriptors(DESCRIPTORS);
         let mut reply = vec![0; gofer::wire::MSIZE_MAX];
-        while let Ok(request) = inbox.recv() {
+        loop {
+            let request = match inbox.recv_timeout(std::time::Duration::from_millis(2)) {
+                Ok(request) => request,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    session.collect_events();
+                    while let Some(size) = session.next_event(&mut reply).unwrap() {
+                        session.event_sent();
+                        if outbox.send((reply[..size].to_vec(), None)).is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+            };
             let answer = session.handle(&request, &mut reply).unwrap();
             let size = answer.size;
             let mut fd = answer.donation.map(|fd| fd.try_clone_to_owned().unwrap());
@@ -95,6 +119,7 @@ fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
 struct Box9p {
     dir: PathBuf,
     wire: Arc<Wire>,
+    remote: Arc<Remote>,
     context: Arc<FsContext>,
     creds: Creds,
 }
@@ -118,6 +143,12 @@ impl Box9p {
         Self::with(name, Sharing::Exclusive, false, Donation::Yes)
     }
 
+    fn watching(name: &str) -> Self {
+        let b = Self::new(name);
+        b.remote.watch_after.store(0, Ordering::Relaxed);
+        b
+    }
+
     fn with(name: &str, sharing: Sharing, read_only: bool, donation: Donation) -> Self {
         fake::install();
         let dir = std::env::temp_dir().join(format!("ninep-{}-{name}", std::process::id()));
@@ -128,13 +159,16 @@ impl Box9p {
         let conn = Connection::new(wire.clone()).unwrap();
         let fs = NinepFs::attach(&conn, "root", sharing, "rootfs".to_string()).unwrap();
         assert_eq!(fs.read_only(), read_only);
+        // Most tests count messages.
+        let remote = fs.remote.clone();
+        remote.watch_after.store(u64::MAX, Ordering::Relaxed);
         let sb = Super::new(fs);
         let root = sb.root().unwrap();
         let mount = Mount::new(&sb, root, MountFlags::empty(), "rootfs".into());
         let context = FsContext::new(MountNamespace::new(mount), 0o022);
         let owner = fs::metadata(&dir).unwrap();
         let creds = Creds { fsuid: owner.uid(), fsgid: owner.gid(), ..setup::root_creds() };
-        Box9p { dir, wire, context, creds }
+        Box9p { dir, wire, remote, context, creds }
     }
 
     fn cx(&self) -> Cx<'_> {
@@ -363,6 +397,37 @@ fn many_fids_are_forgotten_in_batches() {
 }
 
 #[test]
+fn more_names_than_the_gofer_can_hold() {
+    let b = Box9p::new("room");
+    for dir in 0..20 {
+        fs::create_dir(b.host(&format!("d{dir}"))).unwrap();
+        for file in 0..60 {
+            fs::write(b.host(&format!("d{dir}/f{file}")), "x").unwrap();
+        }
+    }
+    for _ in 0..2 {
+        for dir in 0..20 {
+            for file in 0..60 {
+                let path = format!("/d{dir}/f{file}");
+                assert_eq!(b.walk(&path).unwrap().inode().unwrap().attr().unwrap().size, 1);
+                if file % 10 == 0 {
+                    assert_eq!(b.read(&path), b"x");
+                    assert_eq!(b.names(&format!("/d{dir}")).len(), 62);
+                }
+            }
+        }
+    }
+    // What is held stays held.
+    let held: Vec<_> = (0..100).map(|f| b.walk(&format!("/d{}/f{}", f / 50, f % 50))).collect();
+    for dir in 2..20 {
+        for file in 0..60 {
+            b.walk(&format!("/d{dir}/f{file}")).unwrap();
+        }
+    }
+    assert!(held.into_iter().all(|path| path.unwrap().inode().unwrap().attr().is_ok()));
+}
+
+#[test]
 fn attributes_are_set() {
     let b = Box9p::new("setattr");
     b.open("/file", CREATE);
@@ -471,6 +536,40 @@ fn files_are_mapped() {
         assert!(touch(addr, Access::Read).is_err());
     }
     mm.clear();
+}
+
+#[test]
+fn changes_of_others_beneath_an_exclusive_root_show_soon() {
+    let b = Box9p::watching("watched");
+    fs::create_dir(b.host("dir")).unwrap();
+    fs::write(b.host("dir/file"), "one").unwrap();
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        for _ in 0..2_000 {
+            if condition() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("{what} never shows");
+    };
+    let size = |path: &str| b.walk(path).map(|p| p.inode().unwrap().attr().unwrap().size);
+    assert_eq!(size("/dir/file"), Ok(3));
+    assert_eq!(size("/dir/new"), Err(Errno::ENOENT));
+    // Twice used, it is watched.
+    assert_eq!(size("/dir/file"), Ok(3));
+    let dir = b.walk("/dir").unwrap();
+    fs::write(b.host("dir/new"), "12").unwrap();
+    until("a new file", &|| size("/dir/new") == Ok(2));
+    fs::write(b.host("dir/file"), "longer").unwrap();
+    until("a longer file", &|| size("/dir/file") == Ok(6));
+    fs::remove_file(b.host("dir/new")).unwrap();
+    until("a removal", &|| size("/dir/new") == Err(Errno::ENOENT));
+    fs::write(b.host("other"), "replacement").unwrap();
+    fs::rename(b.host("other"), b.host("dir/file")).unwrap();
+    until("a replacement", &|| size("/dir/file") == Ok(11));
+    assert_eq!(b.read("/dir/file"), b"replacement");
+    // What did not change stayed what it was.
+    assert!(Arc::ptr_eq(&dir.dentry, &b.walk("/dir").unwrap().dentry));
 }
 
 #[test]

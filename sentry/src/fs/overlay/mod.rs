@@ -25,7 +25,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 
 use super::anon::next_dev;
-use super::inode::{Caching, FileSystem, Inode};
+use super::inode::{Caching, FileSystem, Inode, NameCache};
 use super::tmpfs::{Options, Tmpfs};
 use super::types::StatFs;
 use crate::errno::Errno;
@@ -140,6 +140,11 @@ impl FileSystem for Overlay {
 
     fn caching(&self) -> Caching {
         self.lower.caching()
+    }
+
+    fn in_use(&self, names: Weak<dyn NameCache>) {
+        // A name here holds an inode there.
+        self.lower.in_use(names);
     }
 
     fn options(&self) -> String {
