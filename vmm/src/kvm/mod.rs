@@ -169,7 +169,7 @@ impl Machine {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm("KVM_GET_SUPPORTED_CPUID"))?;
         let vcpus = match config.cpus {
-            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            0 => usable_cpus(),
             n => n as usize,
         }
         .clamp(1, MAX_VCPUS) as u32;
@@ -467,6 +467,20 @@ fn route(vm: &VmFd, vcpus: u32) -> Result<(), Error> {
     let table = KvmIrqRouting::from_entries(&entries)
         .map_err(|_| kvm("KVM_SET_GSI_ROUTING")(kvm_ioctls::Error::new(libc::E2BIG)))?;
     vm.set_gsi_routing(&table).map_err(kvm("KVM_SET_GSI_ROUTING"))
+}
+
+/// CPUs that this process may use. (The standard library would look for control groups, in files that a
+/// sandbox does not have.)
+fn usable_cpus() -> usize {
+    // SAFETY: zero is a value of the structure, and the call fills in as much as is given.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        match libc::sched_getaffinity(0, size_of_val(&set), &mut set) {
+            0 => libc::CPU_COUNT(&set) as usize,
+            // More CPUs than the set has bits.
+            _ => MAX_VCPUS,
+        }
+    }
 }
 
 /// TSC frequency of new vCPUs; 0: unknown.
