@@ -89,8 +89,9 @@ impl Ready {
             Ready::Ptrace(prepared) => {
                 let log = Box::new(log);
                 let config = Config { control, gofers, streams, memory, cpus, log };
-                let _platform = prepared.start(config)?;
-                Err(std::io::Error::other("the ptrace platform is not joined yet").into())
+                sentry::platform::install(prepared.start(config)?);
+                sentry_thread(sentry::run)?;
+                Ok((Machine::Ptrace, host))
             }
             Ready::Kvm(device) => {
                 let level = if crate::log::debugging() { Level::Debug } else { Level::Info };

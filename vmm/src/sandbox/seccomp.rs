@@ -49,6 +49,8 @@ const COMMON: &[c_long] = &[
     libc::SYS_set_tid_address, libc::SYS_gettid, libc::SYS_getpid, libc::SYS_getppid,
     libc::SYS_sched_yield, libc::SYS_sched_getaffinity, libc::SYS_sched_setaffinity,
     libc::SYS_getcpu, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_restart_syscall,
+    // The limit on descriptors, raised to its hard limit.
+    libc::SYS_getrlimit, libc::SYS_setrlimit, libc::SYS_prlimit64,
     // Signals to its own threads, as kicks.
     libc::SYS_rt_sigaction, libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack,
     libc::SYS_tgkill, libc::SYS_rt_sigtimedwait,
