@@ -59,3 +59,5 @@ pub use walk::WalkFlags;
 
 #[cfg(test)]
 mod difftest;
+#[cfg(test)]
+mod tests;

@@ -281,4 +281,4 @@ impl Wake for ThreadWaker {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
