@@ -28,6 +28,7 @@ mod stub;
 mod sys;
 mod thread;
 mod user;
+mod worker;
 mod xstate;
 
 use std::fmt;
@@ -53,9 +54,10 @@ use streams::HostStream;
 use stub::Stubs;
 use thread::Threads;
 use user::User;
+use worker::Workers;
 
-/// Bytes of stack that a sentry thread gets; what it does not touch costs nothing.
-const STACK: usize = 256 * 1024;
+/// Bytes of stack of the service thread.
+const KEEPER_STACK: usize = 128 * 1024;
 
 /// Takes one line of the log.
 pub type LogSink = Box<dyn Fn(Level, fmt::Arguments<'_>) + Send + Sync>;
@@ -96,6 +98,7 @@ impl Prepared {
         let platform: &'static PtracePlatform = Box::leak(Box::new(PtracePlatform {
             machine,
             threads: Box::leak(Box::default()),
+            workers: Box::leak(Box::default()),
             placement: Box::leak(Box::new(Placement::new(config.cpus))),
             keeper,
             control: Mutex::new(Some(config.control)),
@@ -116,11 +119,20 @@ impl Prepared {
         }));
         std::thread::Builder::new()
             .name("keeper".into())
-            .stack_size(STACK)
+            .stack_size(KEEPER_STACK)
             .spawn(move || keeper.run(platform))
             .map_err(host("service thread"))?;
         Ok(platform)
     }
+}
+
+/// As much of a name as the host keeps, and a zero.
+fn thread_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(name.bytes().take(15)) {
+        *to = from;
+    }
+    bytes
 }
 
 fn raise_descriptor_limit() -> io::Result<()> {
@@ -141,6 +153,7 @@ fn raise_descriptor_limit() -> io::Result<()> {
 pub struct PtracePlatform {
     machine: &'static Machine,
     threads: &'static Threads,
+    workers: &'static Workers,
     placement: &'static Placement,
     keeper: &'static Keeper,
     control: Mutex<Option<ControlSentry>>,
@@ -257,14 +270,15 @@ impl Platform for PtracePlatform {
         let threads = self.threads;
         let slot = threads.take().ok_or(Errno::EAGAIN)?;
         let id = slot.id();
-        let spawned =
-            std::thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-                slot.adopt();
-                entry();
-                threads.give(slot);
-            });
+        let name = thread_name(name);
+        let spawned = self.workers.run(Box::new(move || {
+            sys::set_thread_name(&name);
+            slot.adopt();
+            entry();
+            threads.give(slot);
+        }));
         match spawned {
-            Ok(_detached) => Ok(id),
+            Ok(()) => Ok(id),
             Err(_) => {
                 threads.give(slot);
                 Err(Errno::EAGAIN)

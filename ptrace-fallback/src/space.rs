@@ -29,8 +29,10 @@ use crate::stub::{Request, Stub, Stubs, USER};
 const MOST_PIECES: usize = 60_000;
 /// Changes that may queue up.
 const MOST_QUEUED: usize = 256;
-/// Runs of up to so many pages are filled in when mapped: whoever maps a short run wants it now.
-const POPULATE_PAGES: u64 = 64;
+/// Runs of up to so many pages are filled in when mapped: whoever maps a short run wants it now. In
+/// a longer one that can only be read (a fork shares such), the host maps 16 at each fault itself.
+const POPULATE_READ: u64 = 16;
+const POPULATE_WRITE: u64 = 256;
 
 /// What stands behind all spaces.
 pub(crate) struct Machine {
@@ -169,7 +171,11 @@ impl Space {
                     return Err(Errno::EINVAL);
                 }
                 let offset = u64::from(first.0).saturating_mul(PAGE_SIZE as u64);
-                let populate = pages <= POPULATE_PAGES && !mapping.prot.is_empty();
+                let most = match writable(mapping.prot) {
+                    true => POPULATE_WRITE,
+                    false => POPULATE_READ,
+                };
+                let populate = pages <= most && !mapping.prot.is_empty();
                 (self.machine.memory.fd(), offset, populate)
             }
             Backing::File(file, page) => {

@@ -96,6 +96,12 @@ pub(crate) fn gettid() -> i32 {
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
+/// Names the calling thread, for whoever looks from the host; the name ends with a zero.
+pub(crate) fn set_thread_name(name: &[u8; 16]) {
+    // SAFETY: the kernel reads at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
 /// Sends a signal to a process with one thread. That it is gone is no error: its tracer learns of it.
 pub(crate) fn signal(pid: i32, signal: i32) {
     // SAFETY: no memory arguments.

@@ -50,6 +50,8 @@ pub(crate) struct Slot {
     pub(crate) active_since: AtomicU64,
     /// CPUs that it may use, by application numbers; empty: all.
     pub(crate) mask: Mutex<Vec<u64>>,
+    /// What the host thread had used when it became this one.
+    system_before: AtomicU64,
     /// System time of a thread that has ended.
     last_system: AtomicU64,
 }
@@ -120,7 +122,7 @@ impl Threads {
     pub(crate) fn give(&self, slot: &Slot) {
         let tid = slot.tid.swap(0, Ordering::Relaxed);
         if tid != 0 {
-            slot.last_system.store(sys::thread_cpu_time(tid), Ordering::Relaxed);
+            slot.last_system.store(slot.system_time(tid), Ordering::Relaxed);
         }
         lock(&self.free).resting.push_back(slot.index);
     }
@@ -168,7 +170,9 @@ impl Threads {
 impl Slot {
     /// Makes it the calling thread's.
     pub(crate) fn adopt(&'static self) {
-        self.tid.store(sys::gettid(), Ordering::Relaxed);
+        let tid = sys::gettid();
+        self.system_before.store(sys::thread_cpu_time(tid), Ordering::Relaxed);
+        self.tid.store(tid, Ordering::Relaxed);
         CURRENT.set(Some(self));
     }
 
@@ -263,6 +267,11 @@ impl Slot {
         tracee.tid = 0;
     }
 
+    fn system_time(&self, tid: i32) -> u64 {
+        let before = self.system_before.load(Ordering::Relaxed);
+        sys::thread_cpu_time(tid).saturating_sub(before)
+    }
+
     /// Time that it has used.
     pub(crate) fn cpu_time(&self) -> CpuTime {
         let tracee = lock(&self.tracee);
@@ -272,7 +281,7 @@ impl Slot {
         };
         let system_ns = match self.tid.load(Ordering::Relaxed) {
             0 => self.last_system.load(Ordering::Relaxed),
-            tid => sys::thread_cpu_time(tid),
+            tid => self.system_time(tid),
         };
         CpuTime { user_ns: tracee.before.saturating_add(now), system_ns }
     }

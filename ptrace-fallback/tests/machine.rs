@@ -147,6 +147,7 @@ fn a_kick_is_never_lost_before_or_after_the_switch() {
     let rounds: u64 = 100_000;
     let taken = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&taken);
+    let me = platform().current();
     let id = platform()
         .spawn(
             "kicked",
@@ -157,6 +158,7 @@ fn a_kick_is_never_lost_before_or_after_the_switch() {
                     let trap = cpu.switch(&mut program.regs, &program.space);
                     assert_eq!(trap, Trap::Kicked);
                     seen.fetch_add(1, Ordering::SeqCst);
+                    platform().unpark(me);
                 }
                 drop(cpu);
                 tell.send(()).unwrap();
@@ -166,7 +168,7 @@ fn a_kick_is_never_lost_before_or_after_the_switch() {
     for n in 0..rounds {
         platform().kick(id);
         while taken.load(Ordering::SeqCst) <= n {
-            std::thread::yield_now();
+            platform().park(None);
         }
     }
     hear.recv().unwrap();
