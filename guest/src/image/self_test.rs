@@ -298,28 +298,44 @@ fn wait_for(what: &str, done: impl Fn() -> bool) -> Finding {
     Ok(())
 }
 
+/// The best of some batches, nanoseconds an operation: what others do on the machine only makes it longer.
+fn best(
+    batches: u32,
+    operations: u64,
+    mut batch: impl FnMut() -> Finding,
+) -> Result<u64, Box<dyn fmt::Display>> {
+    let mut best = u64::MAX;
+    for _ in 0..batches {
+        let begin = platform().monotonic();
+        batch()?;
+        best = best.min((platform().monotonic() - begin) / operations);
+    }
+    Ok(best)
+}
+
 fn calls() -> Finding {
-    const CALLS: u64 = 200_000;
+    const CALLS: u64 = 10_000;
     let mut p = Program::new(getpid())?;
     let mut t = thread()?;
-    p.regs.rbx = CALLS;
-    let mut n = 0u64;
-    let begin = platform().monotonic();
-    loop {
-        match t.switch(&mut p.regs, &p.space) {
-            Trap::Syscall if p.regs.orig_rax == 39 => {
-                check!(p.regs.rax as i64 == -38, "rax is {:#x} at a call", p.regs.rax);
-                p.regs.rax = 1;
-                n += 1;
+    let ns = best(20, CALLS, || {
+        (p.regs.rip, p.regs.rbx) = (CODE, CALLS);
+        let mut n = 0u64;
+        loop {
+            match t.switch(&mut p.regs, &p.space) {
+                Trap::Syscall if p.regs.orig_rax == 39 => {
+                    check!(p.regs.rax as i64 == -38, "rax is {:#x} at a call", p.regs.rax);
+                    p.regs.rax = 1;
+                    n += 1;
+                }
+                Trap::Syscall if p.regs.orig_rax == 60 => break,
+                Trap::Kicked => {}
+                other => check!(false, "{other:?} at {:#x}", p.regs.rip),
             }
-            Trap::Syscall if p.regs.orig_rax == 60 => break,
-            Trap::Kicked => {}
-            other => check!(false, "{other:?} at {:#x}", p.regs.rip),
         }
-    }
-    let ns = (platform().monotonic() - begin) / CALLS;
+        check!(n == CALLS, "{n} calls");
+        Ok(())
+    })?;
     host::log(Level::Info, format_args!("null call through the trait: {ns} ns"));
-    check!(n == CALLS, "{n} calls");
     Ok(())
 }
 
@@ -354,20 +370,21 @@ fn faults() -> Finding {
     platform().free_frames(frame, 1);
 
     // How fast: a fresh page each time, mapped and unmapped.
-    const FAULTS: u64 = 20_000;
+    const FAULTS: u64 = 1_000;
     let frame = platform().alloc_frames(1).ok_or_else(|| boxed("no frames"))?;
-    let begin = platform().monotonic();
-    for _ in 0..FAULTS {
-        p.regs.rip = CODE;
-        let trap = t.switch(&mut p.regs, &p.space);
-        check!(matches!(trap, Trap::Fault(_)), "{trap:?}");
-        map.backing = Backing::Frames(frame);
-        p.space.map(&[map]).map_err(boxed)?;
-        let trap = t.switch(&mut p.regs, &p.space);
-        check!(trap == Trap::Syscall, "{trap:?}");
-        p.space.unmap(HOLE..HOLE + PAGE);
-    }
-    let ns = (platform().monotonic() - begin) / FAULTS;
+    map.backing = Backing::Frames(frame);
+    let ns = best(20, FAULTS, || {
+        for _ in 0..FAULTS {
+            p.regs.rip = CODE;
+            let trap = t.switch(&mut p.regs, &p.space);
+            check!(matches!(trap, Trap::Fault(_)), "{trap:?}");
+            p.space.map(&[map]).map_err(boxed)?;
+            let trap = t.switch(&mut p.regs, &p.space);
+            check!(trap == Trap::Syscall, "{trap:?}");
+            p.space.unmap(HOLE..HOLE + PAGE);
+        }
+        Ok(())
+    })?;
     host::log(Level::Info, format_args!("fault, map, call, unmap: {ns} ns"));
     platform().free_frames(frame, 1);
     Ok(())
@@ -674,7 +691,7 @@ fn two_cpus() -> Finding {
 }
 
 fn kicks() -> Finding {
-    const KICKS: u64 = 100_000;
+    const KICKS: u64 = 2_000;
     let p = Program::new(spin())?;
     let (returns, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let (their_returns, their_stop) = (returns.clone(), stop.clone());
@@ -867,11 +884,12 @@ fn parking() -> Finding {
     }
     // Ping-pong, on one CPU and over two.
     for cpu in [0, p.cpus().min(2) - 1] {
-        const ROUNDS: u32 = 20_000;
+        const ROUNDS: u32 = 500;
+        const BATCHES: u32 = 20;
         let word = Arc::new(AtomicU32::new(0));
         let (theirs, me) = (word.clone(), p.current());
         let other = start(Some(cpu), move || {
-            for n in 0..ROUNDS {
+            for n in 0..BATCHES * ROUNDS {
                 while theirs.load(Ordering::SeqCst) != 2 * n + 1 {
                     platform().park(None);
                 }
@@ -880,15 +898,18 @@ fn parking() -> Finding {
             }
         })?;
         p.place(me, &[1]);
-        let begin = p.monotonic();
-        for n in 0..ROUNDS {
-            word.store(2 * n + 1, Ordering::SeqCst);
-            p.unpark(other);
-            while word.load(Ordering::SeqCst) != 2 * n + 2 {
-                p.park(None);
+        let mut n = 0;
+        let ns = best(BATCHES, ROUNDS.into(), || {
+            for _ in 0..ROUNDS {
+                word.store(2 * n + 1, Ordering::SeqCst);
+                p.unpark(other);
+                while word.load(Ordering::SeqCst) != 2 * n + 2 {
+                    p.park(None);
+                }
+                n += 1;
             }
-        }
-        let ns = (p.monotonic() - begin) / u64::from(ROUNDS);
+            Ok(())
+        })?;
         host::log(
             Level::Info,
             format_args!("unpark and park, both ways, CPU 0 and {cpu}: {ns} ns"),
