@@ -65,15 +65,19 @@ const PTRACE: &[c_long] = &[
     libc::SYS_ptrace, libc::SYS_wait4, libc::SYS_waitid, libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev, libc::SYS_kill, libc::SYS_tkill, libc::SYS_clone, libc::SYS_fork,
     libc::SYS_vfork,
+    // Stub processes are killed by descriptor, so that no reused pid can be hit.
+    libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal,
 ];
 
 /// What vCPUs need beside those. Their threads have narrower filters of their own.
 #[rustfmt::skip]
 const KVM: &[c_long] = &[libc::SYS_ioctl, libc::SYS_seccomp];
 
-/// What fcntl(2) may do: descriptors' flags, and seals.
+/// What fcntl(2) may do: descriptors' flags, seals, and the owner that a new stub thread leaves its id in.
 const FCNTL: &[c_int] = &[
     libc::F_GETFL,
+    // F_GETOWN_EX (linux/fcntl.h), which glibc makes of F_GETOWN.
+    16,
     libc::F_SETFL,
     libc::F_GETFD,
     libc::F_SETFD,
