@@ -247,7 +247,8 @@ mod tests {
     fn the_first_tables_map_image_and_memory() {
         for gigabyte_pages in [false, true] {
             let ram = Ram::new(64 << 20).unwrap();
-            let loaded = image::load(&ram, &image::tests::tiny(&[0xf4; 5000], |_| {})).unwrap();
+            let loaded =
+                image::load(&ram, image::tests::tiny(&[0xf4; 5000], |_| {}).leak()).unwrap();
             let info = BootInfo {
                 mode: 1,
                 window_base: RAM_BASE + (1 << 30),
@@ -279,7 +280,7 @@ mod tests {
     #[test]
     fn too_little_ram_is_an_error() {
         let ram = Ram::new(16 << 10).unwrap();
-        let loaded = image::load(&ram, &image::tests::tiny(&[0xf4; 5000], |_| {})).unwrap();
+        let loaded = image::load(&ram, image::tests::tiny(&[0xf4; 5000], |_| {}).leak()).unwrap();
         let info = BootInfo {
             mode: 0,
             window_base: RAM_BASE + (1 << 30),

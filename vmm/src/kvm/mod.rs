@@ -201,18 +201,20 @@ impl Machine {
             entropy: entropy().map_err(host("getrandom"))?,
         };
         let layout = boot::prepare(&ram, &loaded, &profile, &info)?;
-        for (slot, guest_phys_addr, memory_size, userspace_addr) in [
-            (0, RAM_BASE, memory, ram.host_address()),
-            (1, window_base, window_size, window.host_address()),
-        ] {
+        let mut slots = ram_slots(&ram, &loaded);
+        slots.push((window_base, window_size, window.host_address()));
+        for (slot, (guest_phys_addr, memory_size, userspace_addr)) in slots.into_iter().enumerate()
+        {
             let region = kvm_userspace_memory_region {
-                slot,
+                slot: slot as u32,
                 flags: 0,
                 guest_phys_addr,
                 memory_size,
                 userspace_addr,
             };
-            // SAFETY: the two mappings live as long as `shared`, which outlives `vm` and every vCPU.
+            // SAFETY: RAM's and the window's mappings live as long as `shared`, which outlives `vm`
+            // and every vCPU; the image's pages live for ever, and are mapped read-only, which KVM
+            // keeps to.
             unsafe { vm.set_user_memory_region(region) }
                 .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
@@ -448,6 +450,27 @@ fn place_window(memory: u64, bits: u32) -> Result<(u64, u64), Error> {
     }
 }
 
+/// The memory slots of RAM: address, length, and where in this process. All of it is one slot but for
+/// the image's shared segments.
+fn ram_slots(ram: &Ram, image: &image::Loaded) -> Vec<(u64, u64, u64)> {
+    let mut shared: Vec<(u64, u64, u64)> =
+        image.segments.iter().filter_map(|s| Some((s.phys, s.len, s.shared?))).collect();
+    shared.sort_unstable();
+    let mut slots = Vec::new();
+    let mut at = RAM_BASE;
+    let end = RAM_BASE + ram.size();
+    for slot in shared.into_iter().chain([(end, 0, 0)]) {
+        if slot.0 > at {
+            slots.push((at, slot.0 - at, ram.host_address() + (at - RAM_BASE)));
+        }
+        if slot.1 > 0 {
+            slots.push(slot);
+        }
+        at = slot.0 + slot.1;
+    }
+    slots
+}
+
 /// GSI `n` is a message to the local APIC of vCPU `n`.
 fn route(vm: &VmFd, vcpus: u32) -> Result<(), Error> {
     let entries: Vec<kvm_irq_routing_entry> = (0..vcpus)
@@ -510,7 +533,7 @@ pub(crate) mod tests {
     pub fn shared_without_machine(log: LogSink) -> Arc<Shared> {
         let ram = Ram::new(8 << 20).unwrap();
         let window = Window::new(1 << 30).unwrap();
-        let image = image::load(&ram, &image::tests::tiny(&[0xf4; 64], |_| {})).unwrap();
+        let image = image::load(&ram, image::tests::tiny(&[0xf4; 64], |_| {}).leak()).unwrap();
         let info = BootInfo {
             mode: 1,
             window_base: RAM_BASE + (1 << 30),
@@ -650,6 +673,33 @@ pub(crate) mod tests {
             assert!(matches!(end, End::Vcpu { cpu: 0, .. } | End::Lie(_)), "{end}");
             println!("{end}");
         }
+    }
+
+    #[test]
+    fn ram_is_one_slot_but_for_shared_segments() {
+        let ram = Ram::new(2 << 20).unwrap();
+        let segment = |n: u64, shared| image::Segment {
+            virt: 0,
+            phys: RAM_BASE + n * 4096,
+            len: 4096,
+            write: false,
+            exec: true,
+            shared,
+        };
+        let image = |segments| image::Loaded { entry: 0, segments, end: 0 };
+        let host = ram.host_address();
+        let whole = (RAM_BASE, 2 << 20, host);
+        assert_eq!(ram_slots(&ram, &image(vec![segment(0, None)])), [whole]);
+        let some = image(vec![segment(2, Some(7)), segment(0, Some(5))]);
+        assert_eq!(
+            ram_slots(&ram, &some),
+            [
+                (RAM_BASE, 4096, 5),
+                (RAM_BASE + 4096, 4096, host + 4096),
+                (RAM_BASE + 8192, 4096, 7),
+                (RAM_BASE + 12288, (2 << 20) - 12288, host + 12288),
+            ]
+        );
     }
 
     #[test]

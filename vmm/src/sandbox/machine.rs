@@ -51,9 +51,6 @@ pub enum Machine {
     Fake,
 }
 
-/// The image that runs as a guest.
-static IMAGE: &[u8] = include_bytes!(env!("RINGWALL_IMAGE"));
-
 /// Does what must come before the filter.
 pub fn prepare(platform: Platform, device: Option<OwnedFd>) -> Result<Ready, Error> {
     #[cfg(feature = "fake-sentry")]
@@ -105,7 +102,7 @@ impl Ready {
                     level,
                     mode: mode::SENTRY,
                     force: 0,
-                    image: IMAGE,
+                    image: kvm::image::EMBEDDED,
                     confine: true,
                 };
                 let mut machine = kvm::Machine::on(device, config)?;
