@@ -150,13 +150,24 @@ pub fn create(
         reason: None,
     };
     folder.get()?.write(&state)?;
-    let stand_in = StandIn { id, sandbox, gofer, link, gofer_link, signals, console, ended: None };
+    let stand_in = StandIn {
+        id,
+        sandbox,
+        gofer,
+        link,
+        gofer_link,
+        signals,
+        console,
+        created: false,
+        ended: None,
+    };
     let mut created = Created { stand_in, folder: folder.take(), state };
     match created.stand_in.answer() {
         Ok(_) => {}
         Err(failure) => return Err(Error::Refused(failure)),
     }
     crate::debug!("container created");
+    created.stand_in.created = true;
     created.set_status(Status::Created)?;
     Ok(created)
 }

@@ -32,6 +32,9 @@ const OWN: [Signal; 7] = [
 /// Milliseconds that a container gets to end in order when its file server has gone.
 const LAST_CALL: u16 = 2000;
 
+/// Signals that end a command which has not created its container yet.
+const INTERRUPTS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+
 /// How a container ended, as far as the host can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -69,6 +72,8 @@ pub struct StandIn {
     pub signals: SignalFd,
     /// The terminal, where the container has one.
     pub console: Option<Console>,
+    /// Whether the container is there: before that, an interrupt is for this process.
+    pub created: bool,
     /// The end of the container, heard while something else was waited for.
     pub ended: Option<ExitStatus>,
 }
@@ -193,6 +198,11 @@ impl StandIn {
                 // The sandbox's end shows up at its link, after all that it said before.
                 None => Found::Nothing,
             };
+        }
+        if let Some(signal) = INTERRUPTS.iter().find(|signal| **signal as i32 == number)
+            && !self.created
+        {
+            return Found::Lost(format!("interrupted by {signal}"));
         }
         let sent = if number == Signal::SIGWINCH as i32 {
             self.window_size()
