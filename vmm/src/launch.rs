@@ -21,7 +21,7 @@ use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox
 use crate::spawn::{self, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
-use crate::{clock, log};
+use crate::{clock, log, mountpoints};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub enum Error {
     /// The terminal.
     #[error("{0}")]
     Console(#[from] console::Error),
+    /// A mount point.
+    #[error("{0}")]
+    MountPoint(#[from] mountpoints::Error),
     /// A system call.
     #[error("{0}: {1}")]
     Host(&'static str, Errno),
@@ -86,6 +89,9 @@ pub fn create(
     };
     let sandbox = spawn::spawn(spawn::SANDBOX, &id, NAMESPACES, Some(&maps), sandbox_end)?;
     let gofer = start_gofer(&container, &id, gofer_end)?;
+    if !container.spec.root.overlay {
+        mountpoints::make(&container.rootfs, &container.spec.mounts)?;
+    }
 
     if let Some(console) = &console {
         container.spec.process.window = console.window().or(container.spec.process.window);

@@ -22,6 +22,7 @@ pub mod kvm;
 pub mod launch;
 pub mod link;
 pub mod log;
+pub mod mountpoints;
 pub mod protocol;
 pub mod reason;
 pub mod sandbox;

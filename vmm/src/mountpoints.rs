@@ -1,0 +1,103 @@
+//! Mount points in a container's root: made on the host where they are missing, as runc makes them,
+//! because the gofer of a read-only root changes nothing.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+use sentry::control::{MountSource, MountSpec};
+
+/// A mount point that cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("mount point {} in {}: {errno}", destination.display(), root.display())]
+pub struct Error {
+    destination: PathBuf,
+    root: PathBuf,
+    errno: Errno,
+}
+
+/// Makes what is missing. Links are followed inside the root and never out of it.
+pub fn make(root: &Path, mounts: &[MountSpec]) -> Result<(), Error> {
+    let failed = |destination: &Path| {
+        let (root, destination) = (root.to_owned(), destination.to_owned());
+        move |errno| Error { destination, root, errno }
+    };
+    let top = nix::fcntl::open(root, O_FOLDER, Mode::empty()).map_err(failed(Path::new("/")))?;
+    for (index, mount) in mounts.iter().enumerate() {
+        let destination = Path::new(&mount.destination);
+        let covered =
+            mounts.iter().take(index).any(|earlier| destination.starts_with(&earlier.destination));
+        if !covered {
+            let folder = !matches!(mount.source, MountSource::Gofer { directory: false, .. });
+            make_one(&top, destination, folder).map_err(failed(destination))?;
+        }
+    }
+    Ok(())
+}
+
+const O_FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+fn find(top: &OwnedFd, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    openat2(top, path, how)
+}
+
+fn make_one(top: &OwnedFd, path: &Path, folder: bool) -> Result<(), Errno> {
+    match find(top, path, OFlag::O_PATH | OFlag::O_CLOEXEC) {
+        Err(Errno::ENOENT) => {}
+        other => return other.map(drop),
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    make_one(top, parent, true)?;
+    let parent = find(top, parent, O_FOLDER)?;
+    let made = if folder {
+        mkdirat(parent.as_fd(), name, Mode::from_bits_truncate(0o755))
+    } else {
+        let mode = Mode::from_bits_truncate(0o644);
+        mknodat(parent.as_fd(), name, SFlag::S_IFREG, mode, 0)
+    };
+    match made {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn internal(destination: &str) -> MountSpec {
+        let source = MountSource::Internal { fstype: "tmpfs".into(), data: String::new() };
+        MountSpec { destination: destination.into(), source, flags: 0 }
+    }
+
+    #[test]
+    fn what_is_missing_is_made_inside_the_root() {
+        let root = std::env::temp_dir().join(format!("ringwall-points-{}", std::process::id()));
+        let _none = fs::remove_dir_all(&root);
+        fs::create_dir_all(root.join("usr")).unwrap();
+        symlink("/usr", root.join("link")).unwrap();
+        symlink("../../../..", root.join("out")).unwrap();
+        let file =
+            MountSource::Gofer { gofer: 0, attach: "1".into(), directory: false, overlay: false };
+        let file = MountSpec { destination: "/etc/hosts".into(), source: file, flags: 0 };
+        let mounts = [
+            internal("/dev"),
+            internal("/dev/shm"),
+            internal("/link/a/b"),
+            internal("/out/x"),
+            file,
+        ];
+        make(&root, &mounts).unwrap();
+        make(&root, &mounts).unwrap();
+        assert!(root.join("dev").is_dir() && !root.join("dev/shm").exists());
+        assert!(root.join("usr/a/b").is_dir() && root.join("x").is_dir());
+        assert!(root.join("etc/hosts").is_file());
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
