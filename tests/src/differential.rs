@@ -180,7 +180,7 @@ fn normalized(text: &str, ignore: &[Ignore]) -> String {
                 lines = lines
                     .iter()
                     .filter_map(|line| line.split_whitespace().next())
-                    .map(|word| without_numbers(word))
+                    .map(without_numbers)
                     .collect();
             }
         }

@@ -34,7 +34,7 @@ pub enum ToSandbox {
     /// Become a sandbox with this container. The first message of the stand-in, and only there.
     Setup(Box<Setup>),
     /// Asks something of the sentry. `Create` and `Exec` are not for everybody.
-    Call(Call),
+    Call(Box<Call>),
 }
 
 /// From the sandbox.

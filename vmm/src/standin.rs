@@ -155,7 +155,7 @@ impl StandIn {
     }
 
     fn send(&self, call: Call) -> Result<(), link::Error> {
-        self.link.send(&ToSandbox::Call(call), &[])
+        self.link.send(&ToSandbox::Call(Box::new(call)), &[])
     }
 
     /// Waits for one thing to happen.

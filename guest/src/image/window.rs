@@ -210,7 +210,9 @@ pub fn write(file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
 
 /// An atomic operation on a word of a file.
 pub fn atomic(file: FileId, offset: u64, op: AtomicOp) -> Result<u32, Errno> {
-    if size_for(file, offset.saturating_add(4))? < offset.saturating_add(4) || offset % 4 != 0 {
+    if size_for(file, offset.saturating_add(4))? < offset.saturating_add(4)
+        || !offset.is_multiple_of(4)
+    {
         return Err(Errno::EFAULT);
     }
     let pin = pin(file, offset / WINDOW_CHUNK)?;

@@ -111,6 +111,9 @@ impl Drop for Mount {
     }
 }
 
+/// Mounts of one tree, each with what stands for it in another.
+pub type MountPairs = Vec<(Arc<Mount>, Arc<Mount>)>;
+
 /// The tree of mounts that a set of tasks sees.
 pub struct MountNamespace {
     /// Its inode number, as /proc/PID/ns/mnt shows it.
@@ -226,9 +229,9 @@ impl MountNamespace {
     }
 
     /// A copy of the tree for a new namespace (CLONE_NEWNS), with what each mount became.
-    pub fn copy(&self) -> (Arc<MountNamespace>, Vec<(Arc<Mount>, Arc<Mount>)>) {
+    pub fn copy(&self) -> (Arc<MountNamespace>, MountPairs) {
         let _changing = self.changing.lock();
-        let mut pairs: Vec<(Arc<Mount>, Arc<Mount>)> = Vec::new();
+        let mut pairs = MountPairs::new();
         for old in self.all() {
             let new = Mount::new(&old.sb, old.root.clone(), old.flags(), old.source.clone());
             if let Some(place) = old.place()

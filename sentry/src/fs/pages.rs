@@ -4,6 +4,7 @@
 //! never while data moves: a frame that was looked up stays alive by its own count.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
@@ -85,10 +86,11 @@ impl Pages {
         let mut inner = self.inner.lock();
         for (i, frame) in (index..index.saturating_add(count)).zip(frames) {
             // Somebody may have been faster; theirs stays.
-            if inner.pages.contains_key(&i) {
-                surplus += 1;
-            } else {
-                inner.pages.insert(i, frame);
+            match inner.pages.entry(i) {
+                Entry::Vacant(place) => {
+                    place.insert(frame);
+                }
+                Entry::Occupied(_) => surplus += 1,
             }
         }
         let page = inner.pages.get(&index).cloned();

@@ -33,10 +33,13 @@ pub struct GoferSource<'a> {
     pub shared: bool,
 }
 
+/// Attaches a gofer's folder, as a file system.
+pub type Attach<'a> = dyn FnMut(GoferSource<'_>) -> Result<Arc<dyn FileSystem>, Errno> + 'a;
+
 /// What file systems of a container are made from.
 pub struct Sources<'a> {
     /// Attaches a gofer's folder.
-    pub attach: &'a mut dyn FnMut(GoferSource<'_>) -> Result<Arc<dyn FileSystem>, Errno>,
+    pub attach: &'a mut Attach<'a>,
     /// Whose processes /proc shows.
     pub container: &'a Weak<Container>,
 }

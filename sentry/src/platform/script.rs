@@ -204,9 +204,12 @@ impl User {
     }
 }
 
+/// The two ends by which a program and its runner take turns.
+type Turns = (Sender<Go>, Receiver<(Trap, Registers)>);
+
 /// The sentry's side: runs programs by their registers.
 pub(super) struct ScriptThread {
-    running: Option<(Sender<Go>, Receiver<(Trap, Registers)>)>,
+    running: Option<Turns>,
     xstate: Vec<u8>,
 }
 

@@ -54,7 +54,7 @@ fn all_cpus() -> Vec<u64> {
     let cpus = platform().cpus().max(1) as usize;
     let mut set = vec![u64::MAX; cpus.div_ceil(64)];
     if let Some(last) = set.last_mut()
-        && cpus % 64 != 0
+        && !cpus.is_multiple_of(64)
     {
         *last = (1u64 << (cpus % 64)).wrapping_sub(1);
     }
@@ -94,7 +94,7 @@ pub fn sched_getaffinity(cx: &mut Current, args: Args) -> SysResult {
     let task = find(cx, args.int(0)).map_err(|_| Errno::ESRCH)?;
     let len = args.size(1);
     let all = all_cpus();
-    if len.saturating_mul(8) < platform().cpus() as usize || len % 8 != 0 {
+    if len.saturating_mul(8) < platform().cpus() as usize || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
     let set = {

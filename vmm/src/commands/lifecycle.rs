@@ -174,7 +174,7 @@ fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
     let failed = |e| Error::Link(id.to_owned(), e);
     let link: Link<ToSandbox, FromSandbox> = Link::connect(&folder.socket()).map_err(failed)?;
     link.set_timeout(PATIENCE).map_err(failed)?;
-    link.send(&ToSandbox::Call(call), &[]).map_err(failed)?;
+    link.send(&ToSandbox::Call(Box::new(call)), &[]).map_err(failed)?;
     loop {
         match link.receive().map_err(failed)?.0 {
             FromSandbox::Answer(answer) => return answer.map_err(Error::Refused),

@@ -186,7 +186,7 @@ impl Supervisor<'_> {
         let Some(peer) = self.peer(fd) else { return Ok(()) };
         let call = match peer.try_receive() {
             Ok(None) => return Ok(()),
-            Ok(Some((ToSandbox::Call(call), _no_descriptors))) => call,
+            Ok(Some((ToSandbox::Call(call), _no_descriptors))) => *call,
             Ok(Some((ToSandbox::Setup(_), _))) => {
                 self.refuse(fd, "the sandbox is set up already");
                 return Ok(());

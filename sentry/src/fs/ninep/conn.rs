@@ -289,7 +289,7 @@ impl Connection {
     /// Reads what the gofer has said of its own accord, if nobody has for a while. Does not wait.
     pub fn poll(&self, now: u64) {
         let last = self.polled.load(Ordering::Relaxed);
-        if now.saturating_sub(last) < POLL_EVERY
+        if now < last.saturating_add(POLL_EVERY)
             || self.listeners.lock().is_empty()
             || self
                 .polled

@@ -201,7 +201,7 @@ impl Node {
         if most > 0 && size > 0 {
             let ops = lower.open(cx, OpenFlags::LARGEFILE)?;
             let file = File::new(ops, lower.clone(), None, OpenFlags::empty())?;
-            let copied = copy_data(&file, body, most.min(size), &**upper);
+            let copied = copy_data(&file, body, most.min(size), upper);
             if let Err(e) = copied {
                 body.truncate(0, &*upper.shared, &**upper)?;
                 return Err(e);

@@ -26,8 +26,11 @@ fn escaped(out: &mut String, path: &[u8]) {
     }
 }
 
+/// A mount and its place below the root of a process.
+type Seen = (Arc<Mount>, Vec<u8>);
+
 /// The mounts that the process sees, with where each stands below its root.
-fn seen(about: &About<'_>) -> Result<(Path, Vec<(Arc<Mount>, Vec<u8>)>), Errno> {
+fn seen(about: &About<'_>) -> Result<(Path, Vec<Seen>), Errno> {
     let fs = about.task()?.shared.lock().fs.clone().ok_or(Errno::EINVAL)?;
     let root = fs.root();
     let mut all = Vec::new();

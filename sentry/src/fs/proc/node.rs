@@ -395,11 +395,14 @@ impl FileOps for Handle {
     }
 }
 
+/// A name in a directory, and what is there.
+type Name = (Vec<u8>, FileType);
+
 /// An open directory: its names as they were when it was last read from the beginning.
 struct DirHandle {
     node: Arc<Node>,
     reader: Reader,
-    names: Mutex<Option<Vec<(Vec<u8>, FileType)>>>,
+    names: Mutex<Option<Vec<Name>>>,
 }
 
 impl FileOps for DirHandle {

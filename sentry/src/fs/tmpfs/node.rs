@@ -26,6 +26,9 @@ use crate::sync::SpinLock;
 /// What Linux counts for each entry of a directory's size (BOGO_DIRENT_SIZE, mm/shmem.c).
 const DIRENT_SIZE: u64 = 20;
 
+/// Extended attributes by their names.
+type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 /// An inode.
 pub struct Node {
     /// What it shares with the others.
@@ -34,7 +37,7 @@ pub struct Node {
     kind: FileType,
     pub(super) ino: u64,
     attr: SpinLock<Attr>,
-    xattrs: SpinLock<BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    xattrs: SpinLock<Xattrs>,
     state: InodeState,
     content: Content,
 }

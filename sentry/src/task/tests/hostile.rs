@@ -52,10 +52,10 @@ fn no_call_panics_whatever_its_arguments() {
                 let mut args = [0; 6];
                 for arg in &mut args {
                     n = n.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    *arg = if round < 12 {
-                        WORDS[round]
-                    } else {
-                        WORDS[(n >> 33) as usize % WORDS.len()]
+                    // Each word once for all arguments, then mixtures.
+                    *arg = match WORDS.get(round) {
+                        Some(word) if round < 12 => *word,
+                        _ => WORDS[(n >> 33) as usize % WORDS.len()],
                     };
                 }
                 // Nothing may wait for long: an alarm interrupts, and its default action ends this.
