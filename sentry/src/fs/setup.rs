@@ -73,13 +73,14 @@ pub fn internal(
         "cgroup" => Ok(sysfs::cgroup("cgroup")),
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
         "mqueue" => Ok(sysfs::mqueue()),
+        "devpts" => Ok(sysfs::devpts(data)?),
         _ => Err(Errno::ENODEV),
     }
 }
 
 /// The types that [`internal`] makes, for /proc/filesystems.
-pub const INTERNAL: [&str; 7] =
-    ["sysfs", "tmpfs", "proc", "cgroup", "cgroup2", "devtmpfs", "mqueue"];
+pub const INTERNAL: [&str; 8] =
+    ["sysfs", "tmpfs", "proc", "cgroup", "cgroup2", "devtmpfs", "mqueue", "devpts"];
 
 /// What the sentry itself acts as while it builds a container.
 pub fn root_creds() -> Creds {
