@@ -51,6 +51,8 @@ enum Action {
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
     },
+    /// Writes the table of system calls into README.md.
+    Readme,
     /// Checks a bootable image (as linked, with its symbols).
     LintImage { image: PathBuf },
     /// Runs one container test here, in this process.
@@ -113,6 +115,9 @@ fn main() -> ExitCode {
             Err(error) => Err(error.into()),
             Ok(never) => match never {},
         },
+        Some(Action::Readme) => {
+            tests::lint::readme::write().map(|()| ExitCode::SUCCESS).map_err(Error::from)
+        }
         Some(Action::LintImage { image }) => lint_image(&image),
         Some(Action::Case { name, platform, runtime, reference, roots, slow }) => {
             let place = Place {

@@ -26,7 +26,7 @@ const VM_SLOWNESS: u32 = 8;
 /// A single container test's limit on the host, beyond which its process is ended (its own limits are shorter).
 const CASE_LIMIT: Duration = Duration::from_secs(150);
 /// The lints' names.
-const LINTS: [&str; 3] = ["lint/unsafe", "lint/licences", "lint/image"];
+const LINTS: [&str; 4] = ["lint/unsafe", "lint/licences", "lint/readme", "lint/image"];
 /// How long building the runtime may take.
 const BUILD_BUDGET: Duration = Duration::from_secs(1200);
 
@@ -437,6 +437,9 @@ fn lints(names: &[String], profile: &str) -> Tally {
             "lint/image" => lint_image(profile),
             "lint/licences" => lint::licences::check()
                 .map(|(findings, count)| (format!("{count} packages\n"), findings)),
+            "lint/readme" => lint::readme::check()
+                .map(|(findings, count)| (format!("{count} system calls\n"), findings))
+                .map_err(Error::from),
             "lint/unsafe" => lint::census::take().map_err(Error::from),
             other => Err(format!("no lint named {other}").into()),
         };

@@ -3,3 +3,4 @@
 pub mod census;
 pub mod image;
 pub mod licences;
+pub mod readme;
