@@ -277,13 +277,19 @@ impl Tracee {
     fn fault(&self, regs: &Registers, addr: u64, code: i32) -> Fault {
         let present = code != SEGV_MAPERR;
         let prot = self.space.prot_at(addr);
-        // The longest instruction has 15 bytes (Intel SDM volume 3, 25.1.1).
-        let fetched = addr.wrapping_sub(regs.rip) < 15;
         let same_page = regs.rip / PAGE_SIZE as u64 == addr / PAGE_SIZE as u64;
+        // An instruction that reaches into the next page faults at its beginning. The longest one has
+        // 15 bytes (Intel SDM volume 3, 25.1.1).
+        let next_page = addr.is_multiple_of(PAGE_SIZE as u64) && addr.wrapping_sub(regs.rip) < 15;
+        let fetched = same_page || next_page;
         let access = match prot {
-            Some(prot) if !prot.contains(Prot::EXEC) && (fetched || same_page) => Access::Exec,
+            Some(prot) if !prot.contains(Prot::EXEC) && fetched => Access::Exec,
             None if same_page => Access::Exec,
-            Some(prot) if !prot.is_empty() && !prot.contains(Prot::WRITE) => Access::Write,
+            // Only what was mapped at the fault says what was wrong: where nothing was, another
+            // thread has mapped the page meanwhile.
+            Some(prot) if present && !prot.is_empty() && !prot.contains(Prot::WRITE) => {
+                Access::Write
+            }
             _ => Access::ReadOrWrite,
         };
         Fault { addr, access, present }
