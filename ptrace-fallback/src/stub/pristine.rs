@@ -84,10 +84,14 @@ pub(super) fn make(memory_fd: i32, page: &Page, offset: u64) -> Result<i32, Erro
         // where it is: this process leaves it untouched and ends by exit_group.
         unsafe {
             let second = clone_onto(top, &plan);
-            if second > 0 {
-                page.set_agent(second as u32);
-            }
-            let status = u64::from(second < 0);
+            let status = match second {
+                pid if pid > 0 => {
+                    page.set_agent(pid as u32);
+                    0
+                }
+                // Errors of clone(2) fit into a status.
+                error => error.unsigned_abs(),
+            };
             raw(libc::SYS_exit_group, status, 0, 0, 0, 0, 0);
         }
         unreachable!("exit_group returned");
@@ -109,7 +113,11 @@ pub(super) fn make(memory_fd: i32, page: &Page, offset: u64) -> Result<i32, Erro
     sys::futex_wake_shared(page.pristine_is_alone());
     match page.agent() as i32 {
         pid if pid > 0 && status == 0 => Ok(pid),
-        _ => Err(fail("second clone")(io::ErrorKind::Other.into())),
+        _ => Err(fail("second clone")(if libc::WIFEXITED(status) {
+            io::Error::from_raw_os_error(libc::WEXITSTATUS(status))
+        } else {
+            io::Error::other(format!("killed by signal {}", libc::WTERMSIG(status)))
+        })),
     }
 }
 
