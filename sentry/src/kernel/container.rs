@@ -37,8 +37,6 @@ pub struct Container {
     waiting: SpinLock<Option<Birth>>,
     /// Whether init runs.
     running: AtomicBool,
-    /// Told to die before it was started.
-    killed: SpinLock<Option<Signal>>,
 }
 
 /// The id of init in its own pid namespace.
@@ -73,7 +71,6 @@ impl Container {
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
-            killed: SpinLock::new(None),
         })
     }
 }
@@ -94,7 +91,6 @@ impl Container {
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
-            killed: SpinLock::new(None),
         });
         if let Some(limit) = spec.limits.pids {
             container.pids.set_limit(limit);
@@ -154,15 +150,25 @@ impl Container {
         self.mounts.get()
     }
 
-    /// A signal for an init that was never started; whether there is such a one. One that would end
-    /// it does: it will never run.
-    pub(super) fn kill_unstarted(&self, signal: Signal) -> bool {
-        let birth = self.waiting.lock().take();
-        let Some(birth) = birth else { return false };
-        *self.killed.lock() = Some(signal);
-        task::discard(birth);
-        let status = ExitStatus::Signaled(signal.number());
-        self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: INIT, status });
+    /// A signal for an init that is made and not started, which nobody would deliver; whether there is
+    /// such a one. What ends a program that handles nothing ends it, and it will never run; anything
+    /// else is without effect, as it is on runc's waiting init.
+    pub(super) fn signal_unstarted(&self, signal: Signal) -> bool {
+        let birth = {
+            let mut waiting = self.waiting.lock();
+            if waiting.is_none() {
+                return false;
+            }
+            if !ends_waiting(signal) {
+                return true;
+            }
+            waiting.take()
+        };
+        if let Some(birth) = birth {
+            task::discard(birth);
+            let status = ExitStatus::Signaled(signal.number());
+            self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: INIT, status });
+        }
         true
     }
 
@@ -300,6 +306,27 @@ impl Container {
             },
         })
     }
+}
+
+/// Signals that end an init before its program runs: those that a Go program, which runc's waiting
+/// init is, does not survive (os/signal, "Default behavior of signals in Go programs").
+fn ends_waiting(signal: Signal) -> bool {
+    matches!(
+        signal,
+        Signal::SIGKILL
+            | Signal::SIGHUP
+            | Signal::SIGINT
+            | Signal::SIGQUIT
+            | Signal::SIGTERM
+            | Signal::SIGABRT
+            | Signal::SIGILL
+            | Signal::SIGTRAP
+            | Signal::SIGBUS
+            | Signal::SIGFPE
+            | Signal::SIGSEGV
+            | Signal::SIGSTKFLT
+            | Signal::SIGSYS
+    )
 }
 
 /// What a failed exec means for the exit status. `opened`: the file itself was there.

@@ -86,12 +86,15 @@ impl Kernel {
         let container = self.known(id)?;
         let signal = Signal::new(i32::from(signal))
             .map_err(|_| Failure::other(format!("signal {signal} does not exist")))?;
+        if container.signal_unstarted(signal) {
+            return Ok(Reply::Done);
+        }
         let processes: Vec<Arc<Process>> = if all {
             container.pids.processes()
         } else {
             container.pids.process(pid.unwrap_or(1)).into_iter().collect()
         };
-        if processes.is_empty() && !container.kill_unstarted(signal) {
+        if processes.is_empty() {
             return Err(Failure::other(format!("container {id}: no such process")));
         }
         for process in &processes {
