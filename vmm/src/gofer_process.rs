@@ -35,6 +35,7 @@ pub fn main() -> ExitCode {
         crate::error!("`gofer` is for ringwall itself");
         return ExitCode::FAILURE;
     };
+    spawn::take_name(spawn::GOFER);
     let link: Link<GoferFailure, GoferSetup> = Link::new(link);
     match prepare(&link).and_then(|config| Ok(server::run(config)?)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -181,7 +181,7 @@ pub fn spawn(
 /// Prepared before the clone.
 struct Arguments {
     strings: Vec<CString>,
-    comm: &'static CStr,
+    name: &'static CStr,
 }
 
 impl Arguments {
@@ -190,7 +190,7 @@ impl Arguments {
         Arguments {
             // No zero byte: roles are ours, and ids are checked.
             strings: strings.iter().filter_map(|text| CString::new(*text).ok()).collect(),
-            comm: if role == SANDBOX { c"ringwall-sentry" } else { c"ringwall-gofer" },
+            name: name(role),
         }
     }
 }
@@ -199,6 +199,17 @@ impl Arguments {
 pub const SANDBOX: &str = "sandbox";
 /// First argument of a file server.
 pub const GOFER: &str = "gofer";
+
+/// What `ps` calls the process: at most 15 bytes (PR_SET_NAME in prctl(2)).
+fn name(role: &str) -> &'static CStr {
+    if role == SANDBOX { c"ringwall-sentry" } else { c"ringwall-gofer" }
+}
+
+/// Gives this process the name of its role: it was executed as /proc/self/exe, and is called `exe`.
+pub fn take_name(role: &str) {
+    // SAFETY: the name is a string that lives for ever, and is copied.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name(role).as_ptr()) };
+}
 
 /// The child's way to execve(2).
 fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd) -> ! {
@@ -215,7 +226,7 @@ fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd) -> ! {
         }
         Err(errno) => errno,
     };
-    crate::error!("cannot execute {}: {problem}", arguments.comm.to_string_lossy());
+    crate::error!("cannot execute {}: {problem}", arguments.name.to_string_lossy());
     // SAFETY: ends the process without running what its parent registered for its own exit.
     unsafe { libc::_exit(125) }
 }

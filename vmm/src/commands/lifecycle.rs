@@ -140,8 +140,7 @@ pub fn wait(global: &Global, args: &Id) -> Result<(), Error> {
     }
     // Nobody is left who could say more of one whose stand-in was killed.
     let status = state.exit_status.unwrap_or(137);
-    let line = serde_json::json!({ "id": state.id, "exitStatus": status });
-    super::print(&format!("{line}\n"));
+    super::print(&format!("{status}\n"));
     Ok(())
 }
 

@@ -53,8 +53,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The platform asked for does not work here.
-    #[error("--platform={0}: {1}")]
-    Platform(&'static str, String),
+    #[error("--platform=kvm: KVM cannot be used here: {0}")]
+    Kvm(check::KvmProblem),
     /// The command line or the environment of `do`.
     #[error("{0}")]
     Host(#[from] host_config::Error),
@@ -207,7 +207,7 @@ fn platform(global: &Global) -> Result<Platform, Error> {
         PlatformChoice::Ptrace => Ok(Platform::Ptrace),
         PlatformChoice::Kvm => match check::kvm(true).0.problem {
             None => Ok(Platform::Kvm),
-            Some(problem) => Err(Error::Platform("kvm", problem.to_string())),
+            Some(problem) => Err(Error::Kvm(problem)),
         },
         PlatformChoice::Auto => {
             let choice = check::auto();

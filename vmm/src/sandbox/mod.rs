@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
         crate::error!("`sandbox` is for ringwall itself");
         return ExitCode::FAILURE;
     };
+    spawn::take_name(spawn::SANDBOX);
     one_arena();
     let link: Link<FromSandbox, ToSandbox> = Link::new(link);
     match run(&link) {
