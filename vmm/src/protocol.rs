@@ -3,6 +3,8 @@
 //! A stand-in tells its sandbox, over the link it started it with, to set itself up; its life is the
 //! container's from then on. Commands that come later connect to the control socket and make calls.
 
+use std::collections::BTreeMap;
+
 use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, Reply};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,8 @@ pub enum ToSandbox {
     Setup(Box<Setup>),
     /// Asks something of the sentry. `Create` and `Exec` are not for everybody.
     Call(Box<Call>),
+    /// Asks what KVM has counted; the sandbox's own process answers.
+    Counters,
 }
 
 /// From the sandbox.
@@ -42,6 +46,9 @@ pub enum ToSandbox {
 pub enum FromSandbox {
     /// Answers a setup or a call; answers come in the order of what they answer.
     Answer(Result<Reply, Failure>),
+    /// KVM's counters by name, summed over the machine and its vCPUs; empty where there is no machine, or
+    /// the host does not count.
+    Counters(BTreeMap<String, u64>),
     /// To the stand-in: the container has ended.
     Exited(ExitStatus),
     /// To the stand-in, as the last word: why the sandbox ends.

@@ -106,7 +106,8 @@ impl StandIn {
                 Found::Message(FromSandbox::Answer(answer)) => return answer,
                 Found::Message(FromSandbox::Exited(status)) => self.ended = Some(status),
                 Found::Lost(reason) => return Err(other(reason)),
-                Found::Message(FromSandbox::Failed(_)) | Found::Nothing => {}
+                Found::Message(FromSandbox::Failed(_) | FromSandbox::Counters(_))
+                | Found::Nothing => {}
             }
         }
     }
@@ -129,7 +130,9 @@ impl StandIn {
                 Found::Message(FromSandbox::Answer(Err(failure))) => {
                     crate::debug!("{}", failure.message);
                 }
-                Found::Message(FromSandbox::Answer(Ok(_)) | FromSandbox::Failed(_))
+                Found::Message(
+                    FromSandbox::Answer(Ok(_)) | FromSandbox::Failed(_) | FromSandbox::Counters(_),
+                )
                 | Found::Nothing => {}
                 Found::Lost(reason) => {
                     crate::error!("{reason}");

@@ -203,6 +203,11 @@ impl Root {
         Root(own)
     }
 
+    /// This one.
+    pub fn at(path: &Path) -> Root {
+        Root(path.to_owned())
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0

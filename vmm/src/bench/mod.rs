@@ -7,6 +7,7 @@
 mod bare_loop;
 pub mod program;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -51,13 +52,13 @@ pub struct Figure {
     pub bare_loops: Option<f64>,
 }
 
-/// Reads the number of VM exits of a running container so far. `None` where there is no VM.
-pub type ExitCounter<'a> = &'a dyn Fn(&Path, &str) -> Option<u64>;
+/// Reads KVM's counters of the container of this name, whose state is below this folder; empty where there is no VM.
+pub type Counters<'a> = &'a dyn Fn(&Path, &str) -> Result<BTreeMap<String, u64>, String>;
 
 /// Runs it all and prints to standard output.
-pub fn run(options: &Options, exits: ExitCounter<'_>) -> Result<(), String> {
+pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
     let dir = Scratch::new()?;
-    let bench = Bench { dir: &dir, binary: dir.rootfs().join("ringwall"), exits };
+    let bench = Bench { dir: &dir, binary: dir.rootfs().join("ringwall"), counters };
     bench.prepare()?;
     let mut out = Printer { json: options.json, started: false };
     let bare = match options.platforms.iter().any(|p| p == "ptrace") {
@@ -180,7 +181,7 @@ struct Bench<'a> {
     dir: &'a Scratch,
     /// The copy of this binary that runs both natively and in containers.
     binary: PathBuf,
-    exits: ExitCounter<'a>,
+    counters: Counters<'a>,
 }
 
 /// A started measurement program, waiting for its first byte or for its second.
@@ -332,19 +333,28 @@ impl Bench<'_> {
             self.configure(&["/ringwall", "bench-program", operation.name, &count, "--sync"])?;
             let mut running = self.spawn(&mut self.runtime(platform, &id))?;
             running.line()?;
-            let before = (self.exits)(&self.dir.state(), &id);
+            let before = (self.counters)(&self.dir.state(), &id)?;
             let ns = running.timed()?;
-            let after = (self.exits)(&self.dir.state(), &id);
+            let after = (self.counters)(&self.dir.state(), &id)?;
             running.go()?;
             running.end()?;
             best = best.min(ns / times as f64);
-            totals.extend(before.zip(after).map(|(b, a)| a.saturating_sub(b) as f64));
+            totals.push(grown(&before, &after));
         }
-        let slope = match totals.as_slice() {
-            [once, twice] => Some((twice - once) / operation.base as f64),
+        let slope = |name: &str| match totals.as_slice() {
+            [once, twice] => {
+                Some((*twice.get(name)? - *once.get(name)?) / operation.base as f64)
+            }
             _ => None,
         };
-        Ok((best, slope))
+        if let Some(totals) = totals.first() {
+            let slopes = totals.keys().filter_map(|name| Some((name, slope(name)?)));
+            for (name, slope) in slopes.filter(|(_, slope)| slope.abs() >= 0.005) {
+                crate::debug!("{}: {name} {slope:.3}", operation.name);
+            }
+        }
+        // Interrupts of the host's own are no exits of ours.
+        Ok((best, slope("exits").map(|all| all - slope("irq_exits").unwrap_or(0.0))))
     }
 
     /// From the command to the container's first instruction, and to its end.
@@ -405,6 +415,12 @@ impl Bench<'_> {
         running.end()?;
         Ok(sum)
     }
+}
+
+/// How much each counter has grown.
+fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, f64> {
+    let of = |name: &String| before.get(name).copied().unwrap_or(0);
+    after.iter().map(|(name, n)| (name.clone(), *n as f64 - of(name) as f64)).collect()
 }
 
 /// A process and all its descendants.

@@ -1,9 +1,12 @@
 //! `ringwall bench`.
 
+use std::path::Path;
+
 use super::Error;
 use crate::bench::{Options, run as measure};
 use crate::check;
 use crate::cli::{Bench, PlatformChoice};
+use crate::state::Root;
 
 /// Measures natively and on the platform that was asked for, or on each that works.
 pub fn run(args: &Bench, platform: PlatformChoice) -> Result<(), Error> {
@@ -17,5 +20,8 @@ pub fn run(args: &Bench, platform: PlatformChoice) -> Result<(), Error> {
         }
     };
     let options = Options { json: args.json, only: args.only.clone(), runs: args.runs, platforms };
-    measure(&options, &|_, _| None).map_err(Error::Bench)
+    let counters = |root: &Path, id: &str| {
+        super::lifecycle::counters(&Root::at(root), id).map_err(|e| e.to_string())
+    };
+    measure(&options, &counters).map_err(Error::Bench)
 }

@@ -1,5 +1,6 @@
 //! `start`, `kill`, `delete` and `wait`: commands at a container that is there.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -171,13 +172,30 @@ fn send_signal(folder: &Folder, id: &str, signal: u8, all: bool) -> Result<(), E
 /// Asks the container's sandbox.
 fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
     let failed = |e| Error::Link(id.to_owned(), e);
-    let link: Link<ToSandbox, FromSandbox> = Link::connect(&folder.socket()).map_err(failed)?;
-    link.set_timeout(PATIENCE).map_err(failed)?;
+    let link = connect(folder).map_err(failed)?;
     link.send(&ToSandbox::Call(Box::new(call)), &[]).map_err(failed)?;
     loop {
-        match link.receive().map_err(failed)?.0 {
-            FromSandbox::Answer(answer) => return answer.map_err(Error::Refused),
-            FromSandbox::Exited(_) | FromSandbox::Failed(_) => {}
+        if let FromSandbox::Answer(answer) = link.receive().map_err(failed)?.0 {
+            return answer.map_err(Error::Refused);
+        }
+    }
+}
+
+fn connect(folder: &Folder) -> Result<Link<ToSandbox, FromSandbox>, link::Error> {
+    let link = Link::connect(&folder.socket())?;
+    link.set_timeout(PATIENCE)?;
+    Ok(link)
+}
+
+/// What KVM has counted for the sandbox of a container, by name; empty where there is no VM.
+pub fn counters(root: &Root, id: &str) -> Result<BTreeMap<String, u64>, Error> {
+    let folder = root.open(id, false)?;
+    let failed = |e| Error::Link(id.to_owned(), e);
+    let link = connect(&folder).map_err(failed)?;
+    link.send(&ToSandbox::Counters, &[]).map_err(failed)?;
+    loop {
+        if let FromSandbox::Counters(counters) = link.receive().map_err(failed)?.0 {
+            return Ok(counters);
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod stats;
 pub mod streams;
 pub mod vcpu;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -149,7 +150,7 @@ pub struct Machine {
     entry: u64,
     filter: Option<Arc<seccompiler::BpfProgram>>,
     threads: Vec<vcpu::Thread>,
-    stats: Vec<(String, Stats)>,
+    stats: Vec<Stats>,
     end: Option<End>,
 }
 
@@ -256,7 +257,7 @@ impl Machine {
     pub fn start(&mut self) -> Result<(), Error> {
         self.clock.refresh(&self.vm, &self.shared.ram)?;
         if let Ok(stats) = Stats::open(&self.vm) {
-            self.stats.push(("vm".into(), stats));
+            self.stats.push(stats);
         }
         let layout = &self.shared.layout;
         self.start_cpu(&StartCpu {
@@ -273,19 +274,16 @@ impl Machine {
         self.end.take()
     }
 
-    /// KVM's counters: `vm`, `vcpu0` and so on, each by name.
-    pub fn statistics(&self) -> io::Result<Vec<(String, std::collections::BTreeMap<String, u64>)>> {
-        self.stats.iter().map(|(name, stats)| Ok((name.clone(), stats.read()?))).collect()
-    }
-
-    /// VM exits so far, less those for the host's own interrupts; `None` where the host does not count.
-    pub fn exits(&self) -> Option<u64> {
-        let counters = self.statistics().ok()?;
-        let of = |name| counters.iter().filter_map(|(_, c)| c.get(name)).sum::<u64>();
-        counters
-            .iter()
-            .any(|(_, c)| c.contains_key("exits"))
-            .then(|| of("exits").saturating_sub(of("irq_exits")))
+    /// KVM's counters by name, summed over the machine and its vCPUs; empty where the host does not count.
+    pub fn counters(&self) -> io::Result<BTreeMap<String, u64>> {
+        let mut sums = BTreeMap::<String, u64>::new();
+        for stats in &self.stats {
+            for (name, value) in stats.read()? {
+                let sum = sums.entry(name).or_default();
+                *sum = sum.saturating_add(value);
+            }
+        }
+        Ok(sums)
     }
 
     /// Runs an event loop of its own until the sandbox ends.
@@ -304,7 +302,7 @@ impl Machine {
     fn start_cpu(&mut self, start: &StartCpu) -> Result<(), Error> {
         let fd = vcpu::create(&self.vm, &self.profile, start).map_err(kvm("a vCPU"))?;
         if let Ok(stats) = Stats::open(&fd) {
-            self.stats.push((format!("vcpu{}", start.cpu), stats));
+            self.stats.push(stats);
         }
         // There is one irqfd for each vCPU that there may be, and StartCpu is checked for that.
         if let Some(irq) = self.shared.irqs.get(start.cpu as usize) {

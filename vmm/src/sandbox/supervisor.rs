@@ -6,7 +6,7 @@
 //! who may write to the state folder, that is, of the sandbox's owner.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -55,8 +55,13 @@ pub fn run(
 ) -> Result<(), Error> {
     let id = container.id.clone();
     let stand_in_fd = stand_in.as_raw_fd();
+    let machine = match machine {
+        Machine::Kvm(machine) => Some(machine),
+        _ => None,
+    };
     let supervisor = Rc::new(RefCell::new(Supervisor {
         control,
+        machine: machine.clone(),
         listener,
         stand_in,
         clients: HashMap::new(),
@@ -70,13 +75,9 @@ pub fn run(
     let mut events: EventManager<Rc<dyn EventSubscriber + '_>> =
         EventManager::new_with_capacity(16)?;
     events.add_subscriber(Rc::clone(&supervisor) as Rc<dyn EventSubscriber>);
-    let machine = match machine {
-        Machine::Kvm(machine) => {
-            events.add_subscriber(Rc::clone(&machine) as Rc<dyn EventSubscriber>);
-            Some(machine)
-        }
-        _ => None,
-    };
+    if let Some(machine) = &machine {
+        events.add_subscriber(Rc::clone(machine) as Rc<dyn EventSubscriber>);
+    }
     loop {
         if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
             return outcome;
@@ -104,6 +105,8 @@ struct Pending {
 
 struct Supervisor<'a> {
     control: ControlHost,
+    /// For its counters.
+    machine: Option<Rc<RefCell<kvm::Machine>>>,
     listener: OwnedFd,
     stand_in: &'a Peer,
     clients: HashMap<RawFd, Peer>,
@@ -191,6 +194,10 @@ impl Supervisor<'_> {
                 self.refuse(fd, "the sandbox is set up already");
                 return Ok(());
             }
+            Ok(Some((ToSandbox::Counters, _))) => {
+                self.tell(fd, &FromSandbox::Counters(self.counters()));
+                return Ok(());
+            }
             Err(link::Error::Closed) => return self.gone(fd, ops),
             Err(e) => {
                 crate::warning!("a client of the control socket: {e}");
@@ -214,6 +221,18 @@ impl Supervisor<'_> {
                 Ok(())
             }
             _ => self.request(fd, call),
+        }
+    }
+
+    /// What KVM has counted for this sandbox.
+    fn counters(&self) -> BTreeMap<String, u64> {
+        let Some(machine) = &self.machine else { return BTreeMap::new() };
+        match machine.borrow().counters() {
+            Ok(counters) => counters,
+            Err(e) => {
+                crate::warning!("KVM's statistics: {e}");
+                BTreeMap::new()
+            }
         }
     }
 
