@@ -37,11 +37,14 @@ const FLAGS: [&str; 4] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?).join("image.elf");
+    let names = PathBuf::from(env::var("OUT_DIR")?).join("image.symbols");
     println!("cargo:rustc-env=RINGWALL_IMAGE={}", out.display());
+    println!("cargo:rustc-env=RINGWALL_IMAGE_SYMBOLS={}", names.display());
     println!("cargo:rerun-if-env-changed=RINGWALL_NO_IMAGE");
     println!("cargo:rerun-if-changed=build.rs");
     if env::var("RINGWALL_NO_IMAGE").is_ok_and(|v| v == "1") {
         fs::write(&out, [])?;
+        fs::write(&names, [])?;
         return Ok(());
     }
     let workspace = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?)
@@ -55,6 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     build(&workspace, &target_dir)?;
     let built = target_dir.join(TARGET).join("image/image");
     strip(&built, &out)?;
+    fs::write(&names, symbols(&fs::read(&built)?).ok_or("the image is no ELF with symbols")?)?;
     Ok(())
 }
 
@@ -84,11 +88,43 @@ fn build(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Leaves out what is not loaded, but for the symbols; without `objcopy` the file is merely larger.
+/// Leaves out what is not loaded; without `objcopy` the file is merely larger.
 fn strip(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     let stripped = Command::new("objcopy").args(["--strip-all"]).arg(from).arg(to).status();
     if !stripped.is_ok_and(|s| s.success()) {
         fs::copy(from, to)?;
     }
     Ok(())
+}
+
+/// The image's functions for backtraces, one a line, by address: its low 32 bits, its size, both in hexadecimal, and
+/// its name without the hash.
+fn symbols(elf: &[u8]) -> Option<String> {
+    // ELF64 (System V ABI, chapter 4): a symbol table and the string table that it names.
+    const SYMTAB: u32 = 2;
+    const FUNC: u8 = 2;
+    let word = |at: usize| Some(u32::from_le_bytes(elf.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| {
+        usize::try_from(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?)).ok()
+    };
+    let half = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
+    let sections = long(40)?;
+    let section = |n: usize| sections + n * 64;
+    let table = (0..usize::from(half(60)?)).find(|n| word(section(*n) + 4) == Some(SYMTAB))?;
+    let (start, size) = (long(section(table) + 24)?, long(section(table) + 32)?);
+    let strings = long(section(word(section(table) + 40)? as usize) + 24)?;
+    let mut all = Vec::new();
+    for entry in elf.get(start..start + size)?.as_chunks::<24>().0 {
+        let name = strings + u32::from_le_bytes(entry[..4].try_into().ok()?) as usize;
+        let value = u64::from_le_bytes(entry[8..16].try_into().ok()?);
+        let size = u64::from_le_bytes(entry[16..24].try_into().ok()?);
+        if entry[4] & 15 == FUNC {
+            let name = elf.get(name..)?.split(|b| *b == 0).next()?;
+            let name = String::from_utf8_lossy(name);
+            all.push((value as u32, size, format!("{:#}", rustc_demangle::demangle(&name))));
+        }
+    }
+    all.sort();
+    all.dedup_by_key(|(at, ..)| *at);
+    Some(all.iter().map(|(at, size, name)| format!("{at:x} {size:x} {name}\n")).collect())
 }

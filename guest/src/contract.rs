@@ -40,7 +40,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes with every change of this file that either side can notice.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// First field of the boot page: "RINGWALL".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWALL");
 
@@ -79,6 +79,8 @@ pub mod mode {
     pub const HELLO: u32 = 1;
     /// Run the platform's self-test, log each result, exit with 0 where all passed, else 1.
     pub const SELF_TEST: u32 = 2;
+    /// Panic, so that tests see the report.
+    pub const PANIC: u32 = 3;
 }
 
 bitflags::bitflags! {

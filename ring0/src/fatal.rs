@@ -91,6 +91,54 @@ extern "sysv64" fn ring0_fatal_again() -> ! {
     boot::hooks().host.give_up()
 }
 
+/// The registers as they are here, for a panic, which no entry has pushed any for.
+pub struct Here {
+    /// In the order of their numbers in an instruction.
+    general: [u64; 16],
+    rip: u64,
+    rflags: u64,
+}
+
+impl Here {
+    /// Takes them.
+    #[inline(always)]
+    pub fn capture() -> Here {
+        let mut here = Here { general: [0; 16], rip: 0, rflags: 0 };
+        let at = here.general.as_mut_ptr();
+        // SAFETY: stores into the array, and reads the flags by way of the stack.
+        unsafe {
+            core::arch::asm!(
+                "mov [rdi], rax", "mov [rdi + 8], rcx", "mov [rdi + 16], rdx", "mov [rdi + 24], rbx",
+                "mov [rdi + 32], rsp", "mov [rdi + 40], rbp", "mov [rdi + 48], rsi", "mov [rdi + 56], rdi",
+                "mov [rdi + 64], r8", "mov [rdi + 72], r9", "mov [rdi + 80], r10", "mov [rdi + 88], r11",
+                "mov [rdi + 96], r12", "mov [rdi + 104], r13", "mov [rdi + 112], r14", "mov [rdi + 120], r15",
+                "lea {rip}, [rip]",
+                "pushfq",
+                "pop {rflags}",
+                in("rdi") at,
+                rip = lateout(reg) here.rip,
+                rflags = lateout(reg) here.rflags,
+            );
+        }
+        here
+    }
+}
+
+impl fmt::Display for Here {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 16] = [
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
+            "r13", "r14", "r15",
+        ];
+        write!(f, "rip {:#x} rflags {:#x} cr2 {:#x}", self.rip, self.rflags, crate::arch::cr2())?;
+        for (n, (name, value)) in NAMES.iter().zip(self.general).enumerate() {
+            let before = if n % 8 == 0 { "\n" } else { " " };
+            write!(f, "{before}{name} {value:#x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The words from a stack pointer up, as far as they are mapped.
 pub fn stack_words(rsp: u64) -> impl Iterator<Item = u64> {
     let start = rsp & !7;

@@ -203,7 +203,9 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
             Suite::Unit => vec!["unit/cargo-test".to_owned()],
             Suite::Lint => LINTS.map(str::to_owned).to_vec(),
             Suite::Ptrace | Suite::Kvm => {
-                case::names().into_iter().map(|name| format!("{}/{name}", suite.name())).collect()
+                // Tests of the machine are of KVM's alone.
+                let here = |name: &String| suite == Suite::Kvm || !name.starts_with("machine/");
+                case::names().into_iter().filter(here).map(|name| format!("{}/{name}", suite.name())).collect()
             }
         };
         let names: Vec<String> = names.into_iter().filter(|name| wanted(name)).collect();

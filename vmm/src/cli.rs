@@ -253,6 +253,15 @@ pub struct Check {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Run the KVM platform's tests of itself instead; each finding is a line on standard error
+    #[arg(long, conflicts_with = "json")]
+    pub self_test: bool,
+    /// Test it as on a CPU without these features
+    #[arg(long, value_name = "FEATURE", value_delimiter = ',', requires = "self_test")]
+    pub without: Vec<String>,
+    /// Let it panic, to see what is said then
+    #[arg(long, requires = "self_test", hide = true)]
+    pub panic: bool,
 }
 
 #[cfg(test)]

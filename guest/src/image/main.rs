@@ -92,6 +92,7 @@ extern "sysv64" fn main(boot: *const BootPage) -> ! {
     let first: fn() = match page.mode {
         mode::HELLO => hello,
         mode::SELF_TEST => self_test::run,
+        mode::PANIC => panic_on_purpose,
         _ => run_sentry,
     };
     if ring0::thread::spawn(Box::new(first)).is_none() {
@@ -121,6 +122,11 @@ fn without(force: Force) -> Features {
 fn hello() {
     host::log(Level::Info, format_args!("hello"));
     host::exit(0);
+}
+
+#[inline(never)]
+fn panic_on_purpose() {
+    panic!("a panic on purpose");
 }
 
 fn run_sentry() {

@@ -15,7 +15,8 @@ static PANICKED: AtomicBool = AtomicBool::new(false);
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    end(format_args!("{info}"), fatal::frame_pointer(), None)
+    let here = fatal::Here::capture();
+    end(format_args!("{info}\n{here}"), fatal::frame_pointer(), None)
 }
 
 /// Reports a fault.

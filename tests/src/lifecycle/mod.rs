@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod deaths;
+mod machine;
 mod states;
 
 use std::fs::{self, File};
@@ -53,7 +54,7 @@ pub fn names() -> Vec<String> {
 }
 
 fn tests() -> impl Iterator<Item = Test> {
-    [states::TESTS, bad_input::TESTS, deaths::TESTS].into_iter().flatten().copied()
+    [states::TESTS, bad_input::TESTS, deaths::TESTS, machine::TESTS].into_iter().flatten().copied()
 }
 
 /// Runs one.

@@ -5,6 +5,7 @@ mod host_config;
 mod lifecycle;
 mod query;
 mod run;
+mod self_test;
 mod spec;
 
 use std::ffi::OsString;
@@ -43,6 +44,9 @@ pub enum Error {
     /// Commands that only tell.
     #[error("{0}")]
     State(#[from] state::Error),
+    /// `check --self-test`.
+    #[error("self-test: {0}")]
+    SelfTest(#[from] self_test::Error),
 }
 
 impl Error {
@@ -101,6 +105,9 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Features => query::features(),
         Command::Spec(args) => spec::run(args)?,
         Command::Bench(args) => bench::run(args, global.platform)?,
+        Command::Check(args) if args.self_test => {
+            return Ok(u8::from(!self_test::run(&args.without, args.panic)?));
+        }
         Command::Check(args) => {
             let report = check::report();
             let text = if args.json { report.json() } else { report.text() };

@@ -9,7 +9,7 @@
 //! - [`vcpu`], [`exit`]: vCPU threads and what they come back for;
 //! - [`memory`], [`files`]: RAM, and the window in which donated files appear;
 //! - [`host`], [`channel`], [`streams`], [`seqpacket`]: the services;
-//! - [`clock`], [`stats`], [`filter`]: time, counters, confinement.
+//! - [`clock`], [`stats`], [`filter`], [`symbols`]: time, counters, confinement, names in panic reports.
 //!
 //! Everything here distrusts the guest: what stands in its memory is copied once and checked, and a
 //! rule that is broken is an [`End`], never a panic.
@@ -29,6 +29,7 @@ pub mod seqpacket;
 pub mod shared;
 pub mod stats;
 pub mod streams;
+pub mod symbols;
 pub mod vcpu;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, SubscriberOps};
 use guest::contract::{DIRECT_MAP, DOORBELL_PORT, GPA_LIMIT, HOST_VECTOR, MAX_VCPUS, RAM_BASE};
@@ -286,15 +288,21 @@ impl Machine {
         Ok(sums)
     }
 
-    /// Runs an event loop of its own until the sandbox ends.
-    pub fn run(mut self) -> Result<End, Error> {
+    /// Runs an event loop of its own until the sandbox ends, or, as an end too, this time is over.
+    pub fn run_for(mut self, limit: Duration) -> Result<End, Error> {
         let mut manager = EventManager::new()?;
         self.start()?;
         let id = manager.add_subscriber(self);
+        let begin = Instant::now();
         loop {
-            manager.run()?;
+            let left = limit.saturating_sub(begin.elapsed()).as_millis();
+            manager.run_with_timeout(i32::try_from(left).unwrap_or(i32::MAX))?;
             if let Some(end) = manager.subscriber_mut(id)?.end() {
                 return Ok(end);
+            }
+            if left == 0 {
+                let error = io::ErrorKind::TimedOut.into();
+                return Ok(End::Host { what: "waiting for the machine's end", error });
             }
         }
     }
@@ -648,7 +656,7 @@ pub(crate) mod tests {
         }
         let lines = Arc::new(Mutex::new(Vec::new()));
         let machine = Machine::new(config(test_image(), &lines)).unwrap();
-        let end = machine.run().unwrap();
+        let end = machine.run_for(Duration::from_secs(60)).unwrap();
         assert!(matches!(end, End::Exit { status: 7, panic: None }), "{end}");
         assert_eq!(*lines.lock().unwrap(), ["hi"]);
     }
@@ -667,7 +675,8 @@ pub(crate) mod tests {
         ] {
             let lines = Arc::new(Mutex::new(Vec::new()));
             let image = image::tests::tiny(code, |_| {}).leak();
-            let end = Machine::new(config(image, &lines)).unwrap().run().unwrap();
+            let end = Machine::new(config(image, &lines)).unwrap();
+            let end = end.run_for(Duration::from_secs(60)).unwrap();
             assert!(matches!(end, End::Vcpu { cpu: 0, .. } | End::Lie(_)), "{end}");
             println!("{end}");
         }

@@ -17,6 +17,7 @@ use super::end::{End, Lie};
 use super::files::Files;
 use super::memory::{Ram, Shrunk, Window};
 use super::streams::{Streams, negated};
+use super::symbols::symbolized;
 
 /// What a vCPU thread asks the event loop for.
 #[derive(Debug)]
@@ -164,14 +165,16 @@ impl Shared {
 
     /// Keeps a piece of a panic report and logs it.
     pub fn panicked(&self, text: &[u8]) {
-        self.log(Level::Error, text);
         let mut panic = lock(&self.panic);
         for line in text.split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
-            if panic.len() < MAX_PANIC {
-                if !panic.is_empty() {
-                    panic.push('\n');
+            for line in symbolized(&printable(line)).lines() {
+                (self.log)(Level::Error, format_args!("{line}"));
+                if panic.len() < MAX_PANIC {
+                    if !panic.is_empty() {
+                        panic.push('\n');
+                    }
+                    panic.push_str(line);
                 }
-                panic.push_str(&printable(line));
             }
         }
     }
