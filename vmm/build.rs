@@ -27,12 +27,15 @@ const SOURCES: [&str; 9] = [
 ];
 
 /// No red zone, because the kernel's faults arrive on the stack that is in use; frame pointers for backtraces;
-/// the kernel code model, because the image is in the top 2 GiB.
-const FLAGS: [&str; 4] = [
+/// the kernel code model, because the image is in the top 2 GiB. Nothing in it has enough numbers in a row to gain by
+/// vector instructions, and a few of them among scalar code cost more than they save.
+const FLAGS: [&str; 6] = [
     "-Cno-redzone=yes",
     "-Cforce-frame-pointers=yes",
     "-Ccode-model=kernel",
     "-Crelocation-model=static",
+    "-Cno-vectorize-loops",
+    "-Cno-vectorize-slp",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -104,9 +107,8 @@ fn symbols(elf: &[u8]) -> Option<String> {
     const SYMTAB: u32 = 2;
     const FUNC: u8 = 2;
     let word = |at: usize| Some(u32::from_le_bytes(elf.get(at..at + 4)?.try_into().ok()?));
-    let long = |at: usize| {
-        usize::try_from(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?)).ok()
-    };
+    let long =
+        |at: usize| usize::try_from(u64::from_le_bytes(elf.get(at..at + 8)?.try_into().ok()?)).ok();
     let half = |at: usize| Some(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?));
     let sections = long(40)?;
     let section = |n: usize| sections + n * 64;

@@ -30,13 +30,22 @@ global_asm!(
     .globl ring0_copy
 ring0_copy:
     mov rcx, rdx
+    shr rcx, 3
+    and edx, 7
     stac
-ring0_copy_at:
+ring0_copy_words:
+    rep movsq
+    mov ecx, edx
+ring0_copy_bytes:
     rep movsb
 ring0_copy_fixup:
     clac
     mov rax, rcx
     ret
+    // A word may lie across the end of what is mapped: byte by byte from here on, to the one that faults.
+ring0_copy_words_fixup:
+    lea rcx, [rdx + rcx * 8]
+    jmp ring0_copy_bytes
 
     .p2align 4
     .globl ring0_word
@@ -64,7 +73,8 @@ ring0_word_fixup:
     .p2align 3
     .globl ring0_fixups
 ring0_fixups:
-    .quad ring0_copy_at, ring0_copy_fixup
+    .quad ring0_copy_words, ring0_copy_words_fixup
+    .quad ring0_copy_bytes, ring0_copy_fixup
     .quad ring0_word_load, ring0_word_fixup
     .quad ring0_word_cmpxchg, ring0_word_fixup
     .quad 0, 0

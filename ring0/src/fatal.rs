@@ -127,8 +127,8 @@ impl Here {
 impl fmt::Display for Here {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const NAMES: [&str; 16] = [
-            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12",
-            "r13", "r14", "r15",
+            "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11",
+            "r12", "r13", "r14", "r15",
         ];
         write!(f, "rip {:#x} rflags {:#x} cr2 {:#x}", self.rip, self.rflags, crate::arch::cr2())?;
         for (n, (name, value)) in NAMES.iter().zip(self.general).enumerate() {

@@ -640,9 +640,10 @@ pub(crate) fn unload() {
 /// The range is memory that stays, and that no Rust reference points at but shared with devices and applications.
 pub unsafe fn read_physical(physical: u64, buf: &mut [u8]) {
     let from = boot::direct(physical) as *const u8;
-    // SAFETY: the caller's promise; `rep movsb` makes no assumption about who else writes there.
+    // SAFETY: the caller's promise; string instructions make no assumption about who else writes there.
     unsafe {
-        core::arch::asm!("rep movsb", inout("rcx") buf.len() => _, inout("rsi") from => _,
+        core::arch::asm!("rep movsq", "mov ecx, {tail:e}", "rep movsb", tail = in(reg) buf.len() & 7,
+            inout("rcx") buf.len() / 8 => _, inout("rsi") from => _,
             inout("rdi") buf.as_mut_ptr() => _, options(nostack, preserves_flags));
     }
 }
@@ -655,7 +656,8 @@ pub unsafe fn write_physical(physical: u64, data: &[u8]) {
     let to = boot::direct(physical) as *mut u8;
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("rep movsb", inout("rcx") data.len() => _, inout("rsi") data.as_ptr() => _,
+        core::arch::asm!("rep movsq", "mov ecx, {tail:e}", "rep movsb", tail = in(reg) data.len() & 7,
+            inout("rcx") data.len() / 8 => _, inout("rsi") data.as_ptr() => _,
             inout("rdi") to => _, options(nostack, preserves_flags));
     }
 }
@@ -668,7 +670,8 @@ pub unsafe fn zero_physical(physical: u64, len: usize) {
     let to = boot::direct(physical) as *mut u8;
     // SAFETY: as above.
     unsafe {
-        core::arch::asm!("rep stosb", inout("rcx") len => _, in("al") 0u8, inout("rdi") to => _,
+        core::arch::asm!("rep stosq", "mov ecx, {tail:e}", "rep stosb", tail = in(reg) len & 7,
+            inout("rcx") len / 8 => _, in("rax") 0u64, inout("rdi") to => _,
             options(nostack, preserves_flags));
     }
 }

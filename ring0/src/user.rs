@@ -65,6 +65,7 @@ impl User {
     }
 
     /// Runs the application until it traps.
+    #[inline]
     pub fn run(&mut self, regs: &mut Registers, space: &Arc<Tables>) -> Exit {
         regs.eflags = regs.eflags & flags::USER | flags::FIXED | flags::IF;
         if regs.rip >= USER_END {

@@ -47,6 +47,9 @@ enum Action {
         /// Seconds.
         #[arg(long, default_value_t = 300)]
         limit: u64,
+        /// Another option for QEMU, such as -perfmap, which names translated code for perf(1).
+        #[arg(long, allow_hyphen_values = true)]
+        qemu: Vec<String>,
         /// The command.
         #[arg(trailing_var_arg = true, required = true)]
         command: Vec<String>,
@@ -129,7 +132,9 @@ fn main() -> ExitCode {
             run_case(&name, &place)
         }
         _ if std::env::var_os(WORKER).is_none() => supervise(),
-        Some(Action::Vm { file, roots, limit, command }) => in_vm(&file, roots, limit, command),
+        Some(Action::Vm { file, roots, limit, qemu, command }) => {
+            in_vm(&file, roots, limit, &qemu, command)
+        }
         None => work(&options.run),
     };
     result.unwrap_or_else(|error| {
@@ -212,7 +217,13 @@ fn newest_ringwall() -> Option<PathBuf> {
     built.into_iter().filter(|path| path.exists()).max_by_key(modified)
 }
 
-fn in_vm(files: &[String], roots: bool, limit: u64, argv: Vec<String>) -> Result<ExitCode, Error> {
+fn in_vm(
+    files: &[String],
+    roots: bool,
+    limit: u64,
+    qemu: &[String],
+    argv: Vec<String>,
+) -> Result<ExitCode, Error> {
     process::become_subreaper()?;
     let pairs = files.iter().filter_map(|pair| pair.split_once('='));
     let mut extra: Vec<(String, PathBuf)> =
@@ -242,6 +253,7 @@ fn in_vm(files: &[String], roots: bool, limit: u64, argv: Vec<String>) -> Result
         folder: folder.path().to_owned(),
         memory: 4096,
         cpus: 2,
+        more: qemu.to_vec(),
     });
     if let Some(greeting) = vm.start()? {
         eprintln!("{greeting}");

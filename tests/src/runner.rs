@@ -205,7 +205,11 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
             Suite::Ptrace | Suite::Kvm => {
                 // Tests of the machine are of KVM's alone.
                 let here = |name: &String| suite == Suite::Kvm || !name.starts_with("machine/");
-                case::names().into_iter().filter(here).map(|name| format!("{}/{name}", suite.name())).collect()
+                case::names()
+                    .into_iter()
+                    .filter(here)
+                    .map(|name| format!("{}/{name}", suite.name()))
+                    .collect()
             }
         };
         let names: Vec<String> = names.into_iter().filter(|name| wanted(name)).collect();
@@ -381,6 +385,7 @@ fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm,
         folder: folder.to_owned(),
         memory: 4096,
         cpus: 2,
+        more: Vec::new(),
     }))
 }
 

@@ -304,14 +304,14 @@ impl Drop for Space {
 /// An application thread.
 struct Application {
     user: User,
-    /// The space that it ran in last.
-    space: Option<(SpaceId, Arc<Tables>)>,
+    /// The space that it ran in last, and its tables.
+    space: Option<(Arc<dyn AddressSpace>, Arc<Tables>)>,
 }
 
 impl Application {
     fn tables(&mut self, space: &Arc<dyn AddressSpace>) -> Option<Arc<Tables>> {
         let tables = SPACES.lock().get(&space.id().0)?.upgrade()?;
-        self.space = Some((space.id(), tables.clone()));
+        self.space = Some((space.clone(), tables.clone()));
         Some(tables)
     }
 }
@@ -335,7 +335,7 @@ fn as_ring0(regs: &mut Registers) -> &mut ring0::Registers {
 impl UserThread for Application {
     fn switch(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Trap {
         let known = match &self.space {
-            Some((id, tables)) if *id == space.id() => Some(tables),
+            Some((last, tables)) if Arc::ptr_eq(last, space) => Some(tables),
             _ => None,
         };
         let exit = match known {

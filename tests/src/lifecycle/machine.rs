@@ -52,7 +52,9 @@ fn self_test_plain_cpu(c: &Context) -> Outcome {
 fn panic_report(c: &Context) -> Outcome {
     let done = check(c, &["--panic"])?;
     ensure!(done.end == End::Exit(1), "{}: {}", done.end, done.err());
-    for part in ["a panic on purpose", "rip 0x", "rsp 0x", "backtrace:", "image::panic_on_purpose+0x"] {
+    for part in
+        ["a panic on purpose", "rip 0x", "rsp 0x", "backtrace:", "image::panic_on_purpose+0x"]
+    {
         ensure!(done.err().contains(part), "{part:?} is not in:\n{}", done.err());
     }
     Ok(())

@@ -53,6 +53,8 @@ pub struct Config {
     pub memory: u32,
     /// Processors.
     pub cpus: u32,
+    /// More options for QEMU, such as `-perfmap`.
+    pub more: Vec<String>,
 }
 
 /// A VM, started when the first job comes and again after it was lost.
@@ -209,6 +211,7 @@ impl Vm {
         }
         command.arg("-kernel").arg(config.parts.vmlinuz()?).arg("-initrd").arg(&config.initramfs);
         command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=auto"]);
+        command.args(&config.more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         Ok(command)
     }

@@ -342,9 +342,7 @@ impl Bench<'_> {
             totals.push(grown(&before, &after));
         }
         let slope = |name: &str| match totals.as_slice() {
-            [once, twice] => {
-                Some((*twice.get(name)? - *once.get(name)?) / operation.base as f64)
-            }
+            [once, twice] => Some((*twice.get(name)? - *once.get(name)?) / operation.base as f64),
             _ => None,
         };
         if let Some(totals) = totals.first() {

@@ -57,7 +57,10 @@ mod tests {
         );
         assert_eq!(named("rip 0xffffffff80001004", table), "rip 0xffffffff80001004");
         for line in TABLE.lines() {
-            assert_eq!(line.split(' ').take(2).filter(|n| u32::from_str_radix(n, 16).is_ok()).count(), 2);
+            assert_eq!(
+                line.split(' ').take(2).filter(|n| u32::from_str_radix(n, 16).is_ok()).count(),
+                2
+            );
         }
     }
 }
