@@ -52,13 +52,8 @@ fn boot() -> Result<u8, Box<dyn std::error::Error>> {
         manager.run()?;
         let machine = event_manager::SubscriberOps::subscriber_mut(&mut manager, id)?;
         if let Some(end) = machine.end() {
-            for (name, counters) in machine.statistics()? {
-                let counters: Vec<String> = counters
-                    .iter()
-                    .filter(|(_, value)| **value != 0)
-                    .map(|(name, value)| format!("{name} {value}"))
-                    .collect();
-                eprintln!("{name}: {}", counters.join(", "));
+            for (name, value) in machine.counters()?.iter().filter(|(_, value)| **value != 0) {
+                eprintln!("{name} {value}");
             }
             break end;
         }
