@@ -200,6 +200,10 @@ pub struct ContainerSpec {
     pub root: RootSpec,
     /// Mounts, in order.
     pub mounts: Vec<MountSpec>,
+    /// Paths that are hidden, by an empty folder or /dev/null, where they are there.
+    pub masked: Vec<String>,
+    /// Paths that are mounted read-only over themselves, where they are there.
+    pub readonly: Vec<String>,
     /// The init process.
     pub process: ProcessSpec,
     /// Limits of the container.

@@ -232,6 +232,12 @@ impl Dentry {
         Some(found)
     }
 
+    /// `ENOENT` where no name can be made: where names are not cached, none that is missing is more
+    /// than missing, as Linux's procfs fails such a lookup whatever it is for.
+    pub fn may_gain_names(&self) -> Result<(), Errno> {
+        if self.sb.caching == Caching::None { Err(Errno::ENOENT) } else { Ok(()) }
+    }
+
     /// The dentry called `name` in this directory, negative where there is none. `ahead` are the names
     /// that the caller will ask for next, below it.
     pub fn lookup(

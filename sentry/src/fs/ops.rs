@@ -163,6 +163,8 @@ impl Cx<'_> {
             let name = match walk.to_parent()? {
                 Last::Name(name) => name,
                 _ if flags.contains(OpenFlags::EXCL) => return Err(Errno::EEXIST),
+                // A magic link at the end has led right to a file.
+                Last::Root => return self.open_there(&walk.at, flags),
                 _ => return Err(Errno::EISDIR),
             };
             if walk.slash {
@@ -184,13 +186,18 @@ impl Cx<'_> {
             if walk.enter(dentry, resolve.contains(WalkFlags::FOLLOW))? {
                 continue;
             }
-            let inode = walk.at.inode()?.clone();
-            if inode.kind() == FileType::Directory {
-                return Err(Errno::EISDIR);
-            }
-            self.may_open(&walk.at, &inode, flags)?;
-            return self.finish_open(&walk.at, inode, flags, None);
+            return self.open_there(&walk.at, flags);
         }
+    }
+
+    /// Opens, with O_CREAT, what is there already.
+    fn open_there(&self, path: &Path, flags: OpenFlags) -> Result<Arc<File>, Errno> {
+        let inode = path.inode()?.clone();
+        if inode.kind() == FileType::Directory {
+            return Err(Errno::EISDIR);
+        }
+        self.may_open(path, &inode, flags)?;
+        self.finish_open(path, inode, flags, None)
     }
 
     /// Makes and opens a regular file; the directory is locked.
@@ -202,6 +209,7 @@ impl Cx<'_> {
         perm: u32,
     ) -> Result<Arc<File>, Errno> {
         let parent = dir.inode()?;
+        dir.dentry.may_gain_names()?;
         dir.mount.check_write()?;
         perm::may_create(self, &**parent)?;
         let new = self.new_inode(parent, FileType::Regular, perm)?;
@@ -303,6 +311,7 @@ impl Cx<'_> {
         if at.slash && kind != FileType::Directory {
             return Err(Errno::ENOENT);
         }
+        at.dir.dentry.may_gain_names()?;
         at.dir.mount.check_write()?;
         let parent = at.dir.inode()?;
         perm::may_create(self, &**parent)?;

@@ -108,7 +108,8 @@ pub fn mount_container(
         .map_err(fail("root".into()))?;
     let sb = Super::new(fs);
     let dentry = sb.root().ok_or(Errno::ENOENT).map_err(fail("root".into()))?;
-    let mount = Mount::new(&sb, dentry, MountFlags::empty(), "rootfs".into());
+    let source = sb.fs.source();
+    let mount = Mount::new(&sb, dentry, MountFlags::empty(), source);
     let namespace = MountNamespace::new(mount.clone());
     let fs = FsContext::new(namespace.clone(), 0o022);
     let creds = root_creds();
@@ -117,10 +118,47 @@ pub fn mount_container(
         one(&cx, &namespace, mount, &mut sources)
             .map_err(fail(format!("mount {}", mount.destination)))?;
     }
+    for path in &spec.masked {
+        mask(&cx, &namespace, path).map_err(fail(format!("masked path {path}")))?;
+    }
+    for path in &spec.readonly {
+        protect(&cx, &namespace, path).map_err(fail(format!("read-only path {path}")))?;
+    }
     if spec.root.readonly {
         mount.set_flags(MountFlags::RDONLY);
     }
     Ok(namespace)
+}
+
+/// Where a path leads, if it is there.
+fn existing(cx: &Cx<'_>, path: &str) -> Result<Option<Path>, Errno> {
+    match cx.walk(None, path.as_bytes(), WalkFlags::FOLLOW) {
+        Ok(at) => Ok(Some(at)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Hides what is at `path`, as runc does.
+fn mask(cx: &Cx<'_>, namespace: &Arc<MountNamespace>, path: &str) -> Result<(), Errno> {
+    let Some(at) = existing(cx, path)? else { return Ok(()) };
+    let mount = if at.inode()?.kind() == FileType::Directory {
+        let sb = Super::new(Tmpfs::new("tmpfs", &Options::default())?);
+        let root = sb.root().ok_or(Errno::ENOENT)?;
+        Mount::new(&sb, root, MountFlags::RDONLY, "tmpfs".into())
+    } else {
+        // Without a /dev/null there is nothing to hide it behind.
+        namespace.bind(&cx.walk(None, b"/dev/null", WalkFlags::FOLLOW)?, false)
+    };
+    namespace.mount(&mount, &at)
+}
+
+/// Mounts what is at `path` over itself, read-only, with all that is mounted below.
+fn protect(cx: &Cx<'_>, namespace: &Arc<MountNamespace>, path: &str) -> Result<(), Errno> {
+    let Some(at) = existing(cx, path)? else { return Ok(()) };
+    let mount = namespace.bind(&at, true);
+    mount.set_flags(mount.flags() | MountFlags::RDONLY);
+    namespace.mount(&mount, &at)
 }
 
 fn layered(fs: Arc<dyn FileSystem>, overlay: bool) -> Result<Arc<dyn FileSystem>, Errno> {

@@ -266,14 +266,15 @@ impl State {
     }
 
     /// Whether the page beside a copied one is better copied along: it is private and shared with a
-    /// fork, or a page of a privately mapped file.
+    /// fork, or a page of a privately mapped file that nobody writes: what is written to a file shows in
+    /// the pages of a private mapping that were not written yet.
     fn wants_copy(&self, vma: &Vma, number: u64) -> bool {
         match self.pages.get(&number) {
             Some(page) => !(page.private && page.frame.is_sole()),
             None => vma
                 .file
                 .as_ref()
-                .is_some_and(|f| f.pages.around(vma.file_page(number * PAGE), 1) == 1),
+                .is_some_and(|f| f.pages.is_steady() && f.pages.around(vma.file_page(number * PAGE), 1) == 1),
         }
     }
 

@@ -77,6 +77,11 @@ pub trait Mappable: Send + Sync {
     fn tracks_writes(&self) -> bool {
         true
     }
+    /// Whether its content stands still: nobody has opened it for writing. Its pages may then be copied
+    /// for a private mapping before that is written to.
+    fn is_steady(&self) -> bool {
+        false
+    }
     /// Device and inode number, for /proc/PID/maps and for futexes.
     fn identity(&self) -> (u64, u64);
     /// Writes dirty pages of the range back: msync(MS_SYNC).

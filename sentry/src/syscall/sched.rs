@@ -336,10 +336,8 @@ pub fn setpriority(cx: &mut Current, args: Args) -> SysResult {
     result
 }
 
-/// ioprio_get(2): the class and level that follow from the nice value.
+/// ioprio_get(2): nobody has set one, so it is IOPRIO_CLASS_NONE with level 0.
 pub fn ioprio_get(cx: &mut Current, args: Args) -> SysResult {
-    let tasks = priority_targets(cx, args.int(0).wrapping_sub(1), args.int(1))?;
-    let nice = tasks.first().map_or(0, |t| t.sched.lock().nice);
-    // IOPRIO_CLASS_BE is 2, in the upper bits.
-    Ok(2 << 13 | u64::from(nice.saturating_add(20).unsigned_abs() / 5))
+    priority_targets(cx, args.int(0).wrapping_sub(1), args.int(1))?;
+    Ok(0)
 }

@@ -72,6 +72,8 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 shared: false,
             },
             mounts: mounts.into(),
+            masked: Vec::new(),
+            readonly: Vec::new(),
             process: ProcessSpec {
                 args: command.to_vec(),
                 env,

@@ -108,16 +108,14 @@ pub fn mount(
         let read_only = flags & 1 != 0;
         return Ok((spec, Some(Attach { name, path, read_only })));
     }
-    // runc's rule: a container whose /dev is a tmpfs gets the usual devices there.
-    let fstype = match (fstype, destination.as_str()) {
-        ("tmpfs", "/dev") => "devtmpfs",
-        (fstype, _) if INTERNAL.contains(&fstype) => fstype,
-        ("", _) => return Err(Invalid::new(field("type"), "must be there")),
-        (fstype, _) => {
+    match fstype {
+        fstype if INTERNAL.contains(&fstype) => {}
+        "" => return Err(Invalid::new(field("type"), "must be there")),
+        fstype => {
             let reason = format!("file system type {fstype:?} is not known");
             return Err(Invalid::new(field("type"), reason));
         }
-    };
+    }
     let spec = MountSpec {
         destination,
         source: MountSource::Internal { fstype: fstype.to_owned(), data: data.join(",") },
@@ -161,14 +159,6 @@ mod tests {
         assert_eq!((spec.destination.as_str(), spec.flags), ("/dev/pts", 2));
         let MountSource::Internal { fstype, data } = spec.source else { panic!("not internal") };
         assert_eq!((fstype.as_str(), data.as_str()), ("devpts", "mode=0620,gid=5"));
-    }
-
-    #[test]
-    fn a_tmpfs_at_dev_has_devices() {
-        let (spec, _) = parse(r#"{"destination":"/dev","type":"tmpfs"}"#).unwrap();
-        assert!(
-            matches!(spec.source, MountSource::Internal { fstype, .. } if fstype == "devtmpfs")
-        );
     }
 
     #[test]

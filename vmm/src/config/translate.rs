@@ -60,6 +60,8 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
                 shared: false,
             },
             mounts: mount_specs,
+            masked: linux.and_then(|linux| linux.masked_paths().clone()).unwrap_or_default(),
+            readonly: linux.and_then(|linux| linux.readonly_paths().clone()).unwrap_or_default(),
             process: self::process(process)?,
             // Zero and negative mean unlimited, as in runc.
             limits: Limits {

@@ -103,6 +103,11 @@ pub(super) struct Data {
 }
 
 impl Data {
+    /// Whether it has ever been opened for writing.
+    pub(super) fn was_opened_for_writing(&self) -> bool {
+        self.for_writing.load(Ordering::Relaxed)
+    }
+
     /// A handle to read with, if there is one.
     fn to_read(&self) -> Option<Arc<Handle>> {
         let handles = self.handles.lock();

@@ -715,6 +715,10 @@ impl Mappable for NinepInode {
         false // the host's page cache does
     }
 
+    fn is_steady(&self) -> bool {
+        self.remote.sharing == super::Sharing::Exclusive && !self.data.was_opened_for_writing()
+    }
+
     fn identity(&self) -> (u64, u64) {
         let attr = self.meta.lock().attr;
         (attr.dev, attr.ino)

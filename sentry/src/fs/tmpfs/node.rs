@@ -61,26 +61,29 @@ impl Content {
     }
 }
 
-/// The entries of a directory, by name and by position.
+/// The lowest place of an entry. Positions of readdir(3) are the places of the entries before them, and
+/// 1 and 2 stand behind `.` and `..`.
+const FIRST_PLACE: u64 = 3;
+
+/// The entries of a directory, by name and by place. Later ones have higher places and are listed first,
+/// as on Linux.
 #[derive(Default)]
 pub struct Entries {
     by_name: HashMap<Arc<[u8]>, (u64, Arc<Node>)>,
     by_place: BTreeMap<u64, Arc<[u8]>>,
-    /// The last position given; 0 and 1 are `.` and `..`.
+    /// The last place given; they begin at [`FIRST_PLACE`].
     last: u64,
     parent: Weak<Node>,
 }
 
 impl Entries {
     fn insert(&mut self, name: &[u8], node: Arc<Node>) -> Option<Arc<Node>> {
-        if let Some((_, there)) = self.by_name.get_mut(name) {
-            return Some(core::mem::replace(there, node));
-        }
+        let old = self.remove(name);
         let name: Arc<[u8]> = Arc::from(name);
-        self.last = self.last.max(1).saturating_add(1);
+        self.last = self.last.saturating_add(1).max(FIRST_PLACE);
         self.by_place.insert(self.last, name.clone());
         self.by_name.insert(name, (self.last, node));
-        None
+        old
     }
 
     fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
@@ -238,7 +241,8 @@ impl Node {
         loop {
             let batch: Vec<(u64, Arc<[u8]>, u64, FileType)> = {
                 let entries = entries.lock();
-                let places = entries.by_place.range(pos..).take(64);
+                let below = if pos == 2 { u64::MAX } else { pos };
+                let places = entries.by_place.range(..below).rev().take(64);
                 places
                     .filter_map(|(place, name)| {
                         let (_, node) = entries.by_name.get(name)?;
@@ -250,11 +254,10 @@ impl Node {
                 return Ok(pos);
             }
             for (place, name, ino, kind) in batch {
-                let next = place.saturating_add(1);
-                if !sink(DirEntry { name: &name, ino, kind, next }) {
+                if !sink(DirEntry { name: &name, ino, kind, next: place }) {
                     return Ok(pos);
                 }
-                pos = next;
+                pos = place;
             }
         }
     }
