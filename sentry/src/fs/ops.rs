@@ -38,12 +38,14 @@ impl Cx<'_> {
         resolve: WalkFlags,
     ) -> Result<Arc<File>, SysError> {
         let file = self.open_now(start, path, flags, perm, resolve)?;
-        if !file.is_path() && !file.ops().opened(&file)? {
-            file.retry(waiter, Events::all(), None, || match file.ops().opened(&file) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Errno::EAGAIN),
-                Err(e) => Err(e),
-            })?;
+        if !file.is_path() {
+            while !file.ops().opened(&file)? {
+                let queue = file.ops().queue().ok_or(Errno::EAGAIN)?;
+                let mut ready = || !matches!(file.ops().opened(&file), Ok(false));
+                waiter
+                    .wait(queue, Events::all(), None, &mut ready)
+                    .map_err(|e| e.or_restart(Errno::EAGAIN))?;
+            }
         }
         Ok(file)
     }

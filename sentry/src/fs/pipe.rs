@@ -337,7 +337,9 @@ pub fn pipe(cx: &Cx<'_>, flags: OpenFlags) -> Result<(Arc<File>, Arc<File>), Err
     Ok((end(flags)?, end(flags | OpenFlags::WRONLY)?))
 }
 
-/// Opens a FIFO's pipe, which its inode keeps.
+/// Opens a FIFO's pipe, which its inode keeps; or that of pipe(2), through /proc/PID/fd, where no open
+/// waits for another end.
 pub fn open_fifo(inode: &Arc<dyn Inode>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
-    Ok(Box::new(inode.state().fifo().opened(flags, true)))
+    let named = !inode.as_any().is::<AnonInode>();
+    Ok(Box::new(inode.state().fifo().opened(flags, named)))
 }
