@@ -271,10 +271,9 @@ impl State {
     fn wants_copy(&self, vma: &Vma, number: u64) -> bool {
         match self.pages.get(&number) {
             Some(page) => !(page.private && page.frame.is_sole()),
-            None => vma
-                .file
-                .as_ref()
-                .is_some_and(|f| f.pages.is_steady() && f.pages.around(vma.file_page(number * PAGE), 1) == 1),
+            None => vma.file.as_ref().is_some_and(|f| {
+                f.pages.is_steady() && f.pages.around(vma.file_page(number * PAGE), 1) == 1
+            }),
         }
     }
 
