@@ -312,6 +312,12 @@ impl Platform for PtracePlatform {
         std::thread::yield_now();
     }
 
+    fn relax(&self) {
+        // Whoever holds the lock may wait for this very CPU: it has woken us under the lock, say, or
+        // was preempted. Spinning on would take until the host's scheduler ends our slice.
+        std::thread::yield_now();
+    }
+
     fn kick(&self, thread: ThreadId) {
         if let Some(slot) = self.threads.find(thread) {
             slot.kick();
