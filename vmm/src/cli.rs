@@ -312,13 +312,14 @@ mod tests {
 /// `bench`.
 #[derive(Args, Clone, Debug)]
 pub struct Bench {
-    /// Print one JSON object a line: operation, platform, value, unit, ratio, exits
+    /// Print one JSON object a line: operation, platform, value, unit, ratio (to native), to_runc,
+    /// exits (of the VM, per operation), bare_loops (under ptrace, per system call)
     #[arg(long)]
     pub json: bool,
     /// Measure only operations whose name contains this
     #[arg(long, value_name = "NAME")]
     pub only: Option<String>,
-    /// Runs of each operation; the best one counts
-    #[arg(long, value_name = "N", default_value_t = 3)]
+    /// Runs of each operation; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5)]
     pub runs: u32,
 }

@@ -8,10 +8,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
-/// Rounds that are timed.
-const ROUNDS: u32 = 5_000;
+use super::program::median;
 
-/// Nanoseconds of one round, the best of three runs. The caller is pinned to one CPU, and so is the
+/// Rounds of one lap, and laps.
+const ROUNDS: u32 = 500;
+const LAPS: usize = 15;
+
+/// Nanoseconds of one round, the median of several laps. The caller is pinned to one CPU, and so is the
 /// tracee, which inherits that.
 pub fn measure() -> Result<f64, String> {
     // SAFETY: the child makes system calls only and never returns.
@@ -40,8 +43,8 @@ fn rounds(child: nix::unistd::Pid) -> Result<f64, String> {
         WaitStatus::Stopped(..) => {}
         other => return Err(format!("the tracee did not stop: {other:?}")),
     }
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
+    let mut laps = Vec::new();
+    for _ in 0..LAPS {
         let start = Instant::now();
         for _ in 0..ROUNDS {
             ptrace::sysemu(child, None).map_err(|e| fail("PTRACE_SYSEMU", e))?;
@@ -50,7 +53,7 @@ fn rounds(child: nix::unistd::Pid) -> Result<f64, String> {
             regs.rax = 1;
             ptrace::setregs(child, regs).map_err(|e| fail("PTRACE_SETREGS", e))?;
         }
-        best = best.min(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
+        laps.push(start.elapsed().as_nanos() as f64 / f64::from(ROUNDS));
     }
-    Ok(best)
+    median(&mut laps).ok_or_else(|| "nothing was timed".into())
 }

@@ -1,24 +1,34 @@
 //! `ringwall bench`: what things cost here, natively and on each platform that works.
 //!
-//! The same binary runs the same operations ([`program`]) natively and in containers, in one run, so
-//! that the ratios mean something on a noisy machine. Times are the best of several runs. Exits are
-//! the slope over two run lengths, so that what happens once does not count.
+//! The same binary runs the same operations ([`program`]) natively and in containers, in one run and
+//! taking turns, so that the ratios mean something on a noisy machine. Figures are medians: of the
+//! stretches that one run is timed in, and of the runs. Exits are the slope over two run lengths, so
+//! that what happens once does not count.
+//!
+//! The commands that are measured are another copy of the binary than this process runs, and than the
+//! containers have in their root: the idle container's memory is not shared with either.
 
 mod bare_loop;
 pub mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use serde::Serialize;
 use serde_json::json;
 
-use program::{OPERATIONS, Operation};
+use program::{OPERATIONS, Operation, median};
+
+/// How long a measured program may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What `bench` was asked for.
 #[derive(Clone, Debug)]
@@ -27,7 +37,7 @@ pub struct Options {
     pub json: bool,
     /// Only operations whose name contains this.
     pub only: Option<String>,
-    /// Runs of each operation; the best counts.
+    /// Runs of each operation; the median counts.
     pub runs: u32,
     /// Platforms to measure beside native, by name.
     pub platforms: Vec<String>,
@@ -38,7 +48,7 @@ pub struct Options {
 pub struct Figure {
     /// What was done.
     pub operation: String,
-    /// Where: `native`, `runc`, `kvm` or `ptrace`.
+    /// Where: `native`, `runc`, `kvm`, `ptrace`, or `auto` for what that picks.
     pub platform: String,
     /// How much.
     pub value: f64,
@@ -46,13 +56,16 @@ pub struct Figure {
     pub unit: &'static str,
     /// To the native figure of the same run.
     pub ratio: Option<f64>,
+    /// To runc's, for starts, where runc is installed.
+    pub to_runc: Option<f64>,
     /// VM exits per operation.
     pub exits: Option<f64>,
     /// Under ptrace: in bare loops, per system call really made.
     pub bare_loops: Option<f64>,
 }
 
-/// Reads KVM's counters of the container of this name, whose state is below this folder; empty where there is no VM.
+/// Reads KVM's counters of the container of this name, whose state is below this folder; empty where
+/// there is no VM.
 pub type Counters<'a> = &'a dyn Fn(&Path, &str) -> Result<BTreeMap<String, u64>, String>;
 
 /// Runs it all and prints to standard output.
@@ -61,34 +74,17 @@ pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
     let bench = Bench { dir: &dir, binary: dir.rootfs().join("ringwall"), counters };
     bench.prepare()?;
     let mut out = Printer { json: options.json, started: false };
-    let bare = match options.platforms.iter().any(|p| p == "ptrace") {
-        true => Some(bench.bare_loop()?),
-        false => None,
-    };
-    if let Some(ns) = bare {
-        out.print(&Figure::new("bare loop", "native", ns, "ns"));
+    let ptrace = options.platforms.iter().any(|p| p == "ptrace");
+    if ptrace {
+        let mut rounds = (0..options.rounds()).map(|_| bench.bare_loop());
+        let bare = middle(rounds.by_ref().collect::<Result<_, _>>()?)?;
+        out.print(&Figure::new("bare loop", "native", bare, "ns"));
     }
     let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     for operation in OPERATIONS.iter().filter(|o| wanted(o.name)) {
-        let native = bench.best(options.runs, || bench.native(operation))?;
-        out.print(&Figure::new(operation.name, "native", native, "ns"));
-        for platform in &options.platforms {
-            let mut exits = None;
-            let mine = bench.best(options.runs, || {
-                let (ns, slope) = bench.contained(operation, platform)?;
-                exits = slope.or(exits);
-                Ok(ns)
-            })?;
-            let mut figure = Figure::new(operation.name, platform, mine, "ns");
-            figure.ratio = Some(mine / native);
-            figure.exits = exits;
-            if platform == "ptrace" && operation.calls != 0 {
-                figure.bare_loops = bare.map(|bare| mine / bare / operation.calls as f64);
-            }
-            out.print(&figure);
-        }
+        bench.operation(operation, options, ptrace, &mut out)?;
     }
-    if wanted("start") {
+    if wanted("start to first") || wanted("start to end") {
         bench.start(options, &mut out)?;
     }
     if wanted("idle memory") {
@@ -100,6 +96,17 @@ pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// The middle one of what the rounds found.
+fn middle(mut values: Vec<f64>) -> Result<f64, String> {
+    median(&mut values).ok_or_else(|| "nothing was measured".into())
+}
+
+impl Options {
+    fn rounds(&self) -> u32 {
+        self.runs.max(1)
+    }
+}
+
 impl Figure {
     fn new(operation: &str, platform: &str, value: f64, unit: &'static str) -> Figure {
         Figure {
@@ -108,6 +115,7 @@ impl Figure {
             value,
             unit,
             ratio: None,
+            to_runc: None,
             exits: None,
             bare_loops: None,
         }
@@ -130,18 +138,26 @@ impl Printer {
         if !self.started {
             self.started = true;
             println!(
-                "{:<22} {:<8} {:>14} {:<4} {:>9} {:>9} {:>11}",
-                "operation", "platform", "value", "unit", "x native", "exits", "bare loops"
+                "{:<22} {:<8} {:>14} {:<4} {:>9} {:>9} {:>9} {:>11}",
+                "operation",
+                "platform",
+                "value",
+                "unit",
+                "x native",
+                "x runc",
+                "exits",
+                "bare loops"
             );
         }
         let cell = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2}"));
         println!(
-            "{:<22} {:<8} {:>14.1} {:<4} {:>9} {:>9} {:>11}",
+            "{:<22} {:<8} {:>14.1} {:<4} {:>9} {:>9} {:>9} {:>11}",
             f.operation,
             f.platform,
             f.value,
             f.unit,
             cell(f.ratio),
+            cell(f.to_runc),
             cell(f.exits),
             cell(f.bare_loops)
         );
@@ -169,6 +185,16 @@ impl Scratch {
     fn state(&self) -> PathBuf {
         self.0.join("state")
     }
+
+    /// The copy of this binary whose commands are measured.
+    fn command(&self) -> PathBuf {
+        self.0.join("ringwall")
+    }
+
+    /// Where that keeps `auto`'s verdict.
+    fn verdicts(&self) -> PathBuf {
+        self.0.join("verdicts")
+    }
 }
 
 impl Drop for Scratch {
@@ -184,21 +210,76 @@ struct Bench<'a> {
     counters: Counters<'a>,
 }
 
+/// What one run of an operation found.
+struct Sample {
+    ns: f64,
+    /// System calls per operation; 0: unknown.
+    calls: f64,
+}
+
 /// A started measurement program, waiting for its first byte or for its second.
 struct Running {
     child: Child,
-    output: BufReader<std::process::ChildStdout>,
+    /// Readable when the child has ended.
+    ended: OwnedFd,
+    output: std::process::ChildStdout,
+}
+
+/// Waits for a descriptor to become readable.
+fn wait_for(fd: BorrowedFd<'_>, until: Instant) -> Result<(), String> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], left) {
+            Ok(0) => return Err(format!("the measured program hangs: no answer in {PATIENCE:?}")),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(e) => return Err(format!("poll: {e}")),
+        }
+    }
 }
 
 impl Running {
+    fn spawn(command: &mut Command) -> Result<Running, String> {
+        let program = command.get_program().display().to_string();
+        let fail = |e: std::io::Error| format!("{program}: {e}");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(fail)?;
+        let output = child.stdout.take();
+        // SAFETY: no memory arguments.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+        let (Some(output), Ok(fd @ 0..)) = (output, i32::try_from(fd)) else {
+            let e = std::io::Error::last_os_error();
+            let _gone = child.kill();
+            let _reaped = child.wait();
+            return Err(fail(e));
+        };
+        // SAFETY: the descriptor is new and ours.
+        let ended = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Running { child, ended, output })
+    }
+
+    /// The next byte; `None`: it has closed its output.
+    fn byte(&mut self, until: Instant) -> Result<Option<u8>, String> {
+        wait_for(self.output.as_fd(), until)?;
+        let mut byte = [0];
+        let n = self.output.read(&mut byte).map_err(|e| e.to_string())?;
+        Ok((n == 1).then_some(byte[0]))
+    }
+
     fn line(&mut self) -> Result<String, String> {
-        let mut line = String::new();
-        let n = self.output.read_line(&mut line).map_err(|e| e.to_string())?;
-        if n == 0 {
-            let status = self.child.wait().map_err(|e| e.to_string())?;
-            return Err(format!("the measured program ended without a result ({status})"));
+        let until = Instant::now() + PATIENCE;
+        let mut line = Vec::new();
+        loop {
+            match self.byte(until)? {
+                Some(b'\n') => return Ok(String::from_utf8_lossy(&line).into()),
+                Some(byte) => line.push(byte),
+                None => {
+                    let status = self.wait()?;
+                    return Err(format!("the measured program ended without a result ({status})"));
+                }
+            }
         }
-        Ok(line.trim().into())
     }
 
     fn go(&mut self) -> Result<(), String> {
@@ -206,14 +287,24 @@ impl Running {
         input.write_all(b"g").map_err(|e| e.to_string())
     }
 
-    /// Lets it run the timed part: nanoseconds.
-    fn timed(&mut self) -> Result<f64, String> {
+    /// Lets it run the timed part.
+    fn timed(&mut self) -> Result<Sample, String> {
         self.go()?;
-        self.line()?.parse().map_err(|e| format!("the measured program: {e}"))
+        let line = self.line()?;
+        let mut words = line.split(' ').map(str::parse);
+        match (words.next(), words.next()) {
+            (Some(Ok(ns)), Some(Ok(calls))) => Ok(Sample { ns, calls }),
+            _ => Err(format!("the measured program says {line:?}")),
+        }
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus, String> {
+        wait_for(self.ended.as_fd(), Instant::now() + PATIENCE)?;
+        self.child.wait().map_err(|e| e.to_string())
     }
 
     fn end(mut self) -> Result<(), String> {
-        let status = self.child.wait().map_err(|e| e.to_string())?;
+        let status = self.wait()?;
         if status.success() { Ok(()) } else { Err(format!("the measured program: {status}")) }
     }
 }
@@ -229,13 +320,16 @@ impl Drop for Running {
 impl Bench<'_> {
     fn prepare(&self) -> Result<(), String> {
         let root = self.dir.rootfs();
-        for dir in [root.clone(), root.join("proc"), root.join("tmp"), root.join("dev")] {
+        let dirs = [root.clone(), root.join("proc"), root.join("tmp"), root.join("dev")];
+        for dir in dirs.into_iter().chain([self.dir.verdicts()]) {
             fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         }
-        fs::copy("/proc/self/exe", &self.binary)
-            .map_err(|e| format!("{}: {e}", self.binary.display()))?;
-        fs::set_permissions(&self.binary, fs::Permissions::from_mode(0o755))
-            .map_err(|e| format!("{}: {e}", self.binary.display()))
+        for copy in [&self.binary, &self.dir.command()] {
+            fs::copy("/proc/self/exe", copy)
+                .and_then(|_| fs::set_permissions(copy, fs::Permissions::from_mode(0o755)))
+                .map_err(|e| format!("{}: {e}", copy.display()))?;
+        }
+        Ok(())
     }
 
     /// Writes the bundle's config for this command.
@@ -262,12 +356,45 @@ impl Bench<'_> {
         fs::write(&path, config.to_string()).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    fn best(
+    /// One operation, natively and on each platform, and what a bare loop takes meanwhile.
+    fn operation(
         &self,
-        runs: u32,
-        mut once: impl FnMut() -> Result<f64, String>,
-    ) -> Result<f64, String> {
-        (0..runs.max(1)).try_fold(f64::INFINITY, |best, _| Ok(best.min(once()?)))
+        operation: &Operation,
+        options: &Options,
+        ptrace: bool,
+        out: &mut Printer,
+    ) -> Result<(), String> {
+        let mut native = Vec::new();
+        let mut loops = Vec::new();
+        let mut found: Vec<(Vec<f64>, Vec<f64>, Option<f64>)> = Vec::new();
+        found.resize_with(options.platforms.len(), Default::default);
+        for _ in 0..options.rounds() {
+            native.push(self.native(operation)?.ns);
+            if ptrace {
+                loops.push(self.bare_loop()?);
+            }
+            for (platform, (ns, calls, exits)) in options.platforms.iter().zip(&mut found) {
+                let (sample, slope) = self
+                    .contained(operation, platform)
+                    .map_err(|e| format!("{} on {platform}: {e}", operation.name))?;
+                ns.push(sample.ns);
+                calls.push(sample.calls);
+                *exits = slope.or(*exits);
+            }
+        }
+        let native = middle(native)?;
+        out.print(&Figure::new(operation.name, "native", native, "ns"));
+        for (platform, (ns, calls, exits)) in options.platforms.iter().zip(found) {
+            let (ns, calls) = (middle(ns)?, middle(calls)?);
+            let mut figure = Figure::new(operation.name, platform, ns, "ns");
+            figure.ratio = Some(ns / native);
+            figure.exits = exits;
+            if platform == "ptrace" && calls > 0.0 {
+                figure.bare_loops = Some(ns / middle(loops.clone())? / calls);
+            }
+            out.print(&figure);
+        }
+        Ok(())
     }
 
     fn bare_loop(&self) -> Result<f64, String> {
@@ -281,23 +408,14 @@ impl Bench<'_> {
             .map_err(|_| format!("bare loop: {}", String::from_utf8_lossy(&out.stderr).trim()))
     }
 
-    fn spawn(&self, command: &mut Command) -> Result<Running, String> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{}: {e}", command.get_program().display()))?;
-        let output = BufReader::new(child.stdout.take().ok_or("no standard output")?);
-        Ok(Running { child, output })
-    }
-
     /// The command that runs the bundle in a container of `runtime`.
     fn runtime(&self, platform: &str, id: &str) -> Command {
         let mut command = match platform {
             "runc" => Command::new("runc"),
             _ => {
-                let mut own = Command::new("/proc/self/exe");
+                let mut own = Command::new(self.dir.command());
                 own.arg("--platform").arg(platform);
+                own.env("XDG_RUNTIME_DIR", self.dir.verdicts());
                 own
             }
         };
@@ -306,56 +424,63 @@ impl Bench<'_> {
         command
     }
 
-    fn native(&self, operation: &Operation) -> Result<f64, String> {
+    fn native(&self, operation: &Operation) -> Result<Sample, String> {
         let times = operation.base.to_string();
         let mut command = Command::new(&self.binary);
         command.args(["bench-program", operation.name, &times, "--sync"]);
-        let mut running = self.spawn(&mut command)?;
+        let mut running = Running::spawn(&mut command)?;
         running.line()?;
-        let ns = running.timed()?;
+        let sample = running.timed()?;
         running.go()?;
         running.end()?;
-        Ok(ns / operation.base as f64)
+        Ok(sample)
     }
 
-    /// Nanoseconds per operation, and exits per operation where there is a VM.
+    /// A run, and exits per operation where there is a VM.
     fn contained(
         &self,
         operation: &Operation,
         platform: &str,
-    ) -> Result<(f64, Option<f64>), String> {
-        let mut totals = Vec::new();
-        let mut best = f64::INFINITY;
-        for factor in [1, 2] {
-            let times = operation.base * factor;
-            let id = format!("bench-{factor}");
-            let count = times.to_string();
-            self.configure(&["/ringwall", "bench-program", operation.name, &count, "--sync"])?;
-            let mut running = self.spawn(&mut self.runtime(platform, &id))?;
-            running.line()?;
-            let before = (self.counters)(&self.dir.state(), &id)?;
-            let ns = running.timed()?;
-            let after = (self.counters)(&self.dir.state(), &id)?;
-            running.go()?;
-            running.end()?;
-            best = best.min(ns / times as f64);
-            totals.push(grown(&before, &after));
+    ) -> Result<(Sample, Option<f64>), String> {
+        let (sample, once) = self.counted(operation, platform, 1)?;
+        if once.is_empty() {
+            return Ok((sample, None));
         }
-        let slope = |name: &str| match totals.as_slice() {
-            [once, twice] => Some((*twice.get(name)? - *once.get(name)?) / operation.base as f64),
-            _ => None,
-        };
-        if let Some(totals) = totals.first() {
-            let slopes = totals.keys().filter_map(|name| Some((name, slope(name)?)));
-            for (name, slope) in slopes.filter(|(_, slope)| slope.abs() >= 0.005) {
-                crate::debug!("{}: {name} {slope:.3}", operation.name);
-            }
+        let (longer, twice) = self.counted(operation, platform, 2)?;
+        let slope =
+            |name: &str| Some((*twice.get(name)? - *once.get(name)?) / operation.base as f64);
+        let slopes = once.keys().filter_map(|name| Some((name, slope(name)?)));
+        for (name, slope) in slopes.filter(|(_, slope)| slope.abs() >= 0.005) {
+            crate::debug!("{}: {name} {slope:.3}", operation.name);
         }
         // Interrupts of the host's own are no exits of ours.
-        Ok((best, slope("exits").map(|all| all - slope("irq_exits").unwrap_or(0.0))))
+        let exits = slope("exits").map(|all| all - slope("irq_exits").unwrap_or(0.0));
+        Ok((if sample.ns < longer.ns { sample } else { longer }, exits))
     }
 
-    /// From the command to the container's first instruction, and to its end.
+    /// A run of so many times the operation's length, and how much each counter has grown.
+    fn counted(
+        &self,
+        operation: &Operation,
+        platform: &str,
+        factor: u64,
+    ) -> Result<(Sample, BTreeMap<String, f64>), String> {
+        let times = operation.base * factor;
+        let id = format!("bench-{factor}");
+        let count = times.to_string();
+        self.configure(&["/ringwall", "bench-program", operation.name, &count, "--sync"])?;
+        let mut running = Running::spawn(&mut self.runtime(platform, &id))?;
+        running.line()?;
+        let before = (self.counters)(&self.dir.state(), &id)?;
+        let sample = running.timed()?;
+        let after = (self.counters)(&self.dir.state(), &id)?;
+        running.go()?;
+        running.end()?;
+        Ok((sample, grown(&before, &after)))
+    }
+
+    /// From the command to the container's first instruction, and to its end. With `auto`, also
+    /// where its verdict has to be found first.
     fn start(&self, options: &Options, out: &mut Printer) -> Result<(), String> {
         self.configure(&["/ringwall", "bench-first"])?;
         let runc = Command::new("runc")
@@ -364,14 +489,20 @@ impl Bench<'_> {
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|s| s.success());
-        let mut platforms = vec!["native"];
-        platforms.extend(runc.then_some("runc"));
-        platforms.extend(options.platforms.iter().map(String::as_str));
-        let mut native: Option<(f64, f64)> = None;
-        for platform in platforms {
-            let mut best = (f64::INFINITY, f64::INFINITY);
-            for n in 0..options.runs.max(5) {
-                let mut command = match platform {
+        let mut kinds: Vec<(&str, bool)> = vec![("native", false)];
+        kinds.extend(runc.then_some(("runc", false)));
+        kinds.extend(options.platforms.iter().map(|p| (p.as_str(), false)));
+        kinds.extend([("auto", true), ("auto", false)]);
+        let mut found = vec![(Vec::new(), Vec::new()); kinds.len()];
+        for n in 0..options.rounds().max(9) {
+            for ((platform, cold), (first, whole)) in kinds.iter().zip(&mut found) {
+                if *cold {
+                    let verdicts = self.dir.verdicts();
+                    fs::remove_dir_all(&verdicts)
+                        .and_then(|()| fs::create_dir(&verdicts))
+                        .map_err(|e| format!("{}: {e}", verdicts.display()))?;
+                }
+                let mut command = match *platform {
                     "native" => {
                         let mut program = Command::new(&self.binary);
                         program.arg("bench-first");
@@ -380,19 +511,35 @@ impl Bench<'_> {
                     _ => self.runtime(platform, &format!("start-{n}")),
                 };
                 let start = Instant::now();
-                let mut running = self.spawn(&mut command)?;
-                running.output.read_exact(&mut [0]).map_err(|e| format!("{platform}: {e}"))?;
-                let first = start.elapsed().as_secs_f64() * 1e3;
-                running.end()?;
-                let whole = start.elapsed().as_secs_f64() * 1e3;
-                best = (best.0.min(first), best.1.min(whole));
+                let mut running = Running::spawn(&mut command)?;
+                if running.byte(start + PATIENCE)?.is_none() {
+                    return Err(format!("start on {platform}: {}", running.wait()?));
+                }
+                first.push(start.elapsed().as_secs_f64() * 1e3);
+                running.end().map_err(|e| format!("start on {platform}: {e}"))?;
+                whole.push(start.elapsed().as_secs_f64() * 1e3);
             }
-            let base = *native.get_or_insert(best);
-            for (name, value, base) in
-                [("start to first", best.0, base.0), ("start to end", best.1, base.1)]
+        }
+        let mut bases: [(Option<f64>, Option<f64>); 2] = Default::default();
+        for ((platform, cold), (first, whole)) in kinds.into_iter().zip(found) {
+            let names = match cold {
+                false => ["start to first", "start to end"],
+                true => ["start to first, cold", "start to end, cold"],
+            };
+            for ((name, values), (native, runc)) in
+                names.into_iter().zip([first, whole]).zip(&mut bases)
             {
+                let value = middle(values)?;
                 let mut figure = Figure::new(name, platform, value, "ms");
-                figure.ratio = (platform != "native").then_some(value / base);
+                match platform {
+                    "native" => *native = Some(value),
+                    "runc" => *runc = Some(value),
+                    _ => {}
+                }
+                if platform != "native" {
+                    figure.ratio = native.map(|native| value / native);
+                    figure.to_runc = runc.map(|runc| value / runc);
+                }
                 out.print(&figure);
             }
         }
@@ -402,10 +549,10 @@ impl Bench<'_> {
     /// The proportional set size of all processes of an idle container, KiB.
     fn idle(&self, platform: &str) -> Result<f64, String> {
         self.configure(&["/ringwall", "bench-program", "null system call", "1", "--sync"])?;
-        let mut running = self.spawn(&mut self.runtime(platform, "idle"))?;
+        let mut running = Running::spawn(&mut self.runtime(platform, "idle"))?;
         running.line()?;
         // What starting it has used goes back within 2 s.
-        std::thread::sleep(std::time::Duration::from_millis(2500));
+        std::thread::sleep(Duration::from_millis(2500));
         let sum = family(running.child.id()).into_iter().filter_map(proportional_size).sum();
         running.go()?;
         running.line()?;

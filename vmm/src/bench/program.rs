@@ -1,11 +1,15 @@
 //! The program that is measured: one operation, many times, timed from inside.
 //!
 //! It runs natively and in a container from the same binary. With `--sync` it says `ready`, waits for
-//! a byte, runs, prints the nanoseconds and waits for another byte, so that the caller can read
+//! a byte, runs, prints what it found and waits for another byte, so that the caller can read
 //! counters at both ends of exactly the timed part.
+//!
+//! What it prints is the median over [`LAPS`] stretches of the run: where something else takes the CPU
+//! for a while, a few of them are slow, and the figure is not.
 
 use std::ffi::CString;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// An operation that can be measured.
@@ -15,41 +19,30 @@ pub struct Operation {
     pub name: &'static str,
     /// Times that it runs at least; the caller multiplies.
     pub base: u64,
-    /// System calls that one operation really makes, for figures counted per system call.
-    pub calls: u64,
-    /// Whether both sides stay on one CPU.
-    pub pinned: bool,
-    run: fn(u64) -> Result<(), String>,
+    run: fn(&mut Meter) -> Result<(), String>,
 }
 
-/// All of them, in the order of the table.
+/// All of them, in the order of the table. Each stays on one CPU, with whatever it starts.
 pub const OPERATIONS: &[Operation] = &[
-    Operation { name: "null system call", base: 20_000, calls: 1, pinned: true, run: null },
-    Operation { name: "page fault", base: 8_192, calls: 0, pinned: true, run: page_fault },
-    Operation { name: "fork+exit+wait", base: 100, calls: 3, pinned: true, run: fork_wait },
-    Operation { name: "fork+exec+wait", base: 40, calls: 4, pinned: true, run: fork_exec_wait },
-    Operation { name: "thread create+join", base: 200, calls: 8, pinned: true, run: thread },
-    Operation { name: "pipe round trip", base: 2_000, calls: 4, pinned: true, run: pipe },
-    Operation { name: "futex round trip", base: 2_000, calls: 4, pinned: true, run: futex },
-    Operation { name: "context switch", base: 5_000, calls: 1, pinned: true, run: context_switch },
-    Operation { name: "signal", base: 5_000, calls: 2, pinned: true, run: signal },
-    Operation { name: "open+close", base: 2_000, calls: 2, pinned: true, run: open_close },
-    Operation { name: "stat", base: 5_000, calls: 1, pinned: true, run: stat },
-    Operation {
-        name: "read 4 KiB",
-        base: 5_000,
-        calls: 1,
-        pinned: true,
-        run: |n| read(n, 4 << 10),
-    },
-    Operation {
-        name: "read 64 KiB",
-        base: 1_000,
-        calls: 1,
-        pinned: true,
-        run: |n| read(n, 64 << 10),
-    },
+    Operation { name: "null system call", base: 16_000, run: null },
+    Operation { name: "page fault", base: PAGES * LAPS, run: page_fault },
+    Operation { name: "fork+exit+wait", base: 160, run: fork_wait },
+    Operation { name: "fork+exec+wait", base: 64, run: fork_exec_wait },
+    Operation { name: "thread create+join", base: 320, run: thread },
+    Operation { name: "pipe round trip", base: 3_200, run: pipe },
+    Operation { name: "futex round trip", base: 3_200, run: futex },
+    Operation { name: "context switch", base: 6_400, run: context_switch },
+    Operation { name: "signal", base: 4_800, run: signal },
+    Operation { name: "open+close", base: 3_200, run: open_close },
+    Operation { name: "stat", base: 4_800, run: stat },
+    Operation { name: "read 4 KiB", base: 4_800, run: |meter| read(meter, 4 << 10) },
+    Operation { name: "read 64 KiB", base: 1_600, run: |meter| read(meter, 64 << 10) },
 ];
+
+/// Stretches of a run that are timed one by one.
+const LAPS: u64 = 16;
+/// Pages that the page-fault operation maps at a time: 8 MiB.
+const PAGES: u64 = 2048;
 
 /// The operation of this name.
 pub fn operation(name: &str) -> Option<Operation> {
@@ -59,30 +52,95 @@ pub fn operation(name: &str) -> Option<Operation> {
 /// The file that open, stat and read use: the program itself, 64 KiB and more.
 const FILE: &str = "/proc/self/exe";
 
-/// Runs `name` `times` times and prints the nanoseconds that it took.
+/// Runs `name` `times` times and prints the nanoseconds of one time, and the system calls in it where
+/// they are known (else 0).
 pub fn main(name: &str, times: u64, sync: bool) -> Result<(), String> {
     let operation = operation(name).ok_or_else(|| format!("no operation is called {name:?}"))?;
-    if operation.pinned {
-        pin()?;
+    pin()?;
+    let mut meter = Meter::new(times, sync);
+    (operation.run)(&mut meter)?;
+    meter.report()
+}
+
+/// Counts the operations of a run, and times them. The first ones, in which what happens only once
+/// happens, come before the clock starts.
+struct Meter {
+    times: u64,
+    /// Operations that are left before the clock starts.
+    warm: u64,
+    /// Timed ones so far.
+    done: u64,
+    /// When the current lap began, and the number of operations done then.
+    lap: Option<(Instant, u64)>,
+    /// Nanoseconds per operation.
+    laps: Vec<f64>,
+    /// System calls per operation, if known.
+    calls: f64,
+    sync: bool,
+}
+
+impl Meter {
+    fn new(times: u64, sync: bool) -> Meter {
+        let warm = times / LAPS + 1;
+        Meter { times, warm, done: 0, lap: None, laps: Vec::new(), calls: 0.0, sync }
     }
-    // Once before, so that what happens only the first time is not measured.
-    (operation.run)(operation.base.min(times) / 16 + 1)?;
-    let (mut out, mut input) = (std::io::stdout(), std::io::stdin());
-    let mut wait = |text: &str| -> Result<(), String> {
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| e.to_string())?;
-        if sync {
-            let n = input.read(&mut [0]).map_err(|e| e.to_string())?;
-            if n == 0 {
-                return Err("nobody waits for the result".into());
+
+    /// All operations that there will be, for a partner that does as many.
+    fn total(&self) -> u64 {
+        self.warm + self.times
+    }
+
+    /// Whether to do the operation once more.
+    fn next(&mut self) -> Result<bool, String> {
+        Ok(self.take(1)? != 0)
+    }
+
+    /// How many operations to do next, up to `most`; 0 at the end.
+    fn take(&mut self, most: u64) -> Result<u64, String> {
+        if self.warm > 0 {
+            let n = most.min(self.warm);
+            self.warm -= n;
+            return Ok(n);
+        }
+        let every = (self.times / LAPS).max(1);
+        match self.lap {
+            None => {
+                self.exchange("ready\n")?;
+                self.lap = Some((Instant::now(), 0));
             }
+            Some((since, before)) if self.done - before >= every || self.done >= self.times => {
+                let now = Instant::now();
+                let ops = (self.done - before).max(1);
+                self.laps.push((now - since).as_nanos() as f64 / ops as f64);
+                self.lap = Some((now, self.done));
+            }
+            Some(_) => {}
+        }
+        let n = most.min(self.times - self.done);
+        self.done += n;
+        Ok(n)
+    }
+
+    /// Says something and waits for a byte.
+    fn exchange(&self, text: &str) -> Result<(), String> {
+        let mut out = std::io::stdout();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| e.to_string())?;
+        if self.sync && std::io::stdin().read(&mut [0]).map_err(|e| e.to_string())? == 0 {
+            return Err("nobody waits for the result".into());
         }
         Ok(())
-    };
-    wait("ready\n")?;
-    let start = Instant::now();
-    (operation.run)(times)?;
-    let took = start.elapsed().as_nanos();
-    wait(&format!("{took}\n"))
+    }
+
+    fn report(mut self) -> Result<(), String> {
+        let ns = median(&mut self.laps).ok_or("nothing was timed")?;
+        self.exchange(&format!("{ns} {}\n", self.calls))
+    }
+}
+
+/// The middle one; of an even number, the lower of the two in the middle.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 /// The name that `fork+exec+wait` executes the binary under: [`crate::main`] ends at once then.
@@ -105,21 +163,22 @@ pub fn pin() -> Result<(), String> {
     sched_setaffinity(Pid::from_raw(0), &one).map_err(|e| format!("sched_setaffinity: {e}"))
 }
 
-fn null(times: u64) -> Result<(), String> {
-    for _ in 0..times {
+fn null(meter: &mut Meter) -> Result<(), String> {
+    meter.calls = 1.0;
+    while meter.next()? {
         // SAFETY: getppid has no arguments and no effect.
         unsafe { libc::syscall(libc::SYS_getppid) };
     }
     Ok(())
 }
 
-fn page_fault(times: u64) -> Result<(), String> {
+fn page_fault(meter: &mut Meter) -> Result<(), String> {
     const PAGE: usize = 4096;
-    /// Pages touched per mapping: 8 MiB.
-    const BATCH: usize = 2048;
-    let mut left = times as usize;
-    while left > 0 {
-        let pages = left.min(BATCH);
+    loop {
+        let pages = meter.take(PAGES)? as usize;
+        if pages == 0 {
+            return Ok(());
+        }
         let len = pages * PAGE;
         let (rw, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -137,9 +196,7 @@ fn page_fault(times: u64) -> Result<(), String> {
         }
         // SAFETY: it is the mapping made above, and no reference into it is left.
         unsafe { libc::munmap(at, len) };
-        left -= pages;
     }
-    Ok(())
 }
 
 /// Waits for a child; its exit status must be 0.
@@ -155,8 +212,8 @@ fn reap(child: libc::pid_t) -> Result<(), String> {
     }
 }
 
-fn fork_wait(times: u64) -> Result<(), String> {
-    for _ in 0..times {
+fn fork_wait(meter: &mut Meter) -> Result<(), String> {
+    while meter.next()? {
         // SAFETY: the process has one thread here, and the child only exits.
         match unsafe { libc::fork() } {
             -1 => return Err(os("fork")),
@@ -168,12 +225,12 @@ fn fork_wait(times: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn fork_exec_wait(times: u64) -> Result<(), String> {
+fn fork_exec_wait(meter: &mut Meter) -> Result<(), String> {
     let path = CString::new(FILE).map_err(|e| e.to_string())?;
     let name = CString::new(EXIT).map_err(|e| e.to_string())?;
     let argv = [name.as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null()];
-    for _ in 0..times {
+    while meter.next()? {
         // SAFETY: the process has one thread here; the child calls execve and _exit alone, with
         // vectors that live in both.
         match unsafe { libc::fork() } {
@@ -189,8 +246,8 @@ fn fork_exec_wait(times: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn thread(times: u64) -> Result<(), String> {
-    for _ in 0..times {
+fn thread(meter: &mut Meter) -> Result<(), String> {
+    while meter.next()? {
         std::thread::Builder::new()
             .stack_size(64 << 10)
             .spawn(|| ())
@@ -201,8 +258,11 @@ fn thread(times: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn pipe(times: u64) -> Result<(), String> {
+fn pipe(meter: &mut Meter) -> Result<(), String> {
     use nix::unistd::{pipe, read, write};
+    // Both sides read and write once.
+    meter.calls = 4.0;
+    let times = meter.total();
     let (here_in, there_out) = pipe().map_err(|e| format!("pipe: {e}"))?;
     let (there_in, here_out) = pipe().map_err(|e| format!("pipe: {e}"))?;
     let mut byte = [0];
@@ -210,13 +270,15 @@ fn pipe(times: u64) -> Result<(), String> {
     match unsafe { libc::fork() } {
         -1 => Err(os("fork")),
         0 => {
+            // So that it does not wait for its parent for ever if that fails.
+            drop((here_in, here_out));
             let all = (0..times)
                 .all(|_| read(&there_in, &mut byte) == Ok(1) && write(&there_out, &byte) == Ok(1));
             // SAFETY: ends the child without running anything of the parent's.
             unsafe { libc::_exit(i32::from(!all)) }
         }
         child => {
-            for _ in 0..times {
+            while meter.next()? {
                 write(&here_out, &byte).map_err(|e| format!("write: {e}"))?;
                 read(&here_in, &mut byte).map_err(|e| format!("read: {e}"))?;
             }
@@ -225,9 +287,9 @@ fn pipe(times: u64) -> Result<(), String> {
     }
 }
 
-fn futex(times: u64) -> Result<(), String> {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    fn call(word: &AtomicU32, op: i32, value: u32) {
+fn futex(meter: &mut Meter) -> Result<(), String> {
+    fn call(word: &AtomicU32, op: i32, value: u32, calls: &AtomicU64) {
+        calls.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the word outlives the call, and the kernel only compares and waits.
         unsafe {
             libc::syscall(
@@ -240,40 +302,65 @@ fn futex(times: u64) -> Result<(), String> {
         };
     }
     /// Waits for the word to become `mine`, makes it the other's, and wakes the other.
-    fn turn(word: &AtomicU32, mine: u32) {
+    fn turn(word: &AtomicU32, mine: u32, calls: &AtomicU64) {
         loop {
             let now = word.load(Ordering::Acquire);
             if now == mine {
                 break;
             }
-            call(word, libc::FUTEX_WAIT, now);
+            call(word, libc::FUTEX_WAIT, now, calls);
         }
         word.store(1 - mine, Ordering::Release);
-        call(word, libc::FUTEX_WAKE, 1);
+        call(word, libc::FUTEX_WAKE, 1, calls);
     }
-    let word = AtomicU32::new(0);
+    let (word, calls) = (AtomicU32::new(0), AtomicU64::new(0));
+    let times = meter.total();
     std::thread::scope(|scope| {
-        scope.spawn(|| (0..times).for_each(|_| turn(&word, 1)));
-        (0..times).for_each(|_| turn(&word, 0));
+        scope.spawn(|| (0..times).for_each(|_| turn(&word, 1, &calls)));
+        while meter.next().unwrap_or_else(|e| give_up(&e)) {
+            turn(&word, 0, &calls);
+        }
     });
+    // How often each finds its turn come without waiting depends on who is scheduled when.
+    meter.calls = calls.into_inner() as f64 / times as f64;
     Ok(())
 }
 
-fn context_switch(times: u64) -> Result<(), String> {
-    // Two processes on one CPU that yield to each other; each yield is a switch.
+/// Ends the process where a thread of it would be waited for in vain.
+fn give_up(message: &str) -> ! {
+    eprintln!("{message}");
+    std::process::exit(1)
+}
+
+fn context_switch(meter: &mut Meter) -> Result<(), String> {
+    use nix::unistd::{pipe, read, write};
+    // Two processes on one CPU that yield to each other: each yield of either is a switch.
+    meter.calls = 1.0;
+    let times = meter.times / 2;
+    let (wait, tell) = pipe().map_err(|e| format!("pipe: {e}"))?;
     // SAFETY: the process has one thread here; the child only yields, then exits.
     match unsafe { libc::fork() } {
         -1 => Err(os("fork")),
         0 => {
-            for _ in 0..times / 2 {
+            drop(tell);
+            // Not before the clock runs, or it would have yielded to nobody by then.
+            let told = read(&wait, &mut [0]) == Ok(1);
+            for _ in 0..times {
                 // SAFETY: it has no arguments and touches no memory.
                 unsafe { libc::sched_yield() };
             }
             // SAFETY: ends the child without running anything of the parent's.
-            unsafe { libc::_exit(0) }
+            unsafe { libc::_exit(i32::from(!told)) }
         }
         child => {
-            for _ in 0..times / 2 {
+            drop(wait);
+            let mut tell = Some(tell);
+            while meter.take(2)? != 0 {
+                if meter.lap.is_some()
+                    && let Some(tell) = tell.take()
+                {
+                    write(&tell, &[0]).map_err(|e| format!("write: {e}"))?;
+                }
                 // SAFETY: it has no arguments and touches no memory.
                 unsafe { libc::sched_yield() };
             }
@@ -284,7 +371,7 @@ fn context_switch(times: u64) -> Result<(), String> {
 
 extern "C" fn handler(_signal: libc::c_int) {}
 
-fn signal(times: u64) -> Result<(), String> {
+fn signal(meter: &mut Meter) -> Result<(), String> {
     let handler = handler as extern "C" fn(libc::c_int);
     // SAFETY: the handler does nothing, so it may run anywhere.
     if unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) } == libc::SIG_ERR {
@@ -292,35 +379,40 @@ fn signal(times: u64) -> Result<(), String> {
     }
     // SAFETY: it has no arguments and no effect.
     let me = unsafe { libc::getpid() };
-    for _ in 0..times {
+    // The signal, and the return from its handler.
+    meter.calls = 2.0;
+    while meter.next()? {
         // SAFETY: a signal to this process, for which there is a handler.
         unsafe { libc::kill(me, libc::SIGUSR1) };
     }
     Ok(())
 }
 
-fn open_close(times: u64) -> Result<(), String> {
+fn open_close(meter: &mut Meter) -> Result<(), String> {
     let path = real_path()?;
-    for _ in 0..times {
+    meter.calls = 2.0;
+    while meter.next()? {
         drop(std::fs::File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?);
     }
     Ok(())
 }
 
-fn stat(times: u64) -> Result<(), String> {
+fn stat(meter: &mut Meter) -> Result<(), String> {
     let path = real_path()?;
-    for _ in 0..times {
+    meter.calls = 1.0;
+    while meter.next()? {
         std::fs::metadata(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(())
 }
 
-fn read(times: u64, size: usize) -> Result<(), String> {
+fn read(meter: &mut Meter, size: usize) -> Result<(), String> {
     use std::os::unix::fs::FileExt;
     let path = real_path()?;
     let file = std::fs::File::open(&path).map_err(|e| format!("{}: {e}", path.display()))?;
     let mut buf = vec![0; size];
-    for _ in 0..times {
+    meter.calls = 1.0;
+    while meter.next()? {
         file.read_exact_at(&mut buf, 0).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(())
