@@ -145,6 +145,7 @@ impl Channel for ControlSentry {
     }
 
     fn send(&self, message: &[u8]) -> Result<(), Errno> {
+        crate::thread::pay();
         let mut queues = self.0.lock();
         while queues.to_host.len() >= DEPTH && !queues.closed {
             queues = self.0.changed.wait(queues).unwrap_or_else(PoisonError::into_inner);
@@ -158,6 +159,7 @@ impl Channel for ControlSentry {
     }
 
     fn recv(&self, buf: &mut Vec<u8>, deadline: Option<u64>) -> Result<Option<FileId>, Errno> {
+        crate::thread::pay();
         let mut queues = self.0.lock();
         loop {
             if let Some(message) = queues.to_sentry.pop_front() {

@@ -7,7 +7,7 @@ use sentry::errno::Errno;
 use sentry::platform::{Channel, FileId};
 
 use crate::files::Files;
-use crate::sys;
+use crate::{sys, thread};
 
 /// The socket buffer that we ask for; the host grants what net.core.wmem_max allows.
 const WANTED: i32 = 2 << 20;
@@ -78,6 +78,7 @@ impl Channel for GoferChannel {
     }
 
     fn send(&self, message: &[u8]) -> Result<(), Errno> {
+        thread::pay();
         loop {
             // SAFETY: the message is valid for its length.
             let n = unsafe {
@@ -101,6 +102,7 @@ impl Channel for GoferChannel {
     }
 
     fn recv(&self, buf: &mut Vec<u8>, deadline: Option<u64>) -> Result<Option<FileId>, Errno> {
+        thread::pay();
         self.wait(deadline)?;
         buf.clear();
         buf.reserve(self.max);

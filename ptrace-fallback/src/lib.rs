@@ -14,6 +14,7 @@
 //! Nothing here is policy: what is mapped where, and who runs, is the sentry's.
 
 mod control;
+mod cpuid;
 mod error;
 mod files;
 mod fixup;
@@ -90,6 +91,7 @@ impl Prepared {
         let host = |what| move |e| Error::Host(what, e);
         fixup::install().map_err(host("SIGBUS handler"))?;
         streams::ignore_sigpipe().map_err(host("SIGPIPE"))?;
+        sys::no_signals_of_stops().map_err(host("SIGCHLD"))?;
         raise_descriptor_limit().map_err(host("RLIMIT_NOFILE"))?;
         let keeper: &'static Keeper =
             Box::leak(Box::new(Keeper::new().map_err(host("epoll for the service thread"))?));
@@ -275,6 +277,7 @@ impl Platform for PtracePlatform {
             sys::set_thread_name(&name);
             slot.adopt();
             entry();
+            thread::owe_no_more();
             threads.give(slot);
         }));
         match spawned {
@@ -295,6 +298,7 @@ impl Platform for PtracePlatform {
         if slot.has_token() {
             return slot.park(deadline);
         }
+        thread::pay();
         self.placement.pause(slot);
         slot.park(deadline);
         if self.placement.resume(slot) {
@@ -309,12 +313,14 @@ impl Platform for PtracePlatform {
     }
 
     fn yield_now(&self) {
+        thread::pay();
         std::thread::yield_now();
     }
 
     fn relax(&self) {
         // Whoever holds the lock may wait for this very CPU: it has woken us under the lock, say, or
         // was preempted. Spinning on would take until the host's scheduler ends our slice.
+        thread::pay();
         std::thread::yield_now();
     }
 
@@ -352,8 +358,7 @@ impl Platform for PtracePlatform {
     }
 
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let r = std::arch::x86_64::__cpuid_count(leaf, subleaf);
-        [r.eax, r.ebx, r.ecx, r.edx]
+        cpuid::read(leaf, subleaf)
     }
 
     fn channel(&self, id: ChannelId) -> Result<Arc<dyn Channel>, Errno> {

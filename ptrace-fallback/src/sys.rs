@@ -96,6 +96,19 @@ pub(crate) fn gettid() -> i32 {
     unsafe { libc::syscall(libc::SYS_gettid) as i32 }
 }
 
+/// No SIGCHLD for stops of tracees: whoever wants to know waits for them, and the host's kernel would
+/// make and discard one each time.
+pub(crate) fn no_signals_of_stops() -> io::Result<()> {
+    // SAFETY: all zeros is a sigaction.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid places; reading the old one changes nothing.
+    check(unsafe { libc::sigaction(libc::SIGCHLD, ptr::null(), &mut action) }.into())?;
+    action.sa_flags |= libc::SA_NOCLDSTOP;
+    // SAFETY: the same handler as before, if any.
+    check(unsafe { libc::sigaction(libc::SIGCHLD, &action, ptr::null_mut()) }.into())?;
+    Ok(())
+}
+
 /// Names the calling thread, for whoever looks from the host; the name ends with a zero.
 pub(crate) fn set_thread_name(name: &[u8; 16]) {
     // SAFETY: the kernel reads at most 16 bytes.

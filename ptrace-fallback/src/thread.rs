@@ -3,7 +3,7 @@
 //! A slot is never freed, so that whoever holds an old [`ThreadId`] finds at worst somebody else's
 //! number in it. The id is the slot's index and a count of its uses, so it never comes again.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -78,8 +78,39 @@ struct Free {
     resting: VecDeque<u32>,
 }
 
+/// Wake-ups that a thread owes at most.
+const OWED: usize = 8;
+
 thread_local! {
     static CURRENT: Cell<Option<&'static Slot>> = const { Cell::new(None) };
+    /// Slots that have their token, and whose threads are still to be woken; `None`: this thread
+    /// wakes at once.
+    static OWES: RefCell<Option<Vec<&'static Slot>>> = const { RefCell::new(None) };
+}
+
+/// From now on the calling thread's unparks give the token at once, and wake when it next calls
+/// [`pay`]: a thread that is woken on the waker's own CPU preempts it, and would find the locks that
+/// it wants held.
+pub(crate) fn owe() {
+    OWES.with_borrow_mut(|owed| {
+        owed.get_or_insert_with(|| Vec::with_capacity(OWED));
+    });
+}
+
+/// The calling thread wakes at once again.
+pub(crate) fn owe_no_more() {
+    pay();
+    OWES.with_borrow_mut(|owed| *owed = None);
+}
+
+/// Wakes whoever the calling thread owes that. To be called before anything that waits for another
+/// thread of the sentry, or runs an application.
+pub(crate) fn pay() {
+    OWES.with_borrow_mut(|owed| {
+        for slot in owed.iter_mut().flat_map(|owed| owed.drain(..)) {
+            sys::futex_wake(&slot.token);
+        }
+    });
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -195,8 +226,18 @@ impl Slot {
     }
 
     /// Ends its park, or the next one.
-    pub(crate) fn unpark(&self) {
-        if self.token.swap(1, Ordering::Release) == 0 {
+    pub(crate) fn unpark(&'static self) {
+        if self.token.swap(1, Ordering::Release) != 0 {
+            return;
+        }
+        let owed = OWES.with_borrow_mut(|owed| match owed {
+            Some(owed) if owed.len() < OWED => {
+                owed.push(self);
+                true
+            }
+            _ => false,
+        });
+        if !owed {
             sys::futex_wake(&self.token);
         }
     }
@@ -321,6 +362,34 @@ mod tests {
         slot.park(None);
         slot.park(Some(sys::monotonic() + 1000));
         slot.park(Some(0));
+    }
+
+    #[test]
+    fn an_owed_wake_up_is_paid() {
+        let threads = threads();
+        let slots: Vec<&'static Slot> = (0..OWED + 3).map(|_| threads.take().unwrap()).collect();
+        let parked: Vec<_> = slots
+            .iter()
+            .copied()
+            .map(|slot| {
+                std::thread::spawn(move || slot.park(Some(sys::monotonic() + 60_000_000_000)))
+            })
+            .collect();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        owe();
+        for slot in &slots {
+            slot.unpark();
+            assert!(slot.has_token() || !OWES.with_borrow(|o| o.as_ref().unwrap().is_empty()));
+        }
+        assert_eq!(OWES.with_borrow(|owed| owed.as_ref().map(Vec::len)), Some(OWED));
+        let before = sys::monotonic();
+        owe_no_more();
+        for thread in parked {
+            thread.join().unwrap();
+        }
+        assert!(sys::monotonic() - before < 30_000_000_000);
+        slots[0].unpark();
+        assert!(OWES.with_borrow(Option::is_none));
     }
 
     #[test]

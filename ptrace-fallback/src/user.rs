@@ -14,7 +14,7 @@ use sentry::platform::{
 use crate::place::Placement;
 use crate::space::{Machine, Space};
 use crate::sys::{self, SignalInfo, Stop};
-use crate::thread::{KICK, Slot};
+use crate::thread::{self, KICK, Slot};
 use crate::xstate;
 
 /// The selectors of 64-bit user mode (arch/x86/include/asm/segment.h).
@@ -68,6 +68,7 @@ impl User {
         machine: &'static Machine,
     ) -> User {
         placement.begin(slot);
+        thread::owe();
         User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()) }
     }
 
@@ -114,6 +115,7 @@ impl User {
     }
 
     fn run(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Result<Trap, Errno> {
+        thread::pay();
         if self.slot.take_kick() {
             regs.orig_rax = NO_SYSCALL;
             return Ok(Trap::Kicked);

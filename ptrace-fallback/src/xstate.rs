@@ -1,10 +1,11 @@
 //! Vector and floating-point state as the XSAVE image that ptrace moves: standard format, always as
 //! long as the host's kernel has it (Intel SDM volume 1, 13.4).
 
-use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
 
 use sentry::errno::Errno;
+
+use crate::cpuid;
 
 /// x87, SSE.
 const FP_SSE: u64 = 3;
@@ -90,8 +91,8 @@ pub(crate) fn adopt(image: &[u8]) -> Result<Vec<u8>, Errno> {
     let end = (2..63)
         .filter(|n| present >> n & 1 != 0)
         .map(|n| {
-            let leaf = __cpuid_count(0xd, n);
-            u64::from(leaf.eax).saturating_add(leaf.ebx.into())
+            let [size, offset, ..] = cpuid::read(0xd, n);
+            u64::from(size).saturating_add(offset.into())
         })
         .max();
     if end.is_some_and(|end| end > image.len().min(form.len) as u64) {
