@@ -66,9 +66,16 @@ impl Mm {
         let number = addr / PAGE;
         match state.pages.get(&number) {
             Some(page) if !write || State::effective(&vma, page).contains(Prot::WRITE) => {
+                // Maybe it was shared when it was mapped last, and is no more.
+                if write && page.private {
+                    state.hot.note(number);
+                }
                 self.remap(&state, &vma, number)
             }
-            Some(page) if page.private => self.copy_on_write(&mut state, &vma, number),
+            Some(page) if page.private => {
+                state.hot.note(number);
+                self.copy_on_write(&mut state, &vma, number)
+            }
             Some(_) | None => match &vma.file {
                 None => self.fresh(&mut state, &vma, number),
                 Some(_) if write && vma.is_private() => {

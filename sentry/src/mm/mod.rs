@@ -160,6 +160,8 @@ pub(crate) struct State {
     pub locked: u64,
     /// Most pages that were resident at once.
     pub peak: u64,
+    /// What is written right after forks.
+    pub hot: fork::Hot,
 }
 
 /// Sizes of an address space, in pages, as /proc/PID/statm has them.

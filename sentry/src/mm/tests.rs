@@ -55,12 +55,12 @@ fn parent_and_child_part_at_the_first_write() {
     let at = anonymous(&mm, 3, VmaFlags::empty());
     put(&mm, at, 1);
     put(&mm, at + PAGE, 2);
-    let child = mm.fork().unwrap();
+    let child = mm.fork(false).unwrap();
     put(&mm, at, 10);
     put(&child, at + PAGE, 20);
     assert_eq!((word(&mm, at), word(&mm, at + PAGE)), (10, 2));
     assert_eq!((word(&child, at), word(&child, at + PAGE)), (1, 20));
-    let grandchild = child.fork().unwrap();
+    let grandchild = child.fork(false).unwrap();
     drop(child);
     assert_eq!(word(&grandchild, at + PAGE), 20);
     put(&grandchild, at, 100);
@@ -68,10 +68,38 @@ fn parent_and_child_part_at_the_first_write() {
 }
 
 #[test]
+fn what_is_written_after_each_fork_is_copied_at_the_next() {
+    let mm = mm();
+    let at = anonymous(&mm, 3, VmaFlags::empty());
+    for page in 0..3 {
+        put(&mm, at + page * PAGE, page);
+    }
+    let direct = |mm: &Mm, page: u64| mm.space.copy_out(at + page * PAGE, &[0]).is_ok();
+    let child = mm.fork(true).unwrap();
+    assert!(!direct(&child, 1) && !direct(&mm, 1));
+    put(&child, at + PAGE, 10);
+    drop(child);
+    for round in 0..100 {
+        put(&mm, at + PAGE, round);
+        let child = mm.fork(true).unwrap();
+        put(&mm, at + PAGE, round + 1);
+        assert_eq!(word(&child, at + PAGE), round);
+        put(&child, at + PAGE, 1000);
+        assert_eq!((word(&mm, at + PAGE), word(&child, at + 2 * PAGE)), (round + 1, 2));
+    }
+    let child = mm.fork(true).unwrap();
+    assert!(direct(&child, 1) && direct(&mm, 1));
+    assert!(!direct(&child, 2) && !direct(&mm, 2));
+    // With others in the address space, nothing can be copied as it is.
+    let child = mm.fork(false).unwrap();
+    assert!(!direct(&child, 1) && !direct(&mm, 1));
+}
+
+#[test]
 fn shared_memory_stays_shared_over_fork() {
     let mm = mm();
     let at = anonymous(&mm, 3, VmaFlags::SHARED);
-    let child = mm.fork().unwrap();
+    let child = mm.fork(false).unwrap();
     put(&child, at + 2 * PAGE, 7);
     assert_eq!(word(&mm, at + 2 * PAGE), 7);
     assert_eq!(mm.futex_key(at, false).unwrap(), child.futex_key(at, false).unwrap());
@@ -101,7 +129,7 @@ fn write_protection_comes_back_without_undoing_copy_on_write() {
     let mm = mm();
     let at = anonymous(&mm, 1, VmaFlags::empty());
     put(&mm, at, 5);
-    let child = mm.fork().unwrap();
+    let child = mm.fork(false).unwrap();
     for m in [&mm, &child] {
         m.mprotect(at, PAGE, Prot::READ, false).unwrap();
         m.mprotect(at, PAGE, RW, false).unwrap();

@@ -124,7 +124,9 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
     use CloneFlags as F;
     let flags = args.flags;
     let has = |flag| flags.contains(flag);
-    let mm = if has(F::VM) { cx.mm.clone() } else { cx.mm.fork()? };
+    // The task's two references, as long as nobody shares the memory.
+    let alone = Arc::strong_count(&cx.mm) <= 2;
+    let mm = if has(F::VM) { cx.mm.clone() } else { cx.mm.fork(alone)? };
     let files = if has(F::FILES) { cx.files.clone() } else { cx.files.fork() };
     let fs = if has(F::FS) { cx.fs.clone() } else { cx.fs.fork() };
     if has(F::NEWNS) {
