@@ -236,10 +236,13 @@ impl Platform for PtracePlatform {
     }
 
     fn file_read(&self, file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+        // The host's disk may take its time.
+        thread::pay();
         self.machine.files.read(file, offset, buf)
     }
 
     fn file_write(&self, file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        thread::pay();
         self.machine.files.write(file, offset, data)
     }
 

@@ -12,7 +12,7 @@ use sentry::errno::Errno;
 use sentry::platform::{Listener, Ready, Stream, StreamKind};
 
 use crate::keeper::Keeper;
-use crate::sys;
+use crate::{sys, thread};
 
 /// What a pipe or terminal that is ready takes without waiting (PIPE_BUF, pipe(7)).
 const ATOMIC: usize = 4096;
@@ -128,6 +128,8 @@ impl Stream for HostStream {
 
     fn write(&self, data: &[u8]) -> Result<usize, Errno> {
         let (fd, at, len) = (self.fd.as_raw_fd(), data.as_ptr().cast(), data.len());
+        // A regular file may be on a slow disk.
+        thread::pay();
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         match self.kind {
             // SAFETY: `data` is valid for its length.
