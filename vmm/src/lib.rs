@@ -16,6 +16,7 @@ pub mod commands;
 pub mod config;
 pub mod confine;
 pub mod console;
+mod footprint;
 pub mod gofer_process;
 pub mod host;
 pub mod kvm;

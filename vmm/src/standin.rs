@@ -14,6 +14,7 @@ use sentry::control::{Call, ExitStatus, Failure, FailureKind, Reply};
 use sentry::platform::StreamId;
 
 use crate::console::Console;
+use crate::footprint;
 use crate::link::{self, Link};
 use crate::protocol::{FromSandbox, GoferFailure, GoferSetup, ToSandbox};
 use crate::spawn::Child;
@@ -123,6 +124,9 @@ impl StandIn {
         if let Some(status) = self.ended.take() {
             return Outcome::Exited(status);
         }
+        if self.is_quiet() {
+            footprint::shed_code();
+        }
         loop {
             match self.look(PollTimeout::NONE) {
                 Found::Message(FromSandbox::Exited(status)) => return Outcome::Exited(status),
@@ -140,6 +144,15 @@ impl StandIn {
                 }
             }
         }
+    }
+
+    /// Whether nothing happens for a second.
+    fn is_quiet(&self) -> bool {
+        let mut fds = [
+            PollFd::new(self.link.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
+        poll(&mut fds, PollTimeout::from(1000u16)) == Ok(0)
     }
 
     /// Something of ours is gone: the container ends too, in order if it can.

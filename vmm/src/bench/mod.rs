@@ -10,6 +10,7 @@
 
 mod bare_loop;
 pub mod program;
+mod tiny;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -191,6 +192,11 @@ impl Scratch {
         self.0.join("ringwall")
     }
 
+    /// The program of the containers that are started and kept.
+    fn tiny(&self) -> PathBuf {
+        self.0.join("bundle/rootfs/tiny")
+    }
+
     /// Where that keeps `auto`'s verdict.
     fn verdicts(&self) -> PathBuf {
         self.0.join("verdicts")
@@ -324,10 +330,14 @@ impl Bench<'_> {
         for dir in dirs.into_iter().chain([self.dir.verdicts()]) {
             fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         }
+        let tiny = self.dir.tiny();
+        fs::write(&tiny, tiny::file()).map_err(|e| format!("{}: {e}", tiny.display()))?;
         for copy in [&self.binary, &self.dir.command()] {
-            fs::copy("/proc/self/exe", copy)
-                .and_then(|_| fs::set_permissions(copy, fs::Permissions::from_mode(0o755)))
-                .map_err(|e| format!("{}: {e}", copy.display()))?;
+            fs::copy("/proc/self/exe", copy).map_err(|e| format!("{}: {e}", copy.display()))?;
+        }
+        for program in [&self.binary, &self.dir.command(), &tiny] {
+            fs::set_permissions(program, fs::Permissions::from_mode(0o755))
+                .map_err(|e| format!("{}: {e}", program.display()))?;
         }
         Ok(())
     }
@@ -482,7 +492,7 @@ impl Bench<'_> {
     /// From the command to the container's first instruction, and to its end. With `auto`, also
     /// where its verdict has to be found first.
     fn start(&self, options: &Options, out: &mut Printer) -> Result<(), String> {
-        self.configure(&["/ringwall", "bench-first"])?;
+        self.configure(&["/tiny"])?;
         let runc = Command::new("runc")
             .arg("--version")
             .stdout(Stdio::null())
@@ -503,11 +513,7 @@ impl Bench<'_> {
                         .map_err(|e| format!("{}: {e}", verdicts.display()))?;
                 }
                 let mut command = match *platform {
-                    "native" => {
-                        let mut program = Command::new(&self.binary);
-                        program.arg("bench-first");
-                        program
-                    }
+                    "native" => Command::new(self.dir.tiny()),
                     _ => self.runtime(platform, &format!("start-{n}")),
                 };
                 let start = Instant::now();
@@ -548,14 +554,13 @@ impl Bench<'_> {
 
     /// The proportional set size of all processes of an idle container, KiB.
     fn idle(&self, platform: &str) -> Result<f64, String> {
-        self.configure(&["/ringwall", "bench-program", "null system call", "1", "--sync"])?;
+        self.configure(&["/tiny", "wait"])?;
         let mut running = Running::spawn(&mut self.runtime(platform, "idle"))?;
         running.line()?;
         // What starting it has used goes back within 2 s.
         std::thread::sleep(Duration::from_millis(2500));
-        let sum = family(running.child.id()).into_iter().filter_map(proportional_size).sum();
-        running.go()?;
-        running.line()?;
+        let sum =
+            distinct(family(running.child.id())).into_iter().filter_map(proportional_size).sum();
         running.go()?;
         running.end()?;
         Ok(sum)
@@ -591,6 +596,22 @@ fn family(root: u32) -> Vec<u32> {
     found
 }
 
+/// Of processes that share their memory (a stub and its thread are two to the host), one each.
+fn distinct(pids: Vec<u32>) -> Vec<u32> {
+    /// include/uapi/linux/kcmp.h
+    const KCMP_VM: i32 = 1;
+    let mut found: Vec<u32> = Vec::new();
+    for pid in pids {
+        // SAFETY: no memory arguments. Where the host cannot compare, all count.
+        let same =
+            |other: &u32| unsafe { libc::syscall(libc::SYS_kcmp, *other, pid, KCMP_VM, 0, 0) == 0 };
+        if !found.iter().any(same) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 /// A process's proportional set size, KiB.
 fn proportional_size(pid: u32) -> Option<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -603,9 +624,6 @@ fn proportional_size(pid: u32) -> Option<f64> {
 pub fn hidden(args: &[String]) -> Option<Result<(), String>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["bench-first"] => {
-            Some(std::io::stdout().write_all(b".").map_err(|e| format!("standard output: {e}")))
-        }
         ["bench-program", "--bare-loop"] => {
             Some(program::pin().and_then(|()| bare_loop::measure()).map(|ns| println!("{ns}")))
         }
