@@ -268,6 +268,10 @@ impl Platform for PtracePlatform {
 
     fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno> {
         let slot = self.threads.current();
+        // A thread that never waits is never looked at again.
+        if self.placement.begin(slot) {
+            self.keeper.ask_balance();
+        }
         Ok(Box::new(User::new(slot, self.placement, self.machine)))
     }
 

@@ -72,14 +72,14 @@ impl Placement {
             .map(|(_, cpu)| *cpu)
     }
 
-    /// A thread begins to drive an application: it stays where it is, if it may.
-    pub(crate) fn begin(&self, slot: &'static Slot) {
+    /// A thread begins to drive an application: it stays where it is, if it may. As [`resume`](Self::resume).
+    pub(crate) fn begin(&self, slot: &'static Slot) -> bool {
         if slot.cpu().is_none() {
             let here = sys::current_cpu();
             let cpu = self.permitted(slot).min_by_key(|cpu| (*cpu != here, self.load(*cpu)));
             slot.bind(cpu.unwrap_or(here));
         }
-        self.resume(slot);
+        self.resume(slot)
     }
 
     /// It does so no more, or is about to wait.

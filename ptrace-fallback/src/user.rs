@@ -61,13 +61,12 @@ fn address_of(space: &Arc<dyn AddressSpace>) -> *const () {
 }
 
 impl User {
-    /// For the calling thread.
+    /// For the calling thread, which has been placed.
     pub(crate) fn new(
         slot: &'static Slot,
         placement: &'static Placement,
         machine: &'static Machine,
     ) -> User {
-        placement.begin(slot);
         thread::owe();
         User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()) }
     }
