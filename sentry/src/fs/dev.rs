@@ -38,7 +38,7 @@ const LINKS: [(&str, &str); 6] = [
 ];
 
 /// Opens the device with this number. `ENXIO` where there is none.
-pub fn open(_cx: &Cx<'_>, rdev: u64, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+pub fn open(cx: &Cx<'_>, rdev: u64, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
     let memory = |minor| rdev == makedev(MEM_MAJOR, minor);
     if memory(3) {
         Ok(Box::new(Null))
@@ -46,6 +46,8 @@ pub fn open(_cx: &Cx<'_>, rdev: u64, _flags: OpenFlags) -> Result<Box<dyn FileOp
         Ok(Box::new(Zero { full: memory(7) }))
     } else if memory(8) || memory(9) {
         Ok(Box::new(Random))
+    } else if rdev == makedev(5, 0) {
+        super::tty::open_own(cx, flags)
     } else {
         Err(Errno::ENXIO)
     }

@@ -29,6 +29,11 @@ pub trait Blocker {
         deadline: Option<u64>,
         ready: &mut dyn FnMut() -> bool,
     ) -> Result<(), Blocked>;
+
+    /// The task that waits, where it is one.
+    fn current(&self) -> Option<&Current> {
+        None
+    }
 }
 
 impl Blocker for Current {
@@ -40,6 +45,10 @@ impl Blocker for Current {
         ready: &mut dyn FnMut() -> bool,
     ) -> Result<(), Blocked> {
         self.wait_for(queue, events.bits(), deadline, || ready().then_some(()))
+    }
+
+    fn current(&self) -> Option<&Current> {
+        Some(self)
     }
 }
 
@@ -212,8 +221,13 @@ impl File {
         self.check_read()?;
         dst.truncate(MAX_RW);
         if self.ops.is_stream() {
-            return self
-                .retry(waiter, Events::IN | Events::RDHUP, None, || self.ops.read(self, dst, 0));
+            let deadline = self.ops.admit(self, waiter, false)?;
+            let read = || self.ops.read(self, dst, 0);
+            return match self.retry(waiter, Events::IN | Events::RDHUP, deadline, read) {
+                // A terminal whose timer (VTIME) has run out gives nothing, and no error.
+                Err(SysError::Errno(Errno::EAGAIN)) if deadline.is_some() => Ok(0),
+                result => result,
+            };
         }
         let mut offset = self.offset.lock();
         let n = self.retry(waiter, Events::IN, None, || self.ops.read(self, dst, *offset))?;
@@ -267,6 +281,7 @@ impl File {
 
     /// Writes to a stream; a blocking one goes on until everything is written.
     fn write_all(&self, waiter: &dyn Blocker, src: &mut IoSrc<'_>) -> Result<usize, SysError> {
+        self.ops.admit(self, waiter, true)?;
         let mut done: usize = 0;
         loop {
             match self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, 0)) {

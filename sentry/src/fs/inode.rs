@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 
 use super::context::Cx;
-use super::file::File;
+use super::file::{Blocker, File};
 use super::io::{IoDst, IoSrc};
 use super::lock::InodeState;
 use super::path::Path;
@@ -20,7 +20,7 @@ use super::types::{
     Attr, DirSink, Events, FileType, MAX_OFFSET, New, OpenFlags, Perm, RenameFlags, SetAttr, StatFs,
 };
 use crate::errno::Errno;
-use crate::error::SysResult;
+use crate::error::{SysError, SysResult};
 use crate::mm::Mappable;
 use crate::sync::WaitQueue;
 use crate::task::Current;
@@ -291,6 +291,16 @@ pub trait FileOps: Send + Sync {
     /// [`Written::end`].
     fn write(&self, _file: &File, _src: &mut IoSrc<'_>, _offset: u64) -> Result<Written, Errno> {
         Err(Errno::EINVAL)
+    }
+    /// Whether the caller may read or write this stream now, and when its read ends for want of data:
+    /// terminals stop who is in the background, and have timers.
+    fn admit(
+        &self,
+        _file: &File,
+        _caller: &dyn Blocker,
+        _writing: bool,
+    ) -> Result<Option<u64>, SysError> {
+        Ok(None)
     }
     /// Whether it has no offset: pread(2) and lseek(2) give ESPIPE.
     fn is_stream(&self) -> bool {

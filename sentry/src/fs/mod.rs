@@ -36,6 +36,7 @@ pub mod special;
 pub mod stream;
 pub mod sysfs;
 pub mod tmpfs;
+pub mod tty;
 pub mod types;
 pub mod walk;
 

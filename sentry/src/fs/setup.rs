@@ -15,6 +15,7 @@ use super::path::Path;
 use super::proc::ProcFs;
 use super::sysfs;
 use super::tmpfs::{Options, Tmpfs};
+use super::tty::Devpts;
 use super::types::{FileType, MountFlags};
 use super::walk::WalkFlags;
 use crate::control::{Capabilities, ContainerSpec, MountSource, MountSpec};
@@ -73,7 +74,7 @@ pub fn internal(
         "cgroup" => Ok(sysfs::cgroup("cgroup")),
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
         "mqueue" => Ok(sysfs::mqueue()),
-        "devpts" => Ok(sysfs::devpts(data)?),
+        "devpts" => Ok(Devpts::new(data)?),
         _ => Err(Errno::ENODEV),
     }
 }
@@ -200,7 +201,7 @@ fn one(
 }
 
 /// The mount point `path`, made with the directories above it where it is missing.
-fn mount_point(cx: &Cx<'_>, path: &[u8], directory: bool) -> Result<Path, Errno> {
+pub(crate) fn mount_point(cx: &Cx<'_>, path: &[u8], directory: bool) -> Result<Path, Errno> {
     match cx.walk(None, path, WalkFlags::FOLLOW) {
         Err(Errno::ENOENT) => {}
         result => return result,

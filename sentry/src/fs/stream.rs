@@ -159,6 +159,15 @@ impl FileOps for HostStream {
     }
 }
 
+/// The descriptor table of a process whose standard streams are all this file.
+pub fn all_three(file: &Arc<File>) -> Result<Arc<FdTable>, Errno> {
+    let table = FdTable::new();
+    for fd in 0..3 {
+        table.insert_at(fd, file.clone(), false, u64::MAX)?;
+    }
+    Ok(table)
+}
+
 /// The descriptor table of a process with these standard streams.
 pub fn stdio(streams: &[Option<StreamId>; 3]) -> Result<Arc<FdTable>, Errno> {
     let table = FdTable::new();

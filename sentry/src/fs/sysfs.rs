@@ -1,5 +1,5 @@
 //! File systems whose content is fixed when they are mounted: sysfs with what programs look for (the
-//! CPUs, mostly), an empty cgroup hierarchy, and the directories of mqueue and devpts.
+//! CPUs, mostly), an empty cgroup hierarchy, and mqueue's directory.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -11,14 +11,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::anon::next_dev;
 use super::context::Cx;
-use super::dev;
 use super::file::File;
 use super::inode::{FileOps, FileSystem, Inode};
 use super::io::IoDst;
 use super::lock::InodeState;
-use super::types::{
-    Attr, DirEntry, DirSink, FileType, NAME_MAX, OpenFlags, SetAttr, StatFs, Time, makedev,
-};
+use super::types::{Attr, DirEntry, DirSink, FileType, NAME_MAX, OpenFlags, SetAttr, StatFs, Time};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
 
@@ -26,7 +23,6 @@ use crate::platform::{PAGE_SIZE, platform};
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 const MQUEUE_MAGIC: u64 = 0x1980_0202;
-const DEVPTS_MAGIC: u64 = 0x1cd1;
 
 /// A fixed file system.
 pub struct Fixed {
@@ -51,15 +47,12 @@ struct Node {
 enum Content {
     Dir(Vec<(String, Arc<Node>)>),
     File(String),
-    Device(u64),
 }
 
 /// What a tree is built from.
 enum Tree {
     Dir(Vec<(String, Tree)>),
     File(String),
-    /// A character device, by number, with its permissions.
-    Device(u64, u32),
 }
 
 fn dir<const N: usize>(entries: [(&str, Tree); N]) -> Tree {
@@ -76,7 +69,6 @@ impl Node {
         let ino = next.fetch_add(1, Ordering::Relaxed);
         let (content, perm) = match tree {
             Tree::File(text) => (Content::File(text), 0o444),
-            Tree::Device(rdev, perm) => (Content::Device(rdev), perm),
             Tree::Dir(entries) => {
                 let child = |(name, tree)| (name, Node::build(tree, dev, ino, next));
                 (Content::Dir(entries.into_iter().map(child).collect()), 0o755)
@@ -174,27 +166,6 @@ pub fn mqueue() -> Arc<Fixed> {
     Fixed::new("mqueue", MQUEUE_MAGIC, dir([]))
 }
 
-/// devpts without terminals: this version makes none, and says `ENXIO` to who opens ptmx, as a kernel
-/// without the driver does. `EINVAL` for options that devpts does not have.
-pub fn devpts(data: &[u8]) -> Result<Arc<Fixed>, Errno> {
-    // Linux's default is 0: ptmx is then for nobody (Documentation/filesystems/devpts.rst).
-    let mut ptmxmode = 0;
-    for option in data.split(|c| *c == b',').filter(|o| !o.is_empty()) {
-        let option = core::str::from_utf8(option).map_err(|_| Errno::EINVAL)?;
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
-        let number = |radix| u32::from_str_radix(value, radix).map_err(|_| Errno::EINVAL);
-        match name {
-            "newinstance" if value.is_empty() => {}
-            "uid" | "gid" | "max" => drop(number(10)?),
-            "mode" => drop(number(8)?),
-            "ptmxmode" => ptmxmode = number(8)? & 0o777,
-            _ => return Err(Errno::EINVAL),
-        }
-    }
-    let tree = Tree::Dir(Vec::from([("ptmx".into(), Tree::Device(makedev(5, 2), ptmxmode))]));
-    Ok(Fixed::new("devpts", DEVPTS_MAGIC, tree))
-}
-
 impl FileSystem for Fixed {
     fn name(&self) -> &'static str {
         self.name
@@ -223,7 +194,6 @@ impl Inode for Node {
         match &self.content {
             Content::Dir(_) => FileType::Directory,
             Content::File(_) => FileType::Regular,
-            Content::Device(_) => FileType::CharDevice,
         }
     }
 
@@ -235,11 +205,6 @@ impl Inode for Node {
             }
             // As sysfs says of all its files.
             Content::File(_) => (1, PAGE_SIZE as u64),
-            Content::Device(_) => (1, 0),
-        };
-        let rdev = match self.content {
-            Content::Device(rdev) => rdev,
-            _ => 0,
         };
         Ok(Attr {
             dev: self.dev,
@@ -247,7 +212,6 @@ impl Inode for Node {
             mode: self.kind().mode() | self.perm,
             nlink,
             size,
-            rdev,
             blksize: PAGE_SIZE as u32,
             atime: self.made,
             mtime: self.made,
@@ -280,10 +244,7 @@ impl Inode for Node {
         }
     }
 
-    fn open(&self, cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
-        if let Content::Device(rdev) = self.content {
-            return dev::open(cx, rdev, flags);
-        }
+    fn open(&self, _cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
         if flags.writes() {
             return Err(Errno::EACCES);
         }

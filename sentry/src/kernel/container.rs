@@ -9,9 +9,12 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::Kernel;
 use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec};
 use crate::errno::Errno;
-use crate::fs::setup::{GoferSource, MountError, Sources, mount_container, root_creds};
-use crate::fs::{Cx, FsContext, MountNamespace, WalkFlags, stream};
-use crate::platform::{Level, platform};
+use crate::fs::setup::{
+    GoferSource, MountError, Sources, mount_container, mount_point, root_creds,
+};
+use crate::fs::tty::{Devpts, Tty};
+use crate::fs::{Cx, FsContext, Mount, MountNamespace, OpenFlags, WalkFlags, stream};
+use crate::platform::{Level, StreamId, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
@@ -37,6 +40,8 @@ pub struct Container {
     waiting: SpinLock<Option<Birth>>,
     /// Whether init runs.
     running: AtomicBool,
+    /// Terminals of processes that the host half started, by their streams.
+    consoles: SpinLock<Vec<(Option<StreamId>, Weak<Tty>)>>,
 }
 
 /// The id of init in its own pid namespace.
@@ -71,6 +76,7 @@ impl Container {
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
+            consoles: SpinLock::default(),
         })
     }
 }
@@ -91,6 +97,7 @@ impl Container {
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
+            consoles: SpinLock::default(),
         });
         if let Some(limit) = spec.limits.pids {
             container.pids.set_limit(limit);
@@ -213,8 +220,15 @@ impl Container {
                 .set(*number as usize, task::limit::Rlimit { soft: *soft, hard: *hard }, true)
                 .map_err(|e| Failure::other(format!("process.rlimits: resource {number}: {e}")))?;
         }
-        let files = stream::stdio(&spec.stdio)
-            .map_err(|e| Failure::other(format!("standard streams: {e}")))?;
+        let console = match spec.terminal {
+            true => Some(self.console(&fs, spec, init)?),
+            false => None,
+        };
+        let files = match &console {
+            Some((_, file)) => stream::all_three(file),
+            None => stream::stdio(&spec.stdio),
+        };
+        let files = files.map_err(|e| Failure::other(format!("standard streams: {e}")))?;
         let name =
             spec.args.first().ok_or_else(|| Failure::other("process.args is empty".into()))?;
         let cx = Cx { fs: &fs, creds: &creds, task: None };
@@ -236,7 +250,75 @@ impl Container {
             fs,
             files,
         };
-        task::first_process(first, program).map_err(|e| program_failure(&path, e, true))
+        let birth =
+            task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
+        if let Some((tty, _)) = console {
+            tty.control(&birth.task.process);
+            if init {
+                self.consoles.lock().push((spec.stdio[0], Arc::downgrade(&tty)));
+            }
+        }
+        Ok(birth)
+    }
+
+    /// A terminal for a process: the first of its streams, as the container's devpts shows it; and it
+    /// as an open file. Init's is also /dev/console.
+    fn console(
+        &self,
+        fs: &Arc<FsContext>,
+        spec: &ProcessSpec,
+        init: bool,
+    ) -> Result<(Arc<Tty>, Arc<crate::fs::File>), Failure> {
+        let fail = |what: &str, e: Errno| {
+            Failure::other(format!("process.terminal: {what}: {}", e.text()))
+        };
+        let [Some(stream), _, _] = spec.stdio else {
+            return Err(Failure::other("process.terminal: there is no terminal".into()));
+        };
+        let creds = root_creds();
+        let cx = Cx { fs, creds: &creds, task: None };
+        let root = cx
+            .walk(None, b"/dev/pts", WalkFlags::FOLLOW | WalkFlags::DIRECTORY)
+            .map_err(|e| fail("/dev/pts", e))?;
+        let pts = root.inode().ok().and_then(|inode| Devpts::of(&**inode)).ok_or_else(|| {
+            Failure::other("process.terminal needs a mount of type devpts at /dev/pts".into())
+        })?;
+        let stream = platform().stream(stream).map_err(|e| fail("standard input", e))?;
+        let tty = pts.console(stream, spec.uid).map_err(|e| fail("/dev/pts", e))?;
+        if let Some((rows, columns)) = spec.window {
+            tty.resize(rows, columns);
+        }
+        let name = format!("/dev/pts/{}", tty.index());
+        let place =
+            cx.walk(None, name.as_bytes(), WalkFlags::empty()).map_err(|e| fail(&name, e))?;
+        let flags = OpenFlags::RDWR | OpenFlags::NOCTTY;
+        let file = cx.open_path(&place, flags).map_err(|e| fail(&name, e))?;
+        if init && let Some(mounts) = self.mounts.get() {
+            // As runc binds it there.
+            let at = mount_point(&cx, b"/dev/console", false);
+            let mount = Mount::new(
+                &place.mount.sb,
+                place.dentry.clone(),
+                place.mount.flags(),
+                place.mount.source.clone(),
+            );
+            at.and_then(|at| mounts.mount(&mount, &at)).map_err(|e| fail("/dev/console", e))?;
+        }
+        Ok((tty, file))
+    }
+
+    /// A terminal of the host has a new size.
+    pub(super) fn resize(&self, stream: StreamId, rows: u16, columns: u16) -> bool {
+        let tty = self
+            .consoles
+            .lock()
+            .iter()
+            .find(|(id, _)| *id == Some(stream))
+            .and_then(|(_, tty)| tty.upgrade());
+        tty.is_some_and(|tty| {
+            tty.resize(rows, columns);
+            true
+        })
     }
 
     /// Enters the working directory; init's is made where it is missing, as runc does.

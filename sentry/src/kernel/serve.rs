@@ -63,8 +63,16 @@ impl Kernel {
                 self.known(&id)?;
                 Err(Failure::other("containers cannot be paused in this version".into()))
             }
-            Call::WindowSize { .. } => {
-                Err(Failure::other("there are no terminals in this version".into()))
+            Call::WindowSize { stream, rows, columns } => {
+                let containers: Vec<_> = self.containers.lock().values().cloned().collect();
+                if containers.iter().any(|c| c.resize(stream, rows, columns)) {
+                    Ok(Reply::Done)
+                } else {
+                    Err(Failure::other(format!(
+                        "stream {} is no terminal of a container",
+                        stream.0
+                    )))
+                }
             }
             Call::Delete { id } => {
                 let container = self.known(&id)?;

@@ -1,11 +1,13 @@
 //! Processes: thread groups, and their place in the tree.
 
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 use super::{Comm, Creds, Pid, PidNamespace, Rlimits, Task, Usage};
-use crate::fs::File;
+use crate::errno::Errno;
+use crate::fs::{File, FileOps};
 use crate::kernel::Container;
 use crate::platform::platform;
 use crate::signal::{Actions, Signal, SignalState};
@@ -70,6 +72,9 @@ pub trait Terminal: Send + Sync {
     fn foreground(&self) -> Pid;
     /// Its device number, for /proc.
     fn device(&self) -> u64;
+    /// Opens it (/dev/tty). `EIO` after it has been hung up, `EBUSY` where somebody wants it alone and
+    /// the caller is not `privileged`.
+    fn open(&self, privileged: bool) -> Result<Box<dyn FileOps>, Errno>;
 }
 
 /// A process's place in the tree.
@@ -237,7 +242,8 @@ pub(super) fn is_orphaned(group: &[Arc<Process>], leaving: Option<&Arc<Process>>
             return false;
         }
         p.parent().is_some_and(|parent| {
-            parent.group() != p.group() && parent.session() == p.session() && !parent.is_init()
+            // Only the host's init cannot continue anybody: a container's may be a shell with jobs.
+            parent.group() != p.group() && parent.session() == p.session()
         })
     })
 }

@@ -1,0 +1,563 @@
+//! Terminals (tty(4), ioctl_tty(2)): pseudo-terminals of devpts, and a container's console.
+//!
+//! A [`Tty`] is the side that programs use: modes, the line discipline, job control. Below it is
+//! either a pseudo-terminal's master, which is a file in the same sentry, or a stream of the host: the
+//! host's own terminal is raw and passes every byte on. Input from the host is taken in when the host
+//! says that there is some, whoever reads or not, so that Ctrl-C reaches a program that does not read.
+
+mod control;
+mod devpts;
+mod discipline;
+mod master;
+mod termios;
+#[cfg(test)]
+mod tests;
+
+pub use devpts::Devpts;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+
+use super::file::{Blocker, File};
+use super::inode::{FileOps, Written};
+use super::io::{IoDst, IoSrc};
+use super::types::{Attr, Events, OpenFlags, makedev};
+use crate::errno::Errno;
+use crate::error::{SysError, SysResult};
+use crate::platform::{Listener, Ready, Stream, platform};
+use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
+use crate::sync::{SpinLock, WaitQueue};
+use crate::task::{Current, Pid, PidNamespace, Terminal, cap, has_cap};
+use discipline::{Discipline, Effects};
+use termios::{Local, Termios, cc as chars};
+
+/// Bytes of output that wait for the other side, beyond which writers wait.
+const OUT: usize = 8192;
+/// Bytes moved at once.
+const CHUNK: usize = 512;
+/// Major number of the slaves (Documentation/admin-guide/devices.txt).
+const SLAVE_MAJOR: u32 = 136;
+
+/// A terminal.
+pub struct Tty {
+    index: u32,
+    this: Weak<Tty>,
+    lower: Lower,
+    state: SpinLock<State>,
+    attr: SpinLock<Attr>,
+    /// Wakes those who use the terminal.
+    queue: WaitQueue,
+    /// Wakes those who use the master.
+    master_queue: WaitQueue,
+}
+
+/// What a terminal's bytes come from and go to.
+enum Lower {
+    Master,
+    Host(Arc<dyn Stream>),
+}
+
+/// `struct winsize`: rows, columns, and both in pixels.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Window([u16; 4]);
+
+#[derive(Default)]
+struct State {
+    discipline: Discipline,
+    /// Output on its way to the other side.
+    out: VecDeque<u8>,
+    /// Echo that waits for stopped output to go on.
+    held: Vec<u8>,
+    window: Window,
+    /// Whose controlling terminal it is.
+    session: Option<(Weak<PidNamespace>, Pid)>,
+    /// The foreground process group; 0: none.
+    foreground: Pid,
+    /// Open files of the terminal's own side.
+    opens: usize,
+    /// Whether that side has been opened and closed for the last time.
+    left: bool,
+    /// The other side is gone.
+    hung_up: bool,
+    /// Cannot be opened before unlockpt(3).
+    locked: bool,
+    /// TIOCEXCL.
+    exclusive: bool,
+    /// Somebody takes in input from the host, and is to look once more.
+    pumping: bool,
+    pump_again: bool,
+}
+
+impl State {
+    /// Puts echo on its way, unless output is stopped.
+    fn send_echo(&mut self, echo: &[u8]) {
+        // Echo that nobody takes in is lost, as on Linux.
+        let room = (2 * OUT).saturating_sub(self.out.len().saturating_add(self.held.len()));
+        let echo = echo.get(..echo.len().min(room)).unwrap_or(&[]);
+        if self.discipline.stopped() {
+            self.held.extend_from_slice(echo);
+        } else {
+            self.out.extend(self.held.drain(..));
+            self.out.extend(echo);
+        }
+    }
+}
+
+impl Tty {
+    fn new(index: u32, attr: Attr, lower: Lower) -> Arc<Tty> {
+        Arc::new_cyclic(|this| Tty {
+            index,
+            this: this.clone(),
+            lower,
+            state: SpinLock::default(),
+            attr: SpinLock::new(attr),
+            queue: WaitQueue::new(),
+            master_queue: WaitQueue::new(),
+        })
+    }
+
+    /// Its number: that of its name in devpts.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its size has changed: the foreground process group is told.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        self.set_window(Window([rows, columns, 0, 0]));
+    }
+
+    fn set_window(&self, window: Window) {
+        let mut state = self.state.lock();
+        if state.window == window {
+            return;
+        }
+        state.window = window;
+        drop(state);
+        self.signal_foreground(Signal::SIGWINCH);
+    }
+
+    fn signal_foreground(&self, signal: Signal) {
+        let state = self.state.lock();
+        let group = state.foreground;
+        let pids = state.session.as_ref().and_then(|(pids, _)| pids.upgrade());
+        drop(state);
+        if let Some(pids) = pids
+            && group != 0
+        {
+            send_group(&pids, group, SigInfo::kernel(signal), Origin::Inside);
+        }
+    }
+
+    /// Takes in what the other side has typed, and lets those know whom it concerns. How many bytes.
+    fn input(&self, bytes: &[u8]) -> usize {
+        let mut effects = Effects::default();
+        let mut state = self.state.lock();
+        let mut taken: usize = 0;
+        for c in bytes {
+            if state.discipline.room() == 0 {
+                break;
+            }
+            state.discipline.input(core::slice::from_ref(c), &mut effects);
+            taken = taken.saturating_add(1);
+        }
+        if effects.signals.iter().any(|(_, flush)| *flush) {
+            state.out.clear();
+            state.held.clear();
+        }
+        state.send_echo(&effects.echo);
+        drop(state);
+        for (signal, _) in effects.signals {
+            self.signal_foreground(signal);
+        }
+        self.queue.wake((Events::READABLE | Events::WRITABLE).bits());
+        self.flush();
+        taken
+    }
+
+    /// Sends output on to the other side.
+    fn flush(&self) {
+        let Lower::Host(stream) = &self.lower else {
+            self.master_queue.wake(Events::READABLE.bits());
+            return;
+        };
+        let mut waits = false;
+        let mut sent = false;
+        let mut state = self.state.lock();
+        while !state.out.is_empty() {
+            let (data, _) = state.out.as_slices();
+            match stream.write(data) {
+                Ok(n) => {
+                    let n = n.min(data.len());
+                    state.out.drain(..n);
+                    sent = true;
+                    if n == 0 {
+                        break;
+                    }
+                }
+                Err(Errno::EAGAIN) => {
+                    waits = true;
+                    break;
+                }
+                Err(_) => {
+                    // The host's terminal is gone; its hang-up comes by way of reading.
+                    state.out.clear();
+                    break;
+                }
+            }
+        }
+        drop(state);
+        if waits && let Some(own) = self.this.upgrade() {
+            stream.notify(Ready::OUT, own);
+        }
+        if sent {
+            self.queue.wake(Events::WRITABLE.bits());
+        }
+    }
+
+    /// Takes in what the host's terminal has, and asks to be told of more. One thread at a time, or
+    /// bytes might change places; who comes meanwhile has the other look again.
+    fn pump(&self) {
+        let Lower::Host(stream) = &self.lower else { return };
+        {
+            let mut state = self.state.lock();
+            if core::mem::replace(&mut state.pumping, true) {
+                state.pump_again = true;
+                return;
+            }
+        }
+        loop {
+            let ask = self.take_in(&**stream);
+            let mut state = self.state.lock();
+            if core::mem::take(&mut state.pump_again) {
+                continue;
+            }
+            state.pumping = false;
+            drop(state);
+            if ask && let Some(own) = self.this.upgrade() {
+                stream.notify(Ready::IN, own);
+            }
+            return;
+        }
+    }
+
+    /// Takes in what is there and finds room; whether to ask for more. Where there is no room, whoever
+    /// reads makes some and comes back here.
+    fn take_in(&self, stream: &dyn Stream) -> bool {
+        let mut buf = [0u8; CHUNK];
+        loop {
+            let room = {
+                let state = self.state.lock();
+                if state.hung_up {
+                    return false;
+                }
+                state.discipline.room().min(CHUNK)
+            };
+            if room == 0 {
+                return false;
+            }
+            match stream.read(buf.get_mut(..room).unwrap_or(&mut [])) {
+                Ok(n) if n > 0 => {
+                    self.input(buf.get(..n).unwrap_or(&[]));
+                }
+                Err(Errno::EAGAIN) => return true,
+                Ok(_) | Err(_) => {
+                    self.hang_up();
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// The other side is gone.
+    fn hang_up(&self) {
+        let mut state = self.state.lock();
+        if core::mem::replace(&mut state.hung_up, true) {
+            return;
+        }
+        state.out.clear();
+        let session = state.session.take();
+        state.foreground = 0;
+        drop(state);
+        if let Some((pids, session)) = session
+            && let Some(pids) = pids.upgrade()
+        {
+            if let Some(leader) = pids.process(session) {
+                for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+                    // What does not fit is the receiver's loss.
+                    let _full = send_process(&leader, SigInfo::kernel(signal), Origin::Inside);
+                }
+            }
+            self.leave_session(&pids, session);
+        }
+        self.queue.wake_all();
+        self.master_queue.wake_all();
+    }
+
+    /// The processes of a session lose their controlling terminal, where it is this one.
+    fn leave_session(&self, pids: &PidNamespace, session: Pid) {
+        for process in pids.processes().iter().filter(|p| p.session() == session) {
+            let mut terminal = process.terminal.lock();
+            let old = match &*terminal {
+                Some(own) if own.device() == self.device() => terminal.take(),
+                _ => None,
+            };
+            drop(terminal);
+            drop(old);
+        }
+    }
+
+    /// Makes it the controlling terminal of the process, which leads its session.
+    pub fn control(&self, process: &crate::task::Process) {
+        let Some(own) = self.this.upgrade() else { return };
+        let mut state = self.state.lock();
+        state.session = Some((Arc::downgrade(&process.pids), process.session()));
+        state.foreground = process.group();
+        drop(state);
+        let old = process.terminal.lock().replace(own);
+        drop(old);
+    }
+
+    /// Opens it as a terminal. `EIO` where it is locked or the other side is gone, `EBUSY` where
+    /// somebody wants it alone.
+    fn open_slave(&self, privileged: bool) -> Result<Slave, Errno> {
+        let own = self.this.upgrade().ok_or(Errno::EIO)?;
+        let mut state = self.state.lock();
+        if state.locked || state.hung_up {
+            return Err(Errno::EIO);
+        }
+        if state.exclusive && !privileged {
+            return Err(Errno::EBUSY);
+        }
+        state.opens = state.opens.saturating_add(1);
+        state.left = false;
+        drop(state);
+        Ok(Slave(own))
+    }
+
+    /// Whether the process may use its terminal as it is about to: one in the background is stopped
+    /// by `signal`, unless it does not care.
+    fn check_foreground(&self, cx: &Current, signal: Signal) -> Result<(), SysError> {
+        let process = &cx.task.process;
+        let controlling =
+            process.terminal.lock().as_ref().is_some_and(|t| t.device() == self.device());
+        let foreground = self.state.lock().foreground;
+        if !controlling || foreground == 0 || foreground == process.group() {
+            return Ok(());
+        }
+        let ignored = process.signals.lock().actions.lock().ignores(signal);
+        if ignored || cx.task.blocked().contains(signal) {
+            return if signal == Signal::SIGTTIN { Err(Errno::EIO.into()) } else { Ok(()) };
+        }
+        if process.group_is_orphaned() {
+            return Err(Errno::EIO.into());
+        }
+        send_group(&process.pids, process.group(), SigInfo::kernel(signal), Origin::Inside);
+        Err(SysError::Interrupted(crate::error::Restart::Sys))
+    }
+}
+
+impl Listener for Tty {
+    fn ready(&self, ready: Ready) {
+        if ready.contains(Ready::OUT) {
+            self.flush();
+        }
+        if ready.intersects(Ready::IN | Ready::HUP | Ready::ERR) {
+            self.pump();
+        }
+    }
+}
+
+impl Terminal for Tty {
+    fn session_ended(&self, session: Pid) {
+        let mut state = self.state.lock();
+        let (pids, foreground) = match &state.session {
+            Some((pids, own)) if *own == session => (pids.upgrade(), state.foreground),
+            _ => return,
+        };
+        (state.session, state.foreground) = (None, 0);
+        drop(state);
+        let Some(pids) = pids else { return };
+        if foreground != 0 {
+            for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+                send_group(&pids, foreground, SigInfo::kernel(signal), Origin::Inside);
+            }
+        }
+        self.leave_session(&pids, session);
+    }
+
+    fn foreground(&self) -> Pid {
+        self.state.lock().foreground
+    }
+
+    fn device(&self) -> u64 {
+        makedev(SLAVE_MAJOR, self.index)
+    }
+
+    fn open(&self, privileged: bool) -> Result<Box<dyn FileOps>, Errno> {
+        Ok(Box::new(self.open_slave(privileged)?))
+    }
+}
+
+/// An open terminal.
+pub struct Slave(Arc<Tty>);
+
+impl Slave {
+    /// The terminal.
+    pub fn tty(&self) -> &Arc<Tty> {
+        &self.0
+    }
+}
+
+/// What a read that wants `wanted` bytes waits for: VMIN, or any byte at all.
+fn least(termios: &Termios, nonblocking: bool) -> usize {
+    let (min, time) = (usize::from(termios.cc(chars::MIN)), termios.cc(chars::TIME));
+    match (min, time) {
+        _ if nonblocking => 1,
+        (0, 0) => 0,
+        // With a timer between bytes, what has come is given at once.
+        (_, 1..) => 1,
+        (min, 0) => min,
+    }
+}
+
+impl FileOps for Slave {
+    fn read(&self, file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        let tty = &self.0;
+        let wanted = dst.remaining();
+        let mut rest = {
+            let state = tty.state.lock();
+            if state.hung_up && state.discipline.len() == 0 {
+                return Ok(0);
+            }
+            let least = least(state.discipline.termios(), file.nonblocking());
+            match state.discipline.available(wanted, least) {
+                Some(n) => n,
+                None if state.hung_up => state.discipline.len(),
+                None => return Err(Errno::EAGAIN),
+            }
+        };
+        if rest == 0 {
+            // The end of a file that was typed, or a read that never waits.
+            let taken = tty.state.lock().discipline.read(&mut []);
+            return Ok(taken);
+        }
+        let done = dst.fill_with(rest, |_, buf| {
+            let len = buf.len().min(rest);
+            let n = tty.state.lock().discipline.read(buf.get_mut(..len).unwrap_or(&mut []));
+            rest = rest.saturating_sub(n);
+            Ok(n)
+        });
+        // There is room again.
+        match tty.lower {
+            Lower::Host(_) => tty.pump(),
+            Lower::Master => tty.master_queue.wake(Events::WRITABLE.bits()),
+        }
+        done
+    }
+
+    fn write(&self, _file: &File, src: &mut IoSrc<'_>, _offset: u64) -> Result<Written, Errno> {
+        let tty = &self.0;
+        let mut out = Vec::new();
+        let count = src.drain_with(src.remaining(), |_, data| {
+            let mut state = tty.state.lock();
+            if state.hung_up {
+                return Err(Errno::EIO);
+            }
+            let room = OUT.saturating_sub(state.out.len());
+            if room == 0 || state.discipline.stopped() {
+                return Err(Errno::EAGAIN);
+            }
+            let data = data.get(..data.len().min(room)).unwrap_or(&[]);
+            out.clear();
+            state.discipline.output(data, &mut out);
+            state.out.extend(&out);
+            drop(state);
+            tty.flush();
+            Ok(data.len())
+        })?;
+        Ok(Written { count, end: 0 })
+    }
+
+    fn admit(
+        &self,
+        file: &File,
+        waiter: &dyn Blocker,
+        writing: bool,
+    ) -> Result<Option<u64>, SysError> {
+        let termios = *self.0.state.lock().discipline.termios();
+        if let Some(cx) = waiter.current() {
+            if !writing {
+                self.0.check_foreground(cx, Signal::SIGTTIN)?;
+            } else if termios.local.contains(Local::TOSTOP) {
+                self.0.check_foreground(cx, Signal::SIGTTOU)?;
+            }
+        }
+        let (min, time) = (termios.cc(chars::MIN), termios.cc(chars::TIME));
+        if writing || termios.canonical() || min > 0 || time == 0 || file.nonblocking() {
+            return Ok(None);
+        }
+        // VTIME counts tenths of a second.
+        Ok(Some(platform().monotonic().saturating_add(u64::from(time) * 100_000_000)))
+    }
+
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn poll(&self, _file: &File) -> Events {
+        let state = self.0.state.lock();
+        if state.hung_up {
+            return Events::READABLE | Events::WRITABLE | Events::HUP | Events::ERR;
+        }
+        let termios = state.discipline.termios();
+        let least = match (termios.cc(chars::MIN), termios.cc(chars::TIME)) {
+            (min, 0) => usize::from(min).max(1),
+            _ => 1,
+        };
+        let mut events = Events::empty();
+        events.set(Events::READABLE, state.discipline.available(usize::MAX, least).is_some());
+        events.set(Events::WRITABLE, state.out.len() < OUT && !state.discipline.stopped());
+        events
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        Some(&self.0.queue)
+    }
+
+    fn available(&self, _file: &File) -> Result<usize, Errno> {
+        Ok(self.0.state.lock().discipline.len())
+    }
+
+    fn ioctl(&self, cx: &mut Current, _file: &File, command: u32, arg: u64) -> SysResult {
+        self.0.ioctl(cx, command, arg, false)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for Slave {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.opens = state.opens.saturating_sub(1);
+        if state.opens == 0 {
+            state.left = true;
+            drop(state);
+            self.0.master_queue.wake_all();
+        }
+    }
+}
+
+/// What /dev/tty is: the caller's controlling terminal. `ENXIO` where it has none.
+pub fn open_own(cx: &super::Cx<'_>, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+    let process = &cx.task.ok_or(Errno::ENXIO)?.process;
+    let terminal = process.terminal.lock().clone().ok_or(Errno::ENXIO)?;
+    terminal.open(has_cap(cx.creds.capabilities.effective, cap::SYS_ADMIN))
+}
