@@ -212,7 +212,7 @@ pub fn current() -> &'static Thread {
     this_cpu().current.get()
 }
 
-/// Starts a thread; `None` where memory or slots are short.
+/// Starts a thread, which may run where the calling one may; `None` where memory or slots are short.
 pub fn spawn(main: Main) -> Option<Id> {
     let stack = Stack::new()?;
     let thread = take_slot()?;
@@ -229,7 +229,8 @@ pub fn spawn(main: Main) -> Option<Id> {
     thread.dead.set(false);
     thread.fpu.set(core::ptr::null_mut());
     thread.last_space.set(core::ptr::null());
-    thread.affinity.store(u64::MAX, Ordering::Relaxed);
+    // As on Linux, a thread may run where its maker may.
+    thread.affinity.store(current().affinity.load(Ordering::Relaxed), Ordering::Relaxed);
     thread.user_ns.store(0, Ordering::Relaxed);
     thread.total_ns.store(0, Ordering::Relaxed);
     thread.kicked.store(false, Ordering::Relaxed);

@@ -65,7 +65,7 @@ impl User {
     }
 
     /// Runs the application until it traps.
-    #[inline]
+    #[inline(always)] // one caller, and on the way of every system call
     pub fn run(&mut self, regs: &mut Registers, space: &Arc<Tables>) -> Exit {
         regs.eflags = regs.eflags & flags::USER | flags::FIXED | flags::IF;
         if regs.rip >= USER_END {

@@ -309,10 +309,12 @@ struct Application {
 }
 
 impl Application {
-    fn tables(&mut self, space: &Arc<dyn AddressSpace>) -> Option<Arc<Tables>> {
-        let tables = SPACES.lock().get(&space.id().0)?.upgrade()?;
-        self.space = Some((space.clone(), tables.clone()));
-        Some(tables)
+    /// Makes a space the thread's; whether it is one of ours.
+    #[cold]
+    fn take(&mut self, space: &Arc<dyn AddressSpace>) -> bool {
+        let tables = SPACES.lock().get(&space.id().0).and_then(Weak::upgrade);
+        self.space = tables.map(|tables| (space.clone(), tables));
+        self.space.is_some()
     }
 }
 
@@ -334,18 +336,12 @@ fn as_ring0(regs: &mut Registers) -> &mut ring0::Registers {
 
 impl UserThread for Application {
     fn switch(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Trap {
-        let known = match &self.space {
-            Some((last, tables)) if Arc::ptr_eq(last, space) => Some(tables),
-            _ => None,
-        };
-        let exit = match known {
-            Some(tables) => self.user.run(as_ring0(regs), tables),
-            None => match self.tables(space) {
-                Some(tables) => self.user.run(as_ring0(regs), &tables),
-                None => return Trap::Lost,
-            },
-        };
-        match exit {
+        if !matches!(&self.space, Some((last, _)) if Arc::ptr_eq(last, space)) && !self.take(space)
+        {
+            return Trap::Lost;
+        }
+        let Some((_, tables)) = &self.space else { return Trap::Lost };
+        match self.user.run(as_ring0(regs), tables) {
             Exit::Syscall => Trap::Syscall,
             Exit::Int80 => Trap::ForeignSyscall,
             Exit::Kicked => Trap::Kicked,

@@ -35,6 +35,7 @@ enum Found {
 }
 
 /// Serves everything that wants the task's attention.
+#[inline(never)] // keeps the way of a system call short
 pub fn attend(cx: &mut Current) -> Next {
     if let Some(status) = cx.exit.take() {
         return Next::Exit(status);

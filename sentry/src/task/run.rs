@@ -107,6 +107,7 @@ fn stillborn(task: Arc<Task>, held: Held, why: Errno) {
 }
 
 /// Runs the application until its task ends; how, as wait(2) encodes it.
+#[inline(never)] // keeps the way of a system call short
 fn run(cx: &mut Current) -> i32 {
     loop {
         if cx.task.attention.load(Ordering::SeqCst)
@@ -142,6 +143,7 @@ const PF_WRITE: u64 = 2;
 const PF_USER: u64 = 4;
 const PF_FETCH: u64 = 16;
 
+#[inline(never)] // keeps the way of a system call short
 fn page_fault(cx: &mut Current, fault: Fault) {
     let Err(why) = cx.mm.handle_fault(fault) else { return };
     let access = match fault.access {
@@ -172,6 +174,7 @@ fn page_fault(cx: &mut Current, fault: Fault) {
 }
 
 /// An exception's signal, as arch/x86/kernel/traps.c gives it.
+#[inline(never)] // keeps the way of a system call short
 fn exception(cx: &mut Current, e: Exception) {
     let rip = cx.regs.rip;
     cx.trap.number = e.vector.into();
