@@ -426,8 +426,7 @@ pub enum Call {
     /// `arg3`, CR3 `arg4` (inside RAM, page-aligned). Returns without waiting for it; result 0.
     StartCpu = 4,
     /// Makes one [`Request`] (its bytes at the beginning of `text`) on the vCPU's own thread, and waits for it.
-    /// Only for `NOP`, `WINDOW_MAP`, `WINDOW_UNMAP`, `FILE_READ`, `FILE_WRITE`, `FILE_SIZE`, `STREAM_READ`,
-    /// `STREAM_WRITE`, `POPULATE` and `RELEASE`; others give -ENOSYS.
+    /// Not for `STREAM_NOTIFY` and `CHANNEL_OPEN`, which give -ENOSYS.
     Request = 5,
 }
 

@@ -123,6 +123,11 @@ impl Thread {
         self.cpu.load(Ordering::Relaxed)
     }
 
+    /// The CPUs where it may run.
+    pub fn affinity(&self) -> u64 {
+        self.affinity.load(Ordering::Relaxed)
+    }
+
     fn may_run_on(&self, cpu: u32) -> bool {
         self.affinity.load(Ordering::Relaxed) >> cpu & 1 != 0
     }
@@ -212,8 +217,8 @@ pub fn current() -> &'static Thread {
     this_cpu().current.get()
 }
 
-/// Starts a thread, which may run where the calling one may; `None` where memory or slots are short.
-pub fn spawn(main: Main) -> Option<Id> {
+/// Starts a thread that may run on the CPUs of `affinity`; `None` where memory or slots are short.
+pub fn spawn(main: Main, affinity: u64) -> Option<Id> {
     let stack = Stack::new()?;
     let thread = take_slot()?;
     let top = stack.top();
@@ -229,8 +234,7 @@ pub fn spawn(main: Main) -> Option<Id> {
     thread.dead.set(false);
     thread.fpu.set(core::ptr::null_mut());
     thread.last_space.set(core::ptr::null());
-    // As on Linux, a thread may run where its maker may.
-    thread.affinity.store(current().affinity.load(Ordering::Relaxed), Ordering::Relaxed);
+    thread.affinity.store(affinity, Ordering::Relaxed);
     thread.user_ns.store(0, Ordering::Relaxed);
     thread.total_ns.store(0, Ordering::Relaxed);
     thread.kicked.store(false, Ordering::Relaxed);

@@ -169,7 +169,7 @@ pub fn update_physical(word: &AtomicU32, next: impl Fn(u32) -> Option<u32>) -> u
 
 /// Starts the thread that gives freed memory back to the host.
 pub fn start_release() {
-    if ring0::thread::spawn(alloc::boxed::Box::new(release_loop)).is_none() {
+    if ring0::thread::spawn(alloc::boxed::Box::new(release_loop), u64::MAX).is_none() {
         host::log(
             sentry::platform::Level::Warning,
             format_args!("freed memory stays with the sandbox"),

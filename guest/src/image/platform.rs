@@ -124,7 +124,9 @@ impl Platform for Machine {
     }
 
     fn spawn(&self, _name: &str, entry: Box<dyn FnOnce() + Send>) -> Result<ThreadId, Errno> {
-        thread::spawn(entry).map(|id| ThreadId(id.0)).ok_or(Errno::EAGAIN)
+        // As on Linux, a thread may run where its maker may: on a busy CPU it wakes no other.
+        let affinity = thread::current().affinity();
+        thread::spawn(entry, affinity).map(|id| ThreadId(id.0)).ok_or(Errno::EAGAIN)
     }
 
     fn current(&self) -> ThreadId {

@@ -102,7 +102,7 @@ fn start_listener() -> Result<(), Errno> {
     static START: spin::Mutex<()> = spin::Mutex::new(());
     let _start = START.lock();
     if LISTENER.load(Ordering::SeqCst) == 0 {
-        let id = thread::spawn(Box::new(listen)).ok_or(Errno::ENOMEM)?;
+        let id = thread::spawn(Box::new(listen), u64::MAX).ok_or(Errno::ENOMEM)?;
         LISTENER.store(id.0, Ordering::SeqCst);
     }
     Ok(())
@@ -190,7 +190,7 @@ impl Stream for HostStream {
     }
 
     fn ready(&self) -> Ready {
-        match check(host::request(self.request(op::STREAM_READY))) {
+        match check(host::request_now(self.request(op::STREAM_READY))) {
             Ok(bits) => Ready::from_bits_truncate(bits as u16),
             Err(_) => Ready::ERR,
         }
@@ -206,13 +206,13 @@ impl Stream for HostStream {
     }
 
     fn window_size(&self) -> Result<(u16, u16), Errno> {
-        let size = check(host::request(self.request(op::STREAM_WINDOW)))?;
+        let size = check(host::request_now(self.request(op::STREAM_WINDOW)))?;
         Ok(((size >> 16) as u16, size as u16))
     }
 
     fn seek(&self, offset: i64, whence: u32) -> Result<u64, Errno> {
         let request =
             Request { offset: offset as u64, len: whence.into(), ..self.request(op::STREAM_SEEK) };
-        check(host::request(request))
+        check(host::request_now(request))
     }
 }
