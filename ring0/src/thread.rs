@@ -25,8 +25,9 @@ use crate::paging::{self, Tables};
 use crate::percpu::{self, PerCpu, state, this_cpu};
 use crate::stack::Stack;
 
-/// How long a thread runs while another waits, in nanoseconds.
-const SLICE: u64 = 5_000_000;
+/// How long a thread runs while another waits, in nanoseconds, at least; at most twice that. Each slice that is timed
+/// costs two VM exits, to arm the timer and to take its interrupt.
+const SLICE: u64 = 10_000_000;
 
 /// States of a thread's wake-up.
 mod wake {
@@ -459,8 +460,11 @@ pub(crate) fn preempt_if_due() {
     }
     let end = cpu.slice_end.get();
     if end != u64::MAX {
-        if clock::monotonic() < end {
-            apic::arm(end);
+        let now = clock::monotonic();
+        if now < end {
+            // The timer was armed for an earlier slice. Not for just the rest of this one: threads that take turns
+            // faster than slices end would have it fire, and find nothing to do, that much more often.
+            apic::arm(now.saturating_add(SLICE));
         } else if cpu.shared.queue.is_empty() {
             cpu.slice_end.set(u64::MAX);
         } else {

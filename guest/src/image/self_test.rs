@@ -207,7 +207,8 @@ macro_rules! check {
 /// Runs it, and ends the sandbox.
 pub fn run() {
     machine::install();
-    let tests: [Test; 14] = [
+    let tests: [Test; 15] = [
+        ("memory functions", memory_functions),
         ("calls", calls),
         ("faults", faults),
         ("traps", traps),
@@ -596,6 +597,46 @@ fn base_registers() -> Finding {
     Ok(())
 }
 
+/// What compiled code calls by name, against loops over bytes, for lengths around every turn that they take.
+fn memory_functions() -> Finding {
+    const ROOM: usize = 700;
+    let pattern: Vec<u8> = (0..ROOM as u32).map(|n| (n * 7 + n / 251) as u8).collect();
+    let byte = |all: &[u8], n: usize| core::hint::black_box(all[n]);
+    for len in (0..70).chain([127, 255, 256, 257, 263, 264, 265, 511, 600]) {
+        for (to, from) in [(0, 0), (0, 3), (3, 0), (8, 16), (16, 8), (1, 64), (64, 1), (5, 90)] {
+            let mut moved = pattern.clone();
+            moved.copy_within(from..from + len, to);
+            for n in 0..ROOM {
+                let inside = (to..to + len).contains(&n);
+                let want = byte(&pattern, if inside { n - to + from } else { n });
+                check!(byte(&moved, n) == want, "memmove of {len} from {from} to {to}: byte {n}");
+            }
+            let mut set = pattern.clone();
+            set[to..to + len].fill(0xa5);
+            for n in 0..ROOM {
+                let want = if (to..to + len).contains(&n) { 0xa5 } else { byte(&pattern, n) };
+                check!(byte(&set, n) == want, "memset of {len} at {to}: byte {n}");
+            }
+            let mut copy = vec![0u8; ROOM];
+            copy[to..to + len].copy_from_slice(&pattern[from..from + len]);
+            check!(copy[to..to + len] == pattern[from..from + len], "memcmp of {len} equal");
+            if len > 0 {
+                let at = to + len / 2;
+                let old = copy[at];
+                for new in [old.wrapping_add(1), old.wrapping_sub(1), old ^ 0x80] {
+                    copy[at] = new;
+                    let order = copy[to..to + len].cmp(&pattern[from..from + len]);
+                    check!(
+                        order == new.cmp(&old),
+                        "memcmp of {len}, {old} against {new}: {order:?}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 fn copies() -> Finding {
     let mut p = Program::new(store())?;
     let mut t = thread()?;
@@ -615,6 +656,15 @@ fn copies() -> Finding {
         check!(result == Err(end), "copy out over the end: {result:x?}");
         let result = space.copy_in(DATA + PAGE - 96, &mut back);
         check!(result == Err(end), "copy in over the end: {result:x?}");
+        // Words of the copy lie across the end of the page.
+        for left in 1..9u64 {
+            let from = DATA + PAGE - left;
+            let end = CopyFault { done: left as usize, addr: DATA + PAGE };
+            check!(space.copy_out(from, &data[..64]) == Err(end), "{left} bytes out to the end");
+            check!(space.copy_in(from, &mut back[..64]) == Err(end), "{left} bytes in to the end");
+            let same = &back[..left as usize] == &data[..left as usize];
+            check!(same, "{left} bytes to the end: others came back");
+        }
         let result = space.copy_out(CODE, &data[..8]);
         check!(result == Err(CopyFault { done: 0, addr: CODE }), "read-only: {result:x?}");
         check!(space.copy_in(CODE, &mut back[..8]) == Ok(()), "copy in of code");
