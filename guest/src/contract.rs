@@ -110,6 +110,8 @@ bitflags::bitflags! {
         const ISOLATE_TABLES = 1 << 9;
         /// Other vCPUs are started at boot, not at need.
         const START_ALL_CPUS = 1 << 10;
+        /// The APIC's own register at the end of interrupts, not KVM's bit in memory.
+        const NO_PV_EOI = 1 << 11;
     }
 }
 

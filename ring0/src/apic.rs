@@ -8,6 +8,7 @@ use crate::boot;
 use crate::clock;
 use crate::features::Features;
 use crate::percpu::{self, PerCpu, this_cpu};
+use core::sync::atomic::Ordering;
 
 /// Looks for news: a kick, a stale translation, a thread to run.
 pub const IPI_VECTOR: u8 = 0xf0;
@@ -64,7 +65,7 @@ unsafe fn write(register: u32, value: u32) {
 ///
 /// # Safety
 /// On the CPU itself, at its boot, with interrupts off.
-pub(crate) unsafe fn init() {
+pub(crate) unsafe fn init(cpu: &'static PerCpu) {
     let mode = if x2apic() { X2APIC_ENABLE } else { XAPIC_ENABLE };
     // SAFETY: the modes are entered as the SDM says (volume 3, 11.12.5), and the vectors have gates.
     unsafe {
@@ -83,12 +84,20 @@ pub(crate) unsafe fn init() {
             0
         };
         write(reg::LVT_TIMER, u32::from(TIMER_VECTOR) | mode);
+        if boot::choice().features.contains(Features::PV_EOI) {
+            let at = boot::physical(cpu.pv_eoi.as_ptr() as u64);
+            arch::wrmsr(msr::KVM_PV_EOI_EN, at | 1);
+        }
     }
 }
 
 /// Says that the interrupt is dealt with.
 #[inline]
 pub fn end_of_interrupt() {
+    // One instruction: between two KVM could take the bit back (Documentation/virt/kvm/x86/msr.rst).
+    if this_cpu().pv_eoi.swap(0, Ordering::Relaxed) & 1 != 0 {
+        return;
+    }
     // SAFETY: writing 0 there means just that; without an interrupt in service it means nothing.
     unsafe { write(reg::EOI, 0) };
 }

@@ -141,7 +141,7 @@ unsafe fn init(cpu: &'static PerCpu) {
     unsafe {
         tables::load(cpu, choice());
         clock::init(cpu);
-        apic::init();
+        apic::init(cpu);
     }
     cpu.set_online();
 }

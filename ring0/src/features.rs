@@ -30,6 +30,8 @@ bitflags::bitflags! {
         const KVMCLOCK = 1 << 9;
         /// 1 GiB pages.
         const GIB_PAGES = 1 << 10;
+        /// The end of an interrupt by a bit in memory, without an exit.
+        const PV_EOI = 1 << 11;
     }
 }
 
@@ -80,6 +82,7 @@ pub fn choose(cpuid: &Cpuid, without: Features) -> Choice {
     f.set(Features::XSAVEOPT, bit(c1, 26) && bit(ad1, 0));
     f.set(Features::RDRAND, bit(c1, 30));
     f.set(Features::KVMCLOCK, bit(kvm, 3));
+    f.set(Features::PV_EOI, bit(kvm, 6));
     f.set(Features::GIB_PAGES, bit(dx1, 26));
     f -= without;
     if !f.contains(Features::XSAVE) {

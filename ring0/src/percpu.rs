@@ -85,6 +85,8 @@ pub struct PerCpu {
     pub(crate) slice_end: Cell<u64>,
     /// When the thread that runs was put on this CPU.
     pub(crate) since: Cell<u64>,
+    /// KVM sets bit 0 when it has delivered an interrupt whose end it need not be told of.
+    pub(crate) pv_eoi: AtomicU32,
     pub(crate) pvclock: PvClock,
     pub(crate) descriptors: UnsafeCell<Descriptors>,
 }
@@ -129,6 +131,7 @@ impl PerCpu {
             timer: Cell::new(u64::MAX),
             slice_end: Cell::new(u64::MAX),
             since: Cell::new(0),
+            pv_eoi: AtomicU32::new(0),
             pvclock: PvClock::new(),
             descriptors: UnsafeCell::new(Descriptors::new()),
         }));

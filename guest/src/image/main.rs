@@ -113,6 +113,7 @@ fn without(force: Force) -> Features {
         (Force::NO_FSGSBASE, Features::FSGSBASE),
         (Force::NO_SMAP, Features::SMAP),
         (Force::TSC_CLOCK, Features::KVMCLOCK),
+        (Force::NO_PV_EOI, Features::PV_EOI),
     ] {
         without.set(feature, force.contains(bit));
     }

@@ -38,9 +38,9 @@ const REMOVED: &[(u32, u32, [u32; 4])] = &[
 const DROPPED: &[u32] =
     &[0xa, 0x12, 0x14, 0x1d, 0x1e, 0x8000_000a, 0x8000_001b, 0x8000_001f, 0x8000_0022];
 
-/// KVM's features that the image uses (Documentation/virt/kvm/x86/cpuid.rst): 0 and 3 the clock, 24
-/// that it is stable.
-const KVM_FEATURES: u32 = bits(&[0, 3, 24]);
+/// KVM's features that the image uses (Documentation/virt/kvm/x86/cpuid.rst): 0 and 3 the clock, 6 the end of
+/// interrupts without an exit, 24 that the clock is stable.
+const KVM_FEATURES: u32 = bits(&[0, 3, 6, 24]);
 
 const fn bits(list: &[u32]) -> u32 {
     let mut word = 0;
@@ -215,7 +215,7 @@ mod tests {
         let d = get(0xd, 0).unwrap();
         assert_eq!((d.eax, d.ecx), (0b1110_0111, 832));
         assert_eq!(get(0xd, 1).unwrap().ecx, 0);
-        assert_eq!(get(0x4000_0001, 0).unwrap().eax, 0x0100_0009);
+        assert_eq!(get(0x4000_0001, 0).unwrap().eax, 0x0100_0049);
         assert_eq!(get(0x8000_0001, 0).unwrap().ecx >> 2 & 1, 0, "SVM");
         assert_eq!(get(0xb, 1).unwrap().ebx, 2);
         let second = for_vcpu(&profile, 1);
