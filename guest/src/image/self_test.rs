@@ -662,7 +662,7 @@ fn copies() -> Finding {
             let end = CopyFault { done: left as usize, addr: DATA + PAGE };
             check!(space.copy_out(from, &data[..64]) == Err(end), "{left} bytes out to the end");
             check!(space.copy_in(from, &mut back[..64]) == Err(end), "{left} bytes in to the end");
-            let same = &back[..left as usize] == &data[..left as usize];
+            let same = back[..left as usize] == data[..left as usize];
             check!(same, "{left} bytes to the end: others came back");
         }
         let result = space.copy_out(CODE, &data[..8]);
