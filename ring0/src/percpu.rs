@@ -59,6 +59,8 @@ pub struct Shared {
     pub queue: RunQueue,
     /// Whether an interrupt should look for other threads.
     pub resched: AtomicBool,
+    /// When the thread that runs was put on this CPU.
+    pub since: AtomicU64,
 }
 
 /// One CPU.
@@ -83,8 +85,6 @@ pub struct PerCpu {
     pub(crate) timer: Cell<u64>,
     /// When the thread that runs has used its slice; `u64::MAX`: nobody waits.
     pub(crate) slice_end: Cell<u64>,
-    /// When the thread that runs was put on this CPU.
-    pub(crate) since: Cell<u64>,
     /// KVM sets bit 0 when it has delivered an interrupt whose end it need not be told of.
     pub(crate) pv_eoi: AtomicU32,
     pub(crate) pvclock: PvClock,
@@ -122,6 +122,7 @@ impl PerCpu {
                 idle: AtomicBool::new(false),
                 queue: RunQueue::new(),
                 resched: AtomicBool::new(false),
+                since: AtomicU64::new(0),
             },
             current: Cell::new(idle),
             previous: Cell::new(None),
@@ -130,7 +131,6 @@ impl PerCpu {
             live_bases: Cell::new([0; 2]),
             timer: Cell::new(u64::MAX),
             slice_end: Cell::new(u64::MAX),
-            since: Cell::new(0),
             pv_eoi: AtomicU32::new(0),
             pvclock: PvClock::new(),
             descriptors: UnsafeCell::new(Descriptors::new()),

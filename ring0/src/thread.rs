@@ -57,8 +57,16 @@ pub struct Thread {
     /// The CPU where it is, or was last.
     cpu: AtomicU32,
     affinity: AtomicU64,
-    pub(crate) user_ns: AtomicU64,
+    /// Time in the application and altogether, up to when it last left a CPU.
+    user_ns: AtomicU64,
     total_ns: AtomicU64,
+    /// How often it has entered the application, and how often when it last left a CPU.
+    pub(crate) runs: AtomicU64,
+    counted: AtomicU64,
+    /// What it takes the kernel to serve one of its traps, as far as measured, nanoseconds.
+    pub(crate) service_ns: AtomicU64,
+    /// When the trap came that is being measured; 0: none is.
+    pub(crate) measured: Cell<u64>,
     /// From here on, what only the CPU that has the thread touches.
     rsp: Cell<u64>,
     stack: Cell<Option<Stack>>,
@@ -96,6 +104,10 @@ impl Thread {
             affinity: AtomicU64::new(u64::MAX),
             user_ns: AtomicU64::new(0),
             total_ns: AtomicU64::new(0),
+            runs: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            service_ns: AtomicU64::new(0),
+            measured: Cell::new(0),
             rsp: Cell::new(0),
             stack: Cell::new(None),
             main: Cell::new(None),
@@ -127,6 +139,54 @@ impl Thread {
     /// The CPUs where it may run.
     pub fn affinity(&self) -> u64 {
         self.affinity.load(Ordering::Relaxed)
+    }
+
+    /// Of the time since it was put on its CPU, the application's part. Reading the clock at every trap would
+    /// cost more than serving some of them: instead the traps are counted, and a few of them measured.
+    fn user_part(&self, ran: u64) -> u64 {
+        let runs = self.runs.load(Ordering::Relaxed);
+        match runs.saturating_sub(self.counted.load(Ordering::Relaxed)) {
+            0 => 0,
+            n => ran.saturating_sub(n.saturating_mul(self.service_ns.load(Ordering::Relaxed))),
+        }
+    }
+
+    /// It leaves its CPU, where it was for so long.
+    fn leave(&self, ran: u64) {
+        self.user_ns.fetch_add(self.user_part(ran), Ordering::Relaxed);
+        self.total_ns.fetch_add(ran, Ordering::Relaxed);
+        self.counted.store(self.runs.load(Ordering::Relaxed), Ordering::Relaxed);
+        // What comes between is not the trap's own.
+        self.measured.set(0);
+    }
+
+    /// A trap has been taken: measures this one's service, or does not.
+    #[inline]
+    pub(crate) fn trapped(&self, runs: u64) {
+        if runs & 63 == 0 || runs < 8 {
+            self.measured.set(clock::monotonic());
+        }
+    }
+
+    /// It goes back to the application.
+    #[inline]
+    pub(crate) fn enters(&self) -> u64 {
+        if self.measured.get() != 0 {
+            self.served();
+        }
+        let runs = self.runs.load(Ordering::Relaxed).wrapping_add(1);
+        // Its own CPU alone writes it.
+        self.runs.store(runs, Ordering::Relaxed);
+        runs
+    }
+
+    #[cold]
+    fn served(&self) {
+        let took = clock::monotonic().saturating_sub(self.measured.replace(0));
+        let before = self.service_ns.load(Ordering::Relaxed);
+        let new =
+            if before == 0 { took } else { (before.saturating_mul(7).saturating_add(took)) / 8 };
+        self.service_ns.store(new, Ordering::Relaxed);
     }
 
     fn may_run_on(&self, cpu: u32) -> bool {
@@ -238,6 +298,10 @@ pub fn spawn(main: Main, affinity: u64) -> Option<Id> {
     thread.affinity.store(affinity, Ordering::Relaxed);
     thread.user_ns.store(0, Ordering::Relaxed);
     thread.total_ns.store(0, Ordering::Relaxed);
+    thread.runs.store(0, Ordering::Relaxed);
+    thread.counted.store(0, Ordering::Relaxed);
+    thread.service_ns.store(0, Ordering::Relaxed);
+    thread.measured.set(0);
     thread.kicked.store(false, Ordering::Relaxed);
     thread.wake.store(wake::NONE, Ordering::Relaxed);
     thread.cpu.store(this_cpu().number, Ordering::Relaxed);
@@ -388,11 +452,16 @@ pub fn cpu_time(id: Id) -> (u64, u64) {
     let Some(thread) = lookup(id) else {
         return (0, 0);
     };
-    let mut total = thread.total_ns.load(Ordering::Relaxed);
-    if core::ptr::eq(thread, current()) {
-        total = total.saturating_add(clock::monotonic().saturating_sub(this_cpu().since.get()));
+    let (mut user, mut total) =
+        (thread.user_ns.load(Ordering::Relaxed), thread.total_ns.load(Ordering::Relaxed));
+    if thread.on_cpu.load(Ordering::Acquire)
+        && let Some(shared) = percpu::remote(thread.cpu())
+    {
+        let ran = clock::monotonic().saturating_sub(shared.since.load(Ordering::Relaxed));
+        total = total.saturating_add(ran);
+        user = user.saturating_add(thread.user_part(ran));
     }
-    let user = thread.user_ns.load(Ordering::Relaxed).min(total);
+    let user = user.min(total);
     (user, total.saturating_sub(user))
 }
 
@@ -512,8 +581,7 @@ fn switch_to(next: &'static Thread) {
         unsafe { (*fpu).save() };
     }
     let now = clock::monotonic();
-    let ran = now.saturating_sub(cpu.since.replace(now));
-    previous.total_ns.fetch_add(ran, Ordering::Relaxed);
+    previous.leave(now.saturating_sub(cpu.shared.since.swap(now, Ordering::Relaxed)));
     cpu.slice_end.set(u64::MAX);
     cpu.previous.set(Some(previous));
     cpu.current.set(next);
@@ -547,7 +615,7 @@ fn steal(cpu: &PerCpu) -> Option<&'static Thread> {
 /// What a CPU does when it has nothing to do; the thread that it came up as ends here.
 pub fn idle() -> ! {
     let cpu = this_cpu();
-    cpu.since.set(clock::monotonic());
+    cpu.shared.since.store(clock::monotonic(), Ordering::Relaxed);
     loop {
         run_timers();
         let next = cpu.shared.queue.pop(cpu.number, false).or_else(|| steal(cpu));

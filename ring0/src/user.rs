@@ -93,11 +93,13 @@ impl User {
                 continue;
             }
             space.catch_up(cpu);
+            let runs = me.enters();
             let how = how(cpu, regs);
             // SAFETY: the flags are sanitized and RIP is in the lower half; `how` checks for SYSRET; the area is this
             // thread's; the space is loaded. Interrupts are off.
             let trap = unsafe { entry::ring0_enter(regs, self.state.address(), how) };
             cpu.shared.state.store(state::KERNEL, Ordering::Release);
+            me.trapped(runs);
             if how & WITH_FSGSBASE == 0 {
                 [regs.fs_base, regs.gs_base] = cpu.live_bases.get();
             }

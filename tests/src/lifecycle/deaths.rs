@@ -13,6 +13,7 @@ pub(super) const TESTS: &[Test] = &[
     ("deaths/sandbox", sandbox),
     ("deaths/gofer", gofer),
     ("deaths/foreground-command", foreground_command),
+    ("confinement/processes", confined_processes),
 ];
 
 /// A detached container that sleeps; returns the pid that its pid file gives.
@@ -21,6 +22,47 @@ fn running(c: &Context) -> Result<i32, Stop> {
         ["run", "--detach", "--bundle", &c.text_path("b"), "--pid-file", &c.text_path("pid"), "x"];
     c.must(&args)?;
     read_pid(&c.path("pid"))
+}
+
+/// Sandbox and gofer live in namespaces of their own, without rights that they do not need, each thread filtered; the
+/// sandbox in an empty root.
+fn confined_processes(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _b = c.bundle("b", "sleep 1000")?;
+    running(c)?;
+    // What the kernel gives each role (capability numbers of capabilities(7)): the sandbox nothing, the gofer what serving
+    // files as their owners takes.
+    const FILES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31;
+    for (role, capabilities) in [("sandbox", 0), ("gofer", FILES)] {
+        let found = processes().into_iter().find(|(_, name)| name.contains(&format!(" {role}")));
+        let Some((pid, name)) = found else {
+            return Err(Stop::Failed(format!("no {role}: {:?}", processes())));
+        };
+        for kind in ["mnt", "pid", "ipc", "uts", "net"] {
+            let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+            let (own, its) = (of("self")?, of(&pid.to_string())?);
+            ensure!(own != its, "{name}: it is in this {kind} namespace");
+        }
+        if role == "sandbox" {
+            let count = fs::read_dir(format!("/proc/{pid}/root"))?.count();
+            ensure!(count == 0, "{name}: its root has {count} entries");
+        }
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let of = |key: &str| {
+                let line = status.lines().find(|line| line.starts_with(key));
+                line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().to_owned()
+            };
+            ensure!(of("Seccomp:") == "2", "{name}: no filter:\n{status}");
+            ensure!(of("NoNewPrivs:") == "1", "{name}: it may gain privileges");
+            for set in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+                let has = u64::from_str_radix(&of(set), 16).unwrap_or(u64::MAX);
+                ensure!(has & !capabilities == 0, "{name}: {set} {has:#x}");
+            }
+        }
+    }
+    c.must(&["delete", "--force", "x"])?;
+    Ok(())
 }
 
 /// This container's processes: all descendants, because the test is their subreaper.

@@ -33,7 +33,7 @@ impl Clock {
 
     /// Refreshes the page if that is due.
     pub fn refresh(&mut self, vm: &VmFd, ram: &Ram) -> Result<(), OutsideRam> {
-        let now = host_clock(libc::CLOCK_MONOTONIC);
+        let now = monotonic();
         if self.refreshed.is_some_and(|last| now.saturating_sub(last) < PERIOD) {
             return Ok(());
         }
@@ -67,6 +67,11 @@ impl Clock {
         self.sequence = self.sequence.wrapping_add(1);
         ram.store(sequence, self.sequence)
     }
+}
+
+/// The host's monotonic clock, nanoseconds.
+pub fn monotonic() -> u64 {
+    host_clock(libc::CLOCK_MONOTONIC)
 }
 
 fn host_clock(id: libc::clockid_t) -> u64 {

@@ -43,7 +43,8 @@ use event_manager::{EventManager, EventOps, Events, MutEventSubscriber, Subscrib
 use guest::contract::{DIRECT_MAP, DOORBELL_PORT, GPA_LIMIT, HOST_VECTOR, MAX_VCPUS, RAM_BASE};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting,
-    kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_userspace_memory_region,
+    kvm_clock_data, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use ptrace_fallback::{ControlSentry, LogSink};
@@ -184,6 +185,9 @@ impl Machine {
         let vm = kvm_fd.create_vm().map_err(kvm("KVM_CREATE_VM"))?;
         // Three pages below 4 GiB that Intel's CPUs want for real mode, where no memory is.
         vm.set_tss_address(0xfffb_d000).map_err(kvm("KVM_SET_TSS_ADDR"))?;
+        // Monotonic time goes on from the host's, as in a container of its own kernel's.
+        let clock = kvm_clock_data { clock: clock::monotonic(), ..Default::default() };
+        vm.set_clock(&clock).map_err(kvm("KVM_SET_CLOCK"))?;
         // The local APICs are KVM's; there is no I/O APIC and no PIC.
         let split =
             kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [0; 4], ..Default::default() };
