@@ -42,8 +42,8 @@ pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
 use sentry::errno::Errno;
 use sentry::platform::{
-    AddressSpace, AtomicOp, Channel, ChannelId, CpuTime, FileId, Frame, Level, Platform, Stream,
-    StreamId, ThreadId, UserThread,
+    AddressSpace, AtomicOp, Channel, ChannelId, CpuTime, FaultAround, FileId, Frame, Level,
+    Platform, Stream, StreamId, ThreadId, UserThread,
 };
 
 use gofer::GoferChannel;
@@ -264,6 +264,12 @@ impl Platform for PtracePlatform {
 
     fn new_space(&self) -> Result<Arc<dyn AddressSpace>, Errno> {
         Ok(self.machine.new_space()?)
+    }
+
+    fn fault_around(&self) -> FaultAround {
+        // A stretch of a host's file costs one call however long it is: the host's kernel fills it in
+        // as it is touched, and no stop of a tracee with that.
+        FaultAround { fresh: 16, copied: 4, file: 16, donated: 4096 }
     }
 
     fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno> {

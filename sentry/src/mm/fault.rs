@@ -301,7 +301,7 @@ impl State {
 
     /// The run of pages of a donated file to map around `number`: first page number and length.
     fn donated_run(&self, vma: &Vma, file: &VmaFile, number: u64) -> (u64, u32) {
-        let most = u64::from(platform().fault_around().file);
+        let most = u64::from(platform().fault_around().donated);
         let range = self.empty_around(vma, number, window(number, most));
         let reach = |from: u64| {
             let want = u32::try_from(range.end - from).unwrap_or(u32::MAX);

@@ -178,6 +178,8 @@ pub struct FaultAround {
     pub copied: u32,
     /// Pages of a file.
     pub file: u32,
+    /// Pages of a donated file.
+    pub donated: u32,
 }
 
 /// How urgent a log line is; the numbers are syslog(3)'s.
@@ -239,7 +241,7 @@ pub trait Platform: Send + Sync + 'static {
     fn new_space(&self) -> Result<Arc<dyn AddressSpace>, Errno>;
     /// How much is worth mapping at once around a fault.
     fn fault_around(&self) -> FaultAround {
-        FaultAround { fresh: 16, copied: 4, file: 16 }
+        FaultAround { fresh: 16, copied: 4, file: 16, donated: 16 }
     }
     /// What the calling thread needs to run an application; it stays on this thread.
     fn new_user_thread(&self) -> Result<Box<dyn UserThread>, Errno>;

@@ -28,6 +28,9 @@ use serde_json::json;
 
 use program::{OPERATIONS, Operation, median};
 
+/// How long the host gets to forget a probe.
+const SETTLE: Duration = Duration::from_millis(300);
+
 /// How long a measured program may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -524,6 +527,10 @@ impl Bench<'_> {
                 first.push(start.elapsed().as_secs_f64() * 1e3);
                 running.end().map_err(|e| format!("start on {platform}: {e}"))?;
                 whole.push(start.elapsed().as_secs_f64() * 1e3);
+                if *cold {
+                    // The probe's machine is taken down behind everybody's back.
+                    std::thread::sleep(SETTLE);
+                }
             }
         }
         let mut bases: [(Option<f64>, Option<f64>); 2] = Default::default();
