@@ -11,7 +11,7 @@ macro_rules! sh {
 pub(super) const CASES: &[Case] = &[
     Case::new(Root::Debian, "true", &["/usr/bin/true"]),
     Case::new(Root::Debian, "ls-root", &["ls", "-1", "/"]),
-    sh!("ls", "cd /tmp; mkdir d; echo a >f; ln -s f l; touch -d '2020-01-01 UTC' d f; ls -lA --time-style=+%s | tail -n +2; ls -F; ls --sort=size -r; ls -i f | wc -w; ls nofile; echo $?"),
+    sh!("ls", "cd /tmp; mkdir d; echo a >f; ln -s f l; touch -hd '2020-01-01 UTC' d f l; ls -lA --time-style=+%s | tail -n +2; ls -F; ls --sort=size -r; ls -i f | wc -w; ls nofile; echo $?"),
     sh!("stat", "cd /tmp; echo abc >f; chmod 604 f; stat -c '%n %s %a %F %h %u %U' f; stat -fc %T /proc; stat -c '%t %T' /dev/null; stat nofile"),
     sh!("cp", "cd /tmp; seq 1000 >a; cp a b; cmp a b && echo same; cp -r /etc e; diff -r /etc e && echo tree; cp --sparse=always a s; cmp a s; cp -l a h; stat -c %h a; cp -a a p; cp -s /tmp/a sl; readlink sl; cp --reflink=auto a r; cmp a r; cp a /root/x; cmp a /root/x && echo across; cp a nodir/x"),
     sh!("mv-rm-ln", "cd /tmp; echo 1 >a; mv -v a b; echo 2 >a; mv -n a b; cat b; mv -T a b; cat b; mkdir -p d/e; mv b d; rm d; rm -r d; ls; ln -s x y; ln -sf z y; readlink y; ln y y2; rm -f none; rm none; unlink y"),
@@ -38,5 +38,5 @@ pub(super) const CASES: &[Case] = &[
     sh!("ld-so", "ldd /bin/bash | awk '{ print $1 }'; LD_DEBUG=libs /bin/true 2>&1 | grep -c 'calling init' ; /lib64/ld-linux-x86-64.so.2 --list /bin/true | awk '{print $1}'; LD_PRELOAD=/none.so true; LD_BIND_NOW=1 ls -d /; getent passwd root; locale -a; iconv -f utf8 -t latin1 /etc/hosts"),
     sh!("tput-stty", "TERM=xterm tput cols; TERM=xterm tput setaf 1 | od -c; stty -a; infocmp -1 xterm | wc -l; tset -q; dircolors | head -n 1"),
     sh!("file-locale", "file /etc/passwd /bin/sh /dev/null /tmp; LC_ALL=C.UTF-8 sh -c 'echo é | wc -m'; LC_ALL=C sh -c 'echo é | wc -m'"),
-    sh!("signals", "sh -c 'kill -STOP $$' & sleep 0.2; kill -CONT $!; wait $!; echo $?; kill -l 11; /usr/bin/kill -L | head -n 1; sleep 100 & kill -s QUIT $!; wait $! 2>/dev/null; echo $?"),
+    sh!("signals", "sh -c 'kill -STOP $$' & sleep 0.2; kill -CONT $!; wait $!; echo $?; kill -l 11; /usr/bin/kill -L | head -n 1; sleep 100 & kill -s USR1 $!; wait $! 2>/dev/null; echo $?"),
 ];
