@@ -67,6 +67,7 @@ pub fn run(
         clients: HashMap::new(),
         containers: HashMap::from([(id, Container { stand_in: stand_in_fd, ended: false })]),
         pending: VecDeque::new(),
+        ends: Vec::new(),
         next: 0,
         outcome: None,
     }));
@@ -112,6 +113,8 @@ struct Supervisor<'a> {
     clients: HashMap<RawFd, Peer>,
     containers: HashMap<String, Container>,
     pending: VecDeque<Pending>,
+    /// Ends that stand-ins have not been told of yet.
+    ends: Vec<(RawFd, ExitStatus)>,
     next: u64,
     /// Set when the loop is to end.
     outcome: Option<Result<(), Error>>,
@@ -168,7 +171,20 @@ impl Supervisor<'_> {
         if let Some(Pending { client: Some(client), .. }) = self.pending.remove(index) {
             self.tell(client, &FromSandbox::Answer(result));
         }
+        self.tell_ends();
         Ok(())
+    }
+
+    /// Tells stand-ins that their containers have ended, once nobody else waits for an answer: a stand-in ends
+    /// this process then, and whoever has killed the container would not learn that it has.
+    fn tell_ends(&mut self) {
+        let waits = |p: &Pending| p.client.is_some_and(|c| self.clients.contains_key(&c));
+        if self.pending.iter().any(waits) {
+            return;
+        }
+        for (stand_in, status) in std::mem::take(&mut self.ends) {
+            self.tell(stand_in, &FromSandbox::Exited(status));
+        }
     }
 
     fn exited(&mut self, id: &str, pid: u32, status: ExitStatus) -> Result<(), Error> {
@@ -180,7 +196,8 @@ impl Supervisor<'_> {
         crate::debug!("{id}: process {pid} has ended: {status:?}");
         container.ended = true;
         let stand_in = container.stand_in;
-        self.tell(stand_in, &FromSandbox::Exited(status));
+        self.ends.push((stand_in, status));
+        self.tell_ends();
         Ok(())
     }
 
@@ -248,6 +265,7 @@ impl Supervisor<'_> {
                 pending.client = None;
             }
         }
+        self.tell_ends();
         let orphans: Vec<String> = self
             .containers
             .iter()
