@@ -16,8 +16,9 @@ use super::types::{
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::mm::Mappable;
+use crate::signal::Signal;
 use crate::sync::{Mutex, SpinLock, WaitQueue};
-use crate::task::{Blocked, Current};
+use crate::task::{Blocked, Current, limit};
 
 /// One who can wait: a task, or a test.
 pub trait Blocker {
@@ -258,6 +259,7 @@ impl File {
             return self.write_all(waiter, src);
         }
         let mut offset = self.offset.lock();
+        self.limit_size(waiter, src, *offset)?;
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, *offset))?;
         *offset = done.end;
         Ok(done.count)
@@ -275,8 +277,32 @@ impl File {
             return Err(Errno::ESPIPE.into());
         }
         src.truncate(MAX_RW);
+        self.limit_size(waiter, src, offset)?;
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, offset))?;
         Ok(done.count)
+    }
+
+    /// Cuts a write short at RLIMIT_FSIZE; `EFBIG` where all of it lies beyond.
+    fn limit_size(
+        &self,
+        caller: &dyn Blocker,
+        src: &mut IoSrc<'_>,
+        offset: u64,
+    ) -> Result<(), Errno> {
+        let Some(cx) = caller.current() else { return Ok(()) };
+        let limit = cx.task.process.limits.soft(limit::RLIMIT_FSIZE);
+        if limit == u64::MAX || src.remaining() == 0 || self.inode.kind() != FileType::Regular {
+            return Ok(());
+        }
+        let append = self.flags().contains(OpenFlags::APPEND);
+        let at = if append { self.inode.attr()?.size } else { offset };
+        let room = limit.saturating_sub(at);
+        if room == 0 {
+            cx.raise(Signal::SIGXFSZ);
+            return Err(Errno::EFBIG);
+        }
+        src.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        Ok(())
     }
 
     /// Writes to a stream; a blocking one goes on until everything is written.

@@ -1,13 +1,16 @@
 //! Changing attributes: chmod, chown, utimensat, truncate, fallocate.
 
+use alloc::sync::Arc;
+
 use super::Args;
 use super::file_args::*;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::perm::{self, cap};
 use crate::fs::types::{MAX_OFFSET, Perm, mode};
-use crate::fs::{Access, FileType, SetAttr, SetTime, Time};
-use crate::task::Current;
+use crate::fs::{Access, FileType, Inode, SetAttr, SetTime, Time};
+use crate::signal::Signal;
+use crate::task::{Current, limit};
 
 fn chmod_named(cx: &Current, named: &Named, bits: u32) -> SysResult {
     named.check_write()?;
@@ -204,6 +207,19 @@ pub fn utime(cx: &mut Current, args: Args) -> SysResult {
     set_times(cx, &named, set)
 }
 
+/// linux/falloc.h
+const FALLOC_FL_KEEP_SIZE: u32 = 1;
+
+/// RLIMIT_FSIZE, for a file that is to get longer.
+fn may_grow(cx: &Current, inode: &Arc<dyn Inode>, size: u64) -> Result<(), Errno> {
+    let limit = cx.task.process.limits.soft(limit::RLIMIT_FSIZE);
+    if size <= limit || size <= inode.attr()?.size {
+        return Ok(());
+    }
+    cx.raise(Signal::SIGXFSZ);
+    Err(Errno::EFBIG)
+}
+
 /// truncate(2).
 pub fn truncate(cx: &mut Current, args: Args) -> SysResult {
     let size = args.get(1);
@@ -219,6 +235,7 @@ pub fn truncate(cx: &mut Current, args: Args) -> SysResult {
     }
     named.check_write()?;
     perm::permission(&cx.cx(), &**inode, Access::WRITE)?;
+    may_grow(cx, inode, size)?;
     // A running program cannot be changed.
     inode.state().claim(1)?;
     let result = cx.cx().truncate_inode(inode, size);
@@ -230,6 +247,9 @@ pub fn truncate(cx: &mut Current, args: Args) -> SysResult {
 /// ftruncate(2).
 pub fn ftruncate(cx: &mut Current, args: Args) -> SysResult {
     let file = cx.files.get(args.int(0))?;
+    if file.flags().writes() && file.inode().kind() == FileType::Regular {
+        may_grow(cx, file.inode(), args.get(1))?;
+    }
     file.truncate(&cx.cx(), args.get(1))?;
     Ok(0)
 }
@@ -252,6 +272,9 @@ pub fn fallocate(cx: &mut Current, args: Args) -> SysResult {
     }
     if offset.saturating_add(len) > MAX_OFFSET {
         return Err(Errno::EFBIG.into());
+    }
+    if args.uint(1) & FALLOC_FL_KEEP_SIZE == 0 {
+        may_grow(cx, file.inode(), offset.saturating_add(len))?;
     }
     file.ops().allocate(&file, args.uint(1), offset, len)?;
     Ok(0)
