@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::anon::next_dev;
@@ -102,6 +103,7 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
         1 => String::from("0\n"),
         n => format!("0-{}\n", n.saturating_sub(1)),
     };
+    let map = format!("{}\n", bitmap(0..cpus, cpus));
     let mut cpu: Vec<(String, Tree)> = Vec::new();
     for n in 0..cpus {
         let topology = dir([
@@ -109,6 +111,9 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
             ("physical_package_id", file("0\n")),
             ("core_siblings_list", file(all.clone())),
             ("thread_siblings_list", file(format!("{n}\n"))),
+            ("core_siblings", file(map.clone())),
+            ("thread_siblings", file(format!("{}\n", bitmap(n..n.saturating_add(1), cpus)))),
+            ("package_cpus", file(map.clone())),
             ("package_cpus_list", file(all.clone())),
         ]);
         cpu.push((format!("cpu{n}"), dir([("online", file("1\n")), ("topology", topology)])));
@@ -120,7 +125,7 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
         cpu.push((name.into(), file("\n")));
     }
     cpu.push(("kernel_max".into(), file(format!("{}\n", cpus.saturating_sub(1)))));
-    let node0 = dir([("cpulist", file(all.clone()))]);
+    let node0 = dir([("cpulist", file(all.clone())), ("cpumap", file(map))]);
     let node = dir([
         ("node0", node0),
         ("online", file("0\n")),
@@ -145,6 +150,24 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
         ("power", dir([])),
     ]);
     Ok(Fixed::new("sysfs", SYSFS_MAGIC, tree))
+}
+
+/// A set of CPUs of so many, as `%*pb` of printk prints it: 32 in a group, the highest first.
+fn bitmap(set: Range<u32>, cpus: u32) -> String {
+    let mut text = String::new();
+    for group in (0..cpus.div_ceil(32)).rev() {
+        let bits = (0..32u32)
+            .filter(|bit| set.contains(&group.saturating_mul(32).saturating_add(*bit)))
+            .fold(0u32, |bits, bit| bits | 1 << bit);
+        // The first group has no more digits than there are CPUs.
+        let width = match text.is_empty() {
+            true => (cpus.saturating_sub(1) % 32 / 4).saturating_add(1) as usize,
+            false => 8,
+        };
+        let comma = if text.is_empty() { "" } else { "," };
+        text.push_str(&format!("{comma}{bits:0width$x}"));
+    }
+    text
 }
 
 /// A cgroup hierarchy (v2) without controllers: all there is to see from inside.
