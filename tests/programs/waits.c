@@ -24,10 +24,14 @@ int main(void) {
         waitpid(pid, &status, 0);
         printf("signal %d: %d\n", i, WTERMSIG(status) == signals[i]);
     }
+    // Not before its going on was seen: an end that comes first is all that wait tells.
+    int go[2];
+    CHECK(pipe(go) == 0);
     pid = fork();
     if (pid == 0) {
+        char c;
         raise(SIGSTOP);
-        _exit(4);
+        _exit(read(go[0], &c, 1) == 1 ? 4 : 5);
     }
     CHECK(waitpid(pid, &status, WUNTRACED) == pid);
     printf("stopped %d %d\n", WIFSTOPPED(status), WSTOPSIG(status) == SIGSTOP);
@@ -35,6 +39,7 @@ int main(void) {
     kill(pid, SIGCONT);
     CHECK(waitpid(pid, &status, WCONTINUED) == pid);
     printf("continued %d\n", WIFCONTINUED(status));
+    CHECK(write(go[1], "x", 1) == 1);
     siginfo_t info;
     CHECK(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) == 0);
     printf("waitid code %d status %d pid %d\n", info.si_code == CLD_EXITED, info.si_status, info.si_pid == pid);
