@@ -44,9 +44,12 @@ pub enum Error {
     /// A system call.
     #[error("{0}: {1}")]
     Host(&'static str, Errno),
-    /// The sentry, or the gofer, says no.
+    /// The sentry says no.
     #[error("{}", .0.message)]
     Refused(Failure),
+    /// The file server is gone.
+    #[error("{0}")]
+    Gofer(String),
 }
 
 /// The user and group that a sandbox started by root becomes: nobody, who owns no file.
@@ -170,7 +173,12 @@ pub fn create(
     let mut created = Created { stand_in, folder: folder.take(), state };
     match created.stand_in.answer() {
         Ok(_) => {}
-        Err(failure) => return Err(Error::Refused(failure)),
+        Err(failure) => {
+            return Err(match created.stand_in.gofer_problem() {
+                Some(reason) => Error::Gofer(reason),
+                None => Error::Refused(failure),
+            });
+        }
     }
     crate::debug!("container created");
     created.stand_in.created = true;

@@ -244,6 +244,16 @@ impl StandIn {
         }
     }
 
+    /// Why the file server has gone, if it has: the cause of whatever the sentry says then.
+    pub fn gofer_problem(&mut self) -> Option<String> {
+        match self.gofer_link.try_receive() {
+            Ok(Some((GoferFailure(reason), _))) => {
+                Some(format!("file server of container {}: {reason}", self.id))
+            }
+            _ => self.gofer.try_wait().map(|status| self.gofer_end(status)),
+        }
+    }
+
     fn gofer_end(&self, status: WaitStatus) -> String {
         let id = &self.id;
         match self.gofer_link.try_receive() {

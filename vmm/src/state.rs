@@ -37,8 +37,8 @@ pub enum Error {
     #[error("container with given ID already exists")]
     Exists,
     /// runc's words.
-    #[error("invalid container ID format")]
-    InvalidId,
+    #[error("invalid container ID format: {0:?}")]
+    InvalidId(String),
     /// The file system failed.
     #[error("{}: {}", path.display(), reason(source))]
     Io {
@@ -276,7 +276,7 @@ impl Root {
 pub fn check_id(id: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_+-.,".contains(c);
     if id.is_empty() || id == "." || id == ".." || id.len() > 255 || !id.chars().all(allowed) {
-        return Err(Error::InvalidId);
+        return Err(Error::InvalidId(id.to_owned()));
     }
     Ok(())
 }

@@ -60,6 +60,16 @@ impl fmt::Display for MountError {
     }
 }
 
+/// A mount's place and, as they are what can be wrong with it, its options.
+fn describe(mount: &MountSpec) -> String {
+    match &mount.source {
+        MountSource::Internal { fstype, data } if !data.is_empty() => {
+            format!("mount {} ({fstype}, {data})", mount.destination)
+        }
+        _ => format!("mount {}", mount.destination),
+    }
+}
+
 /// A file system of the sentry's own, by its type. `ENODEV` where there is none of this type.
 pub fn internal(
     fstype: &str,
@@ -116,8 +126,7 @@ pub fn mount_container(
     let creds = root_creds();
     let cx = Cx { fs: &fs, creds: &creds, task: None };
     for mount in &spec.mounts {
-        one(&cx, &namespace, mount, &mut sources)
-            .map_err(fail(format!("mount {}", mount.destination)))?;
+        one(&cx, &namespace, mount, &mut sources).map_err(fail(describe(mount)))?;
     }
     for path in &spec.masked {
         mask(&cx, &namespace, path).map_err(fail(format!("masked path {path}")))?;

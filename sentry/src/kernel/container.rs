@@ -13,7 +13,7 @@ use crate::fs::setup::{
     GoferSource, MountError, Sources, mount_container, mount_point, root_creds,
 };
 use crate::fs::tty::{Devpts, Tty};
-use crate::fs::{Cx, FsContext, Mount, MountNamespace, OpenFlags, WalkFlags, stream};
+use crate::fs::{Cx, FileType, FsContext, Mount, MountNamespace, OpenFlags, WalkFlags, stream};
 use crate::platform::{Level, StreamId, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
@@ -44,6 +44,8 @@ pub struct Container {
     consoles: SpinLock<Vec<(Option<StreamId>, Weak<Tty>)>>,
 }
 
+/// The longest name that sethostname(2) takes, bytes.
+const UTS_NAME: usize = 64;
 /// The id of init in its own pid namespace.
 const INIT: Pid = 1;
 
@@ -87,7 +89,8 @@ impl Container {
         kernel: &Arc<Kernel>,
         spec: &ContainerSpec,
     ) -> Result<Arc<Container>, Failure> {
-        let hostname = if spec.hostname.is_empty() { &spec.id } else { &spec.hostname };
+        let id = spec.id.get(..UTS_NAME).unwrap_or(&spec.id);
+        let hostname = if spec.hostname.is_empty() { id } else { &spec.hostname };
         let container = Arc::new(Container {
             id: spec.id.clone(),
             kernel: kernel.clone(),
@@ -235,12 +238,13 @@ impl Container {
         let (path, file) = self.find_program(&cx, name, &spec.env)?;
         let strings =
             |list: &[String]| list.iter().map(|s| s.as_bytes().to_vec()).collect::<Vec<_>>();
-        let program = Exec {
-            file,
-            filename: path.as_bytes().to_vec(),
-            argv: strings(&spec.args),
-            envp: strings(&spec.env),
-        };
+        let mut envp = strings(&spec.env);
+        if !spec.env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+            envp.retain(|e| !e.starts_with(b"HOME="));
+            envp.push([b"HOME=".as_slice(), &home(&fs, &outer, spec.uid)].concat());
+        }
+        let program =
+            Exec { file, filename: path.as_bytes().to_vec(), argv: strings(&spec.args), envp };
         let first = FirstProcess {
             container: self.clone(),
             pids: self.pids.clone(),
@@ -372,7 +376,8 @@ impl Container {
         }
         let path = env.iter().find_map(|e| e.strip_prefix("PATH=")).unwrap_or("/bin:/usr/bin");
         let mut why = Errno::ENOENT;
-        for dir in path.split(':') {
+        // An empty name is no file, in whichever folder.
+        for dir in path.split(':').filter(|_| !name.is_empty()) {
             let candidate = if dir.is_empty() { name.into() } else { format!("{dir}/{name}") };
             match open(&candidate) {
                 Ok(file) => return Ok((candidate, file)),
@@ -384,7 +389,7 @@ impl Container {
             Errno::EACCES => program_failure(name, why, false),
             _ => Failure {
                 kind: FailureKind::NotFound,
-                message: format!("exec {name}: executable file not found in $PATH"),
+                message: format!("exec: {name:?}: executable file not found in $PATH"),
             },
         })
     }
@@ -430,11 +435,47 @@ fn program_failure(path: &str, e: Errno, opened: bool) -> Failure {
         Errno::ENOEXEC => "exec format error",
         other => other.text(),
     };
-    Failure { kind, message: format!("exec {path}: {text}") }
+    // In lower case, as Go's errors are: callers of runc look for "permission denied" and the like.
+    Failure { kind, message: format!("exec: {path:?}: {}", text.to_ascii_lowercase()) }
+}
+
+/// The most of a container's /etc/passwd that is looked at, bytes.
+const PASSWD: usize = 1 << 20;
+
+/// Where the user is at home, by the container's /etc/passwd; else the root, as runc has it.
+fn home(fs: &FsContext, outer: &Creds, uid: u32) -> Vec<u8> {
+    let cx = Cx { fs, creds: outer, task: None };
+    let read = || -> Result<Vec<u8>, Errno> {
+        let path = cx.walk(None, b"/etc/passwd", WalkFlags::FOLLOW)?;
+        let inode = path.inode()?;
+        if inode.kind() != FileType::Regular {
+            return Err(Errno::EINVAL);
+        }
+        let size = usize::try_from(inode.attr()?.size).unwrap_or(PASSWD).min(PASSWD);
+        let mut text = alloc::vec![0; size];
+        let n = cx.open_path(&path, OpenFlags::empty())?.read_at(0, &mut text)?;
+        text.truncate(n);
+        Ok(text)
+    };
+    // Many images have no such file.
+    home_in(&read().unwrap_or_default(), uid).unwrap_or(b"/").to_vec()
+}
+
+/// The sixth field of the first line whose third is `uid` (passwd(5)).
+fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    passwd.split(|b| *b == b'\n').find_map(|line| {
+        let mut fields = line.split(|b| *b == b':');
+        let number = core::str::from_utf8(fields.nth(2)?).ok()?.parse::<u32>().ok()?;
+        let home = fields.nth(2)?;
+        (number == uid && !home.is_empty()).then_some(home)
+    })
 }
 
 fn creds_of(spec: &ProcessSpec) -> Creds {
     let (uid, gid) = (spec.uid, spec.gid);
+    let mut capabilities = spec.capabilities;
+    // The kernel lets nobody raise what is not both (capabilities(7)).
+    capabilities.ambient &= capabilities.permitted & capabilities.inheritable;
     Creds {
         uid,
         euid: uid,
@@ -445,8 +486,24 @@ fn creds_of(spec: &ProcessSpec) -> Creds {
         sgid: gid,
         fsgid: gid,
         groups: spec.groups.clone(),
-        capabilities: spec.capabilities,
+        capabilities,
         securebits: 0,
         no_new_privs: spec.no_new_privs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in;
+
+    #[test]
+    fn a_home_is_the_sixth_field_of_the_users_line() {
+        let passwd =
+            b"root:x:0:0:root:/root:/bin/sh\nbroken\n:::\nu:x:1000:1:::/bin/sh\nv:x:1001:1::/v";
+        assert_eq!(home_in(passwd, 0), Some(b"/root".as_slice()));
+        assert_eq!(home_in(passwd, 1001), Some(b"/v".as_slice()));
+        assert_eq!(home_in(passwd, 1000), None);
+        assert_eq!(home_in(passwd, 7), None);
+        assert_eq!(home_in(b"", 0), None);
     }
 }

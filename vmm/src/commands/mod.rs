@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, LogFormat};
 use crate::log::{self, Settings};
 use crate::{check, gofer_process, sandbox, spawn, state};
 
@@ -68,9 +68,9 @@ pub fn main() -> ExitCode {
         Some(spawn::GOFER) => return gofer_process::main(),
         _ => {}
     }
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(e) => return usage(e),
+        Err(e) => return usage(e, &args),
     };
     let log_file = match cli.global.log.as_deref().map(open_log).transpose() {
         Ok(file) => file,
@@ -124,7 +124,7 @@ fn print(text: &str) {
 }
 
 /// Help goes to standard output; a mistake is one line, with runc's exit status.
-fn usage(e: clap::Error) -> ExitCode {
+fn usage(e: clap::Error, args: &[OsString]) -> ExitCode {
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Nobody reads: nothing to tell them.
@@ -142,10 +142,30 @@ fn usage(e: clap::Error) -> ExitCode {
                 text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
             let line = lines.join(" ");
             let message = line.strip_prefix("error: ").unwrap_or(&line);
+            if let Err(status) = log_in_spite(args) {
+                return status;
+            }
             crate::error!("{message} (see ringwall --help)");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Sets up the log that a command line asks for which makes no sense otherwise.
+fn log_in_spite(args: &[OsString]) -> Result<(), ExitCode> {
+    let value = |name: &str| {
+        let mut args = args.iter().filter_map(|arg| arg.to_str());
+        args.find_map(|arg| match arg.strip_prefix(name)? {
+            "" => Some(None),
+            rest => rest.strip_prefix('=').map(Some),
+        })
+        .and_then(|found| found.or_else(|| args.next()))
+    };
+    let json = value("--log-format") == Some("json");
+    let format = if json { LogFormat::Json } else { LogFormat::Text };
+    let file = value("--log").map(|path| open_log(Path::new(path))).transpose()?;
+    log::init(Settings::new(format, false), file, None);
+    Ok(())
 }
 
 fn open_log(path: &Path) -> Result<OwnedFd, ExitCode> {

@@ -161,10 +161,21 @@ fn check(spec: &Spec) -> Result<(), Invalid> {
     if root.path().as_os_str().is_empty() {
         return Err(Invalid::new("root.path", "must not be empty"));
     }
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        if name.as_ref().is_some_and(|name| name.len() > UTS_NAME) {
+            return Err(Invalid::new(field, format!("longer than {UTS_NAME} bytes")));
+        }
+    }
     let process =
         spec.process().as_ref().ok_or_else(|| Invalid::new("process", "must be there"))?;
     check_process(process)
 }
+
+/// The longest name that sethostname(2) takes.
+const UTS_NAME: usize = 64;
+/// The most bytes of arguments and environment: what a message to the sentry can hold, and some room
+/// for the rest of the configuration.
+const TEXTS: usize = sentry::control::MAX_MESSAGE - (128 << 10);
 
 fn check_process(process: &Process) -> Result<(), Invalid> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
@@ -173,7 +184,22 @@ fn check_process(process: &Process) -> Result<(), Invalid> {
     if !process.cwd().is_absolute() {
         return Err(Invalid::new("process.cwd", "must be an absolute path"));
     }
+    let user = process.user();
+    let groups = user.additional_gids().iter().flatten();
+    let ids = [("uid", user.uid()), ("gid", user.gid())];
+    for (field, id) in ids.into_iter().chain(groups.map(|gid| ("additionalGids", *gid))) {
+        // setresuid(2) takes it for "no change".
+        if id == u32::MAX {
+            return Err(Invalid::new(format!("process.user.{field}"), format!("{id} is no id")));
+        }
+    }
     let texts = [("process.args", process.args()), ("process.env", process.env())];
+    let total: usize =
+        texts.iter().flat_map(|(_, list)| list.iter().flatten()).map(|text| text.len() + 8).sum();
+    if total > TEXTS {
+        let reason = format!("longer than {} KiB, with process.env", TEXTS >> 10);
+        return Err(Invalid::new("process.args", reason));
+    }
     for (field, list) in texts {
         for (index, text) in list.iter().flatten().enumerate() {
             if text.contains('\0') {

@@ -15,7 +15,8 @@ use event_manager::{
 };
 use ptrace_fallback::ControlHost;
 use sentry::control::{
-    Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, Reply, Request, decode, encode,
+    Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, MAX_MESSAGE, Reply, Request,
+    decode, encode,
 };
 
 use super::machine::Machine;
@@ -129,7 +130,15 @@ impl Supervisor<'_> {
     fn ask(&mut self, client: Option<RawFd>, call: Call) -> Result<(), Error> {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        self.control.send(encode(&Request { number, call })?)?;
+        let message = encode(&Request { number, call })?;
+        if message.len() > MAX_MESSAGE {
+            // The sentry would not take it, and nobody would be answered.
+            if let Some(client) = client {
+                self.refuse(client, "the configuration is too long");
+            }
+            return Ok(());
+        }
+        self.control.send(message)?;
         self.pending.push_back(Pending { number, client });
         Ok(())
     }
