@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Context, Outcome, Stop, Test, ensure};
 use crate::bundle::{self, Bundle};
 use crate::process::{End, Finished};
+use crate::runtime::Runtime;
 
 pub(super) const TESTS: &[Test] = &[
     ("bad-input/no-bundle", no_bundle),
@@ -24,6 +25,11 @@ pub(super) const TESTS: &[Test] = &[
     ("bad-input/id-exists", id_exists),
     ("bad-input/no-such-container", no_such_container),
     ("bad-input/usage", usage),
+    ("bad-input/bad-values", bad_values),
+    ("bad-input/long-arguments", long_arguments),
+    ("bad-input/pid-file", pid_file),
+    ("bad-input/terminal", terminal),
+    ("bad-input/usage-in-log", usage_in_log),
     ("bad-input/platform", platform),
     ("bad-input/log-file", log_file),
 ];
@@ -310,14 +316,105 @@ fn usage(c: &Context) -> Outcome {
     Ok(())
 }
 
+/// Values of the right type that cannot be.
+fn bad_values(c: &Context) -> Outcome {
+    let mount = |kind: &str, source: &str, options: Value| json!([{ "destination": "/tmp", "type": kind, "source": source, "options": options }]);
+    let limit =
+        |kind: &str, soft: u64, hard: u64| json!({ "type": kind, "soft": soft, "hard": hard });
+    for (pointer, value, word) in [
+        ("/process/user/uid", json!(u32::MAX), "process.user.uid"),
+        ("/process/user/gid", json!(u32::MAX), "process.user.gid"),
+        ("/hostname", json!("x".repeat(65)), "hostname"),
+        ("/process/rlimits", json!([limit("RLIMIT_BOGUS", 1, 1)]), "process.rlimits[0]"),
+        ("/process/rlimits", json!([limit("RLIMIT_NOFILE", 2, 1)]), "process.rlimits[0]"),
+        ("/process/args", json!([""]), "executable file not found"),
+        ("/mounts", mount("nosuchfs", "none", json!([])), "nosuchfs"),
+        ("/mounts", mount("bind", "/no/such/source", json!(["bind"])), "/no/such/source"),
+        ("/mounts", mount("tmpfs", "tmpfs", json!(["size=banana"])), "size=banana"),
+        ("/ociVersion", json!("2.0.0"), "ociVersion"),
+    ] {
+        if c.is_runc() && pointer == "/ociVersion" {
+            // runc takes any version.
+            continue;
+        }
+        let mut config = bundle::config(&["true"], &[]);
+        if let Some(field) = config.pointer_mut(pointer) {
+            *field = value.clone();
+        }
+        let done = try_config(c, &config)?;
+        let status = if word == "executable file not found" { start_failure(c, 127) } else { 1 };
+        refused(c, &format!("{pointer} = {value}"), status, &[word], &done)?;
+    }
+    Ok(())
+}
+
+/// More than the kernel takes in one string, and more than any message of ours holds.
+fn long_arguments(c: &Context) -> Outcome {
+    let string = "x".repeat(200_000);
+    let one = bundle::config(&["true", &string], &[]);
+    refused(c, "one long argument", 1, &["rgument list too long"], &try_config(c, &one)?)?;
+    let words = vec!["y".repeat(1000); 4000];
+    let args: Vec<&str> = std::iter::once("true").chain(words.iter().map(String::as_str)).collect();
+    let many = bundle::config(&args, &[]);
+    refused(c, "many arguments", 1, &["process.args"], &try_config(c, &many)?)
+}
+
+fn pid_file(c: &Context) -> Outcome {
+    let _b = c.bundle("b", "true")?;
+    for command in ["run", "create"] {
+        let args =
+            [command, "--bundle", &c.text_path("b"), "--pid-file", "/no/such/folder/pid", "x"];
+        let done = c.run(&args)?;
+        refused(c, command, 1, &["/no/such/folder/pid"], &done)?;
+    }
+    Ok(())
+}
+
+/// A terminal needs somebody who holds it, and somebody who holds none needs none.
+fn terminal(c: &Context) -> Outcome {
+    let mut config = bundle::config(&["true"], &[]);
+    let _b = c.bundle_with("b", &config)?;
+    let socket = c.text_path("socket");
+    let done = c.run(&["run", "--bundle", &c.text_path("b"), "--console-socket", &socket, "x"])?;
+    refused(c, "a socket and no terminal", 1, &["--console-socket"], &done)?;
+    config["process"]["terminal"] = json!(true);
+    _b.write_config(&config.to_string())?;
+    let done = c.run(&["create", "--bundle", &c.text_path("b"), "x"])?;
+    refused(c, "a terminal and no socket", 1, &["--console-socket"], &done)?;
+    let args = ["create", "--bundle", &c.text_path("b"), "--console-socket", &socket, "x"];
+    refused(c, "nobody at the socket", 1, &[&socket], &c.run(&args)?)
+}
+
+/// What is wrong with the command line itself is in the log too, in its format.
+fn usage_in_log(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    for wrong in ["--platform=xen", "--nosuchflag"] {
+        let argv = c.place.runtime.argv.clone();
+        let mut command = Runtime { argv, platform: None }.bare(&[], None);
+        let log = c.text_path("usage.log");
+        command.args(["--log", &log, "--log-format=json", "--root", &c.text_path("state")]);
+        let done = c.start_command(command.args([wrong, "run", "x"]))?.end(c.limit())?;
+        refused(c, wrong, 1, &[wrong.trim_start_matches("--platform=")], &done)?;
+        let text = fs::read_to_string(&log)?;
+        let line: Value = serde_json::from_str(text.trim())?;
+        ensure!(
+            line["level"] == "error"
+                && line["msg"].as_str().is_some_and(|m| done.err().contains(m)),
+            "{wrong}: the log says {text:?}"
+        );
+        fs::remove_file(&log)?;
+    }
+    ensure!(!c.path("state").exists(), "state was made");
+    Ok(())
+}
+
 fn platform(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _b = c.bundle("b", "true")?;
     let with = |platform: &str| {
         let mut command = c.place.runtime.bare(&[], None);
         // Not the one that the place asks for.
-        let runtime =
-            crate::runtime::Runtime { argv: c.place.runtime.argv.clone(), platform: None };
+        let runtime = Runtime { argv: c.place.runtime.argv.clone(), platform: None };
         if !platform.is_empty() {
             command = runtime.bare(&[], None);
         }

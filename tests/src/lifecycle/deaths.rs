@@ -6,13 +6,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Context, Outcome, Stop, Test, ensure, read_pid};
-use crate::process;
+use crate::process::{self, End};
 
 pub(super) const TESTS: &[Test] = &[
     ("deaths/stand-in", stand_in),
     ("deaths/sandbox", sandbox),
     ("deaths/gofer", gofer),
     ("deaths/foreground-command", foreground_command),
+    ("deaths/foreground-sandbox", foreground_sandbox),
+    ("deaths/foreground-gofer", foreground_gofer),
+    ("deaths/created", created),
+    ("deaths/everything", everything),
     ("confinement/processes", confined_processes),
 ];
 
@@ -129,4 +133,77 @@ fn foreground_command(c: &Context) -> Outcome {
     kill(Pid::from_raw(command.pid()), Signal::SIGKILL)?;
     command.end(c.limit())?;
     all_ends(c)
+}
+
+/// The command in the foreground says in one line whose process was killed, and takes everything with it.
+fn foreground(c: &Context, name: &str, words: &str) -> Outcome {
+    c.only_ringwall()?;
+    let _b = c.bundle("b", "echo up; sleep 1000 & sleep 1000")?;
+    let command = c.start(&["run", "--bundle", &c.text_path("b"), "x"])?;
+    c.eventually("it is up", || Ok(command.out() == "up\n"))?;
+    kill_named(name)?;
+    let done = command.end(c.limit())?;
+    ensure!(done.end == End::Exit(137), "{}: {}", done.end, done.err());
+    ensure!(
+        done.err().lines().count() == 1
+            && done.err().contains(words)
+            && done.err().contains("killed by SIGKILL"),
+        "{}",
+        done.err()
+    );
+    ensure!(c.log_tail().contains(words), "the log says {:?}", c.log_tail());
+    c.eventually("every process ends", || Ok(processes().is_empty()))?;
+    let gone = c.detached(&["state", "x"])?;
+    ensure!(gone.end == End::Exit(1), "its state is still there: {}", gone.out());
+    Ok(())
+}
+
+fn foreground_sandbox(c: &Context) -> Outcome {
+    foreground(c, "ringwall-sentry", "sandbox of container x")
+}
+
+fn foreground_gofer(c: &Context) -> Outcome {
+    foreground(c, "ringwall-gofer", "file server of container x")
+}
+
+/// A container that was never started, whose stand-in is killed.
+fn created(c: &Context) -> Outcome {
+    let _b = c.bundle("b", "echo never")?;
+    let pid_file = c.text_path("pid");
+    let started =
+        c.start(&["create", "--bundle", &c.text_path("b"), "--pid-file", &pid_file, "x"])?;
+    let out = started.out.clone();
+    ensure!(started.end(c.limit())?.ok(), "create failed");
+    kill(Pid::from_raw(read_pid(&c.path("pid"))?), Signal::SIGKILL)?;
+    c.await_status("x", "stopped")?;
+    let late = c.detached(&["start", "x"])?;
+    ensure!(late.end == End::Exit(1), "starting a dead one: {}", late.end);
+    all_ends(c)?;
+    ensure!(fs::read_to_string(&out)?.is_empty(), "it ran");
+    Ok(())
+}
+
+/// Nobody is left who could write the state down.
+fn everything(c: &Context) -> Outcome {
+    let _b = c.bundle("b", "sleep 1000")?;
+    let pid = running(c)?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    for (pid, _) in processes() {
+        // Those that have ended by themselves meanwhile are as good as killed.
+        let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    c.eventually("every process ends", || Ok(processes().is_empty()))?;
+    let state = c.state("x")?;
+    ensure!(state["status"] == "stopped" && state["pid"] == 0, "state: {state}");
+    let list = c.must(&["list"])?.out();
+    ensure!(list.contains("stopped"), "{list}");
+    let again = c.detached(&["run", "--bundle", &c.text_path("b"), "x"])?;
+    ensure!(again.end == End::Exit(1), "its id was free: {}", again.end);
+    let late = c.detached(&["kill", "x", "KILL"])?;
+    ensure!(late.end == End::Exit(1), "killing a dead one: {}", late.end);
+    c.must(&["delete", "x"])?;
+    let done = c.detached(&["run", "--detach", "--bundle", &c.text_path("b"), "x"])?;
+    ensure!(done.ok(), "its id is not free again: {}", done.err());
+    c.must(&["delete", "--force", "x"])?;
+    Ok(())
 }

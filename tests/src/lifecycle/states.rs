@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{Context, Outcome, Test, ensure, read_pid};
+use super::{Context, Outcome, Stop, Test, ensure, read_pid};
 use crate::bundle;
 use crate::process::{self, End};
 
@@ -25,6 +26,10 @@ pub(super) const TESTS: &[Test] = &[
     ("lifecycle/signals-are-forwarded", signals_are_forwarded),
     ("lifecycle/pid-takes-signals", pid_takes_signals),
     ("lifecycle/config-is-honoured", config_is_honoured),
+    ("lifecycle/home", home),
+    ("lifecycle/signals-before-start", signals_before_start),
+    ("lifecycle/not-honoured", not_honoured),
+    ("lifecycle/unprivileged", unprivileged),
     ("lifecycle/read-only-root", read_only_root),
     ("lifecycle/bind-mount", bind_mount),
     ("lifecycle/spec", spec),
@@ -296,6 +301,123 @@ fn config_is_honoured(c: &Context) -> Outcome {
     ensure!(done.ok() && done.out() == expected, "{}: {}{}", done.end, done.out(), done.err());
     Ok(())
 }
+
+/// HOME comes from the container's /etc/passwd where the configuration does not say it.
+fn home(c: &Context) -> Outcome {
+    for (uid, env, expected) in
+        [(0, None, "/root"), (4321, None, "/"), (0, Some(""), "/root"), (0, Some("/h"), "/h")]
+    {
+        let mut config = bundle::config(&["sh", "-c", "echo $HOME; env | grep -c ^HOME="], &[]);
+        let mut list = vec![json!("PATH=/bin")];
+        list.extend(env.map(|home| json!(format!("HOME={home}"))));
+        config["process"]["env"] = Value::Array(list);
+        config["process"]["user"] = json!({ "uid": uid, "gid": 0 });
+        let _b = c.bundle_with("b", &config)?;
+        let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
+        ensure!(
+            done.ok() && done.out() == format!("{expected}\n1\n"),
+            "user {uid}, {env:?}: {}: {}{}",
+            done.end,
+            done.out(),
+            done.err()
+        );
+    }
+    Ok(())
+}
+
+/// A created container has no program that could handle a signal: some end it, the others do nothing.
+fn signals_before_start(c: &Context) -> Outcome {
+    let _b = c.bundle("b", "echo ran")?;
+    let created = c.start(&["create", "--bundle", &c.text_path("b"), "x"])?;
+    let out = created.out.clone();
+    ensure!(created.end(c.limit())?.ok(), "create failed");
+    for signal in ["WINCH", "CONT", "URG"] {
+        c.must(&["kill", "x", signal])?;
+    }
+    ensure!(c.status("x")? == "created", "it is {}", c.status("x")?);
+    c.must(&["start", "x"])?;
+    c.eventually("it prints", || Ok(fs::read_to_string(&out)? == "ran\n"))?;
+    c.await_status("x", "stopped")?;
+    c.must(&["delete", "x"])?;
+    c.must(&["create", "--bundle", &c.text_path("b"), "x"])?;
+    c.must(&["kill", "x"])?;
+    c.await_status("x", "stopped")?;
+    let late = c.detached(&["start", "x"])?;
+    ensure!(late.end == End::Exit(1), "starting one that was killed: {}", late.end);
+    c.must(&["delete", "x"])?;
+    Ok(())
+}
+
+/// What is not honoured is named in the log, and the container runs.
+fn not_honoured(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut config = bundle::config(&["true"], &[]);
+    config["process"]["oomScoreAdj"] = json!(5);
+    config["hooks"] = json!({ "poststop": [{ "path": "/bin/true" }] });
+    config["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+    let _b = c.bundle_with("b", &config)?;
+    let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
+    ensure!(done.ok(), "{}: {}", done.end, done.err());
+    let log = fs::read_to_string(c.path("log"))?;
+    for field in ["process.oomScoreAdj", "hooks.poststop", "linux.seccomp"] {
+        let named =
+            log.lines().filter(|line| line.contains(field) && line.contains("level=warning"));
+        ensure!(named.count() == 1, "{field} is not named once in {log:?}");
+    }
+    Ok(())
+}
+
+/// A user without any privilege: state below XDG_RUNTIME_DIR or `--root`, root inside.
+fn unprivileged(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    if c.place.runtime.platform.as_deref() != Some("ptrace") {
+        return Err(Stop::Skipped("/dev/kvm may be for root alone".to_owned()));
+    }
+    let program = c.path("ringwall");
+    fs::copy(c.place.runtime.argv.first().map_or("", String::as_str), &program)?;
+    let script = "id -u; hostname; touch /tmp/x && stat -c %u /tmp/x; kill -0 1 && exit 5";
+    let _b = c.bundle("b", script)?;
+    for folder in ["run", "elsewhere"] {
+        fs::create_dir(c.path(folder))?;
+        std::os::unix::fs::chown(c.path(folder), Some(NOBODY), Some(NOBODY))?;
+    }
+    fs::set_permissions(c.scratch.path(), fs::Permissions::from_mode(0o755))?;
+    let nobody = |args: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.uid(NOBODY).gid(NOBODY).env_clear().env("XDG_RUNTIME_DIR", c.path("run"));
+        c.start_command(command.arg("--platform=ptrace").args(args))?.end(c.limit())
+    };
+    let bundle = c.text_path("b");
+    let elsewhere = c.text_path("elsewhere");
+    for root in [None, Some(elsewhere.as_str())] {
+        let mut args: Vec<&str> = root.map_or(Vec::new(), |root| vec!["--root", root]);
+        args.extend(["run", "--bundle", &bundle, "x"]);
+        let done = nobody(&args)?;
+        ensure!(
+            done.end == End::Exit(5) && done.out() == "0\ncontainer\n0\n",
+            "{root:?}: {}: {}{}",
+            done.end,
+            done.out(),
+            done.err()
+        );
+    }
+    let done = nobody(&["create", "--bundle", &bundle, "x"])?;
+    ensure!(done.ok(), "create: {}: {}", done.end, done.err());
+    let folder = c.path("run").join("ringwall/x");
+    ensure!(folder.is_dir(), "its state is not in {}", folder.display());
+    let table = nobody(&["list"])?.out();
+    ensure!(table.contains("created") && table.contains("nobody"), "{table}");
+    for command in ["start", "wait", "delete"] {
+        let done = nobody(&[command, "x"])?;
+        ensure!(done.ok(), "{command}: {}: {}", done.end, done.err());
+        ensure!(command != "wait" || done.out() == "5\n", "it ended with {}", done.out());
+    }
+    ensure!(!folder.exists(), "its state is left behind");
+    Ok(())
+}
+
+/// Debian's, and most systems', user nobody.
+const NOBODY: u32 = 65534;
 
 fn read_only_root(c: &Context) -> Outcome {
     let script = "touch /x; echo $?; mkdir /etc/y; echo $?; echo z >/tmp/z && cat /tmp/z; rm /etc/passwd; echo $?";
