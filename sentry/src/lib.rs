@@ -16,6 +16,7 @@ pub mod errno;
 pub mod error;
 pub mod fs;
 pub mod futex;
+pub mod ipc;
 pub mod kernel;
 pub mod loader;
 pub mod mm;

@@ -18,6 +18,7 @@ mod prctl;
 mod process;
 mod rw;
 mod sched;
+mod sem;
 mod signal;
 mod stat;
 mod system;

@@ -67,7 +67,10 @@ impl Current {
     /// unshare(CLONE_NEWUTS).
     pub fn unshare_uts(&mut self) {
         let names = self.namespaces.uts.names.lock().clone();
-        let new = Arc::new(Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }) });
+        let new = Arc::new(Namespaces {
+            uts: Arc::new(Uts { names: SpinLock::new(names) }),
+            ..(*self.namespaces).clone()
+        });
         self.namespaces = new.clone();
         let old = core::mem::replace(&mut self.task.shared.lock().namespaces, new);
         drop(old);

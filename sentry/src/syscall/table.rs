@@ -6,7 +6,7 @@
 #[allow(unused_imports)] // kinds come in as the calls do
 use super::ArgKind::*;
 use super::{
-    Entry, Support::*, creds, futex, missing, prctl, process, sched, signal, system, time,
+    Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{attr, copy, dir, fd, memory, mount, names, open, poll, rw, stat, xattr};
 
@@ -90,9 +90,9 @@ syscalls! {
     61 wait4 Full() process::wait4, (Int, Hex, Hex, Hex);
     62 kill Full() signal::kill, (Int, Signal);
     63 uname Full() system::uname, (Hex);
-    64 semget Missing() missing, ();
-    65 semop Missing() missing, ();
-    66 semctl Missing() missing, ();
+    64 semget Full() sem::semget, (Hex, Int, Hex);
+    65 semop Full() sem::semop, (Int, Hex, Size);
+    66 semctl Full() sem::semctl, (Int, Int, Int, Hex);
     67 shmdt Missing() missing, ();
     68 msgget Missing() missing, ();
     69 msgsnd Missing() missing, ();
@@ -246,7 +246,7 @@ syscalls! {
     217 getdents64 Full() dir::getdents64, (Fd, Hex, Size);
     218 set_tid_address Full() process::set_tid_address, (Hex);
     219 restart_syscall Full() process::restart_syscall, ();
-    220 semtimedop Missing() missing, ();
+    220 semtimedop Full() sem::semtimedop, (Int, Hex, Size, Hex);
     221 fadvise64 Full() fd::fadvise64, (Fd, Int, Size, Int);
     222 timer_create Full() time::timer_create, (Int, Hex, Hex);
     223 timer_settime Full() time::timer_settime, (Int, Hex, Hex, Hex);

@@ -125,6 +125,8 @@ fn end_process(process: &Arc<Process>, status: i32, last: &Arc<Task>) {
         terminal.session_ended(process.pid);
     }
     let uid = last.shared.lock().creds.uid;
+    let namespaces = last.shared.lock().namespaces.clone();
+    namespaces.ipc.semaphores.process_ended(process.pid);
     let usage = *process.used.lock();
 
     let mut table = process.pids.lock();

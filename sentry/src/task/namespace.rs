@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::ipc::Ipc;
 use crate::sync::SpinLock;
 
 /// What a task sees. Replaced as a whole by the task alone.
@@ -10,6 +11,8 @@ use crate::sync::SpinLock;
 pub struct Namespaces {
     /// Host and NIS name.
     pub uts: Arc<Uts>,
+    /// System V IPC.
+    pub ipc: Arc<Ipc>,
 }
 
 /// A UTS namespace (uts_namespaces(7)).
@@ -32,6 +35,6 @@ impl Namespaces {
     /// New ones with these names.
     pub fn new(host: &str, domain: &str) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
-        Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }) }
+        Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }), ipc: Arc::default() }
     }
 }

@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = both![
     ("waits", 20),
     ("execs", 20),
     ("futex", 20),
+    ("semaphores", 20),
     ("timers", 30),
     ("polls", 20),
     ("mxcsr", 10),

@@ -1,0 +1,178 @@
+//! System V semaphores: semget, semop, semtimedop, semctl.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::Args;
+use crate::errno::Errno;
+use crate::error::SysResult;
+use crate::ipc::sem::{ALL, MAX_VALUE, OPERATIONS, Operation, PER_SET, SETS, Stat};
+use crate::platform::platform;
+use crate::task::Current;
+use crate::time::TimeSpec;
+
+/// Commands of semctl(2) (linux/ipc.h, linux/sem.h).
+mod cmd {
+    pub const IPC_RMID: i32 = 0;
+    pub const IPC_SET: i32 = 1;
+    pub const IPC_STAT: i32 = 2;
+    pub const IPC_INFO: i32 = 3;
+    pub const GETPID: i32 = 11;
+    pub const GETVAL: i32 = 12;
+    pub const GETALL: i32 = 13;
+    pub const GETNCNT: i32 = 14;
+    pub const GETZCNT: i32 = 15;
+    pub const SETVAL: i32 = 16;
+    pub const SETALL: i32 = 17;
+    pub const SEM_STAT: i32 = 18;
+    pub const SEM_INFO: i32 = 19;
+    pub const SEM_STAT_ANY: i32 = 20;
+}
+
+/// Bytes of struct semid64_ds, and of the struct ipc64_perm that it begins with (asm/sembuf.h).
+const DS: usize = 104;
+
+/// semget(2).
+pub fn semget(cx: &mut Current, args: Args) -> SysResult {
+    let ipc = &cx.namespaces.ipc;
+    Ok(ipc.semaphores.get(&cx.creds, args.int(0), args.int(1), args.uint(2))? as u64)
+}
+
+/// semop(2).
+pub fn semop(cx: &mut Current, args: Args) -> SysResult {
+    operate(cx, args, 0)
+}
+
+/// semtimedop(2).
+pub fn semtimedop(cx: &mut Current, args: Args) -> SysResult {
+    operate(cx, args, args.get(3))
+}
+
+fn operate(cx: &mut Current, args: Args, timeout: u64) -> SysResult {
+    let deadline = match timeout {
+        0 => None,
+        at => {
+            let time = TimeSpec::read(&cx.mm, at)?.to_ns()?;
+            Some(platform().monotonic().saturating_add(time))
+        }
+    };
+    let count = args.uint(2) as usize;
+    if count > OPERATIONS {
+        return Err(Errno::E2BIG.into());
+    }
+    if count == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let mut bytes = vec![0; count.saturating_mul(6)];
+    cx.mm.copy_in(args.get(1), &mut bytes)?;
+    let operations: Vec<Operation> = bytes
+        .chunks_exact(6)
+        .map(|bytes| {
+            let field = |at: usize| {
+                u16::from_le_bytes([
+                    bytes.get(at).copied().unwrap_or(0),
+                    bytes.get(at.saturating_add(1)).copied().unwrap_or(0),
+                ])
+            };
+            Operation { num: field(0), op: field(2) as i16, flags: field(4) }
+        })
+        .collect();
+    let set = cx.namespaces.ipc.semaphores.find(args.int(0))?;
+    set.operate(cx, &operations, deadline)?;
+    Ok(0)
+}
+
+/// semctl(2).
+pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
+    let (id, num, command, arg) = (args.int(0), args.int(1), args.int(2), args.get(3));
+    if id < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let namespaces = cx.namespaces.clone();
+    let semaphores = &namespaces.ipc.semaphores;
+    let creds = &cx.creds;
+    let pid = cx.task.process.pid;
+    let mm = &cx.mm;
+    let result = match command {
+        cmd::IPC_RMID => semaphores.remove(creds, id).map(|()| 0)?,
+        cmd::IPC_SET => {
+            let word = |at: u64| mm.copy_in_u32(arg.wrapping_add(at));
+            let (uid, gid, mode) = (word(4)?, word(8)?, word(20)?);
+            semaphores.find(id)?.set_perm(creds, uid, gid, mode)?;
+            0
+        }
+        cmd::IPC_STAT => {
+            mm.copy_out(arg, &encode(&semaphores.find(id)?.stat(creds, true)?))?;
+            0
+        }
+        cmd::SEM_STAT | cmd::SEM_STAT_ANY => {
+            let set = semaphores.at(id as u32)?;
+            mm.copy_out(arg, &encode(&set.stat(creds, command == cmd::SEM_STAT)?))?;
+            set.id as u64
+        }
+        cmd::IPC_INFO | cmd::SEM_INFO => {
+            let (sets, used, highest) = semaphores.usage();
+            let (size, adjust) = match command {
+                cmd::SEM_INFO => (sets as i32, used as i32),
+                // SEMUSZ, which nothing uses, and SEMAEM.
+                _ => (20, MAX_VALUE),
+            };
+            let (all, most) = (ALL as i32, OPERATIONS as i32);
+            let per_set = PER_SET as i32;
+            let info = [all, SETS as i32, all, all, per_set, most, most, size, MAX_VALUE, adjust];
+            let bytes: Vec<u8> = info.iter().flat_map(|n| n.to_le_bytes()).collect();
+            mm.copy_out(arg, &bytes)?;
+            highest.into()
+        }
+        cmd::GETVAL => semaphores.find(id)?.value(creds, num)?.0 as u64,
+        cmd::GETPID => semaphores.find(id)?.value(creds, num)?.1.into(),
+        cmd::GETNCNT | cmd::GETZCNT => {
+            semaphores.find(id)?.waiting(creds, num, command == cmd::GETZCNT)? as u64
+        }
+        cmd::GETALL => {
+            let values = semaphores.find(id)?.values(creds)?;
+            let bytes: Vec<u8> = values.iter().flat_map(|n| (*n as u16).to_le_bytes()).collect();
+            mm.copy_out(arg, &bytes)?;
+            0
+        }
+        cmd::SETVAL => {
+            semaphores.find(id)?.set_values(creds, pid, num, &[arg as i32])?;
+            0
+        }
+        cmd::SETALL => {
+            let set = semaphores.find(id)?;
+            let mut bytes = vec![0; set.len.saturating_mul(2)];
+            mm.copy_in(arg, &mut bytes)?;
+            let values: Vec<i32> = bytes
+                .chunks_exact(2)
+                .filter_map(|b| Some(u16::from_le_bytes(b.try_into().ok()?).into()))
+                .collect();
+            set.set_values(creds, pid, 0, &values)?;
+            0
+        }
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    Ok(result)
+}
+
+/// struct semid64_ds.
+fn encode(stat: &Stat) -> [u8; DS] {
+    let perm = &stat.perm;
+    let words = [
+        perm.key as u32,
+        perm.uid,
+        perm.gid,
+        perm.cuid,
+        perm.cgid,
+        perm.mode,
+        stat.sequence & 0xffff,
+    ];
+    let head = words.iter().flat_map(|n| n.to_le_bytes());
+    // The rest of the permissions, and unused words between the times and at the end.
+    let head = head.chain([0; 20]);
+    let tail = [stat.otime, 0, stat.ctime, 0, stat.nsems as u64, 0, 0];
+    let mut bytes = [0; DS];
+    let all = head.chain(tail.iter().flat_map(|n| n.to_le_bytes()));
+    bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+    bytes
+}
