@@ -164,8 +164,13 @@ impl Thread {
     #[inline]
     pub(crate) fn trapped(&self, runs: u64) {
         if runs & 63 == 0 || runs < 8 {
-            self.measured.set(clock::monotonic());
+            self.measure();
         }
+    }
+
+    #[cold]
+    fn measure(&self) {
+        self.measured.set(clock::monotonic());
     }
 
     /// It goes back to the application.

@@ -34,7 +34,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
-use crate::platform::{Level, PAGE_SIZE, platform};
+use crate::platform::{Level, PAGE_SIZE, Registers, platform};
 use crate::task::Current;
 
 /// Serves one call.
@@ -182,17 +182,19 @@ pub fn missing_calls() -> Vec<(u32, u64)> {
 /// Serves the call that the application has just made, and puts the result where it belongs. Every call
 /// passes here, and nothing else sees all of them.
 pub fn dispatch(cx: &mut Current) {
-    let r = &cx.regs;
     // The number is an `int` on Linux too.
-    let number = r.orig_rax as u32;
-    let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+    let number = cx.regs.orig_rax as u32;
+    // Put together where they are passed, so that they are not copied.
+    let args = |r: &Registers| Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
     let calls = &cx.task.syscalls;
     // The task alone writes it: no locked instruction is needed.
     calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
     let result = if cx.watched {
+        let args = args(&cx.regs);
         crate::strace::watch(cx, number, args, handler)
     } else {
+        let args = args(&cx.regs);
         handler(cx, args)
     };
     match result {
