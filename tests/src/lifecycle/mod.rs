@@ -7,6 +7,7 @@ mod bad_input;
 mod deaths;
 mod machine;
 mod states;
+mod terminals;
 
 use std::fs::{self, File};
 use std::io;
@@ -54,7 +55,10 @@ pub fn names() -> Vec<String> {
 }
 
 fn tests() -> impl Iterator<Item = Test> {
-    [states::TESTS, bad_input::TESTS, deaths::TESTS, machine::TESTS].into_iter().flatten().copied()
+    [states::TESTS, terminals::TESTS, bad_input::TESTS, deaths::TESTS, machine::TESTS]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Runs one.
