@@ -20,6 +20,7 @@ pub mod ipc;
 pub mod kernel;
 pub mod loader;
 pub mod mm;
+pub mod net;
 pub mod platform;
 pub mod signal;
 pub mod strace;

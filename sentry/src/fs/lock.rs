@@ -1,12 +1,14 @@
-//! What the VFS keeps per inode: advisory locks (fcntl(2), flock(2)), the pipe of a FIFO.
+//! What the VFS keeps per inode: advisory locks (fcntl(2), flock(2)), the pipe of a FIFO, the socket of
+//! a socket's node.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, Ordering};
 
 use super::pipe::Pipe;
 use crate::errno::Errno;
+use crate::net::unix::Sock;
 use crate::sync::{SpinLock, WaitQueue};
 
 /// The VFS's state of an inode. Costs nothing until it is used.
@@ -15,6 +17,8 @@ pub struct InodeState {
     locks: spin::Once<Box<Locks>>,
     /// What flows through a FIFO.
     fifo: spin::Once<Arc<Pipe>>,
+    /// Whom bind(2) made it for.
+    socket: spin::Once<Weak<Sock>>,
     /// Opens for writing, or minus the number of runs as a program: each excludes the other
     /// (ETXTBSY).
     writers: AtomicI32,
@@ -23,7 +27,12 @@ pub struct InodeState {
 impl InodeState {
     /// An unused one.
     pub const fn new() -> Self {
-        InodeState { locks: spin::Once::new(), fifo: spin::Once::new(), writers: AtomicI32::new(0) }
+        InodeState {
+            locks: spin::Once::new(),
+            fifo: spin::Once::new(),
+            socket: spin::Once::new(),
+            writers: AtomicI32::new(0),
+        }
     }
 
     /// Its locks.
@@ -39,6 +48,16 @@ impl InodeState {
     /// Makes this the pipe of a FIFO that has none yet: of pipe(2)'s inode.
     pub fn set_fifo(&self, pipe: &Arc<Pipe>) {
         self.fifo.call_once(|| pipe.clone());
+    }
+
+    /// The socket that is bound to it.
+    pub(crate) fn socket(&self) -> Option<Arc<Sock>> {
+        self.socket.get()?.upgrade()
+    }
+
+    /// Makes this the node of a socket.
+    pub(crate) fn set_socket(&self, socket: &Arc<Sock>) {
+        self.socket.call_once(|| Arc::downgrade(socket));
     }
 
     /// Its locks, if there have ever been any.

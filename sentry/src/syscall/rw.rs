@@ -8,6 +8,7 @@ use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
 use crate::fs::types::MAX_OFFSET;
 use crate::fs::{File, IoDst, IoSrc, Whence};
+use crate::net::SocketFile;
 use crate::signal::Signal;
 use crate::task::Current;
 
@@ -24,6 +25,9 @@ fn offset(raw: u64) -> Result<At, Errno> {
 
 fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At) -> SysResult {
     let mut dst = IoDst::user(&*cx.mm, to.slots());
+    if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
+        return super::message::read(cx, file, socket.socket(), &mut dst);
+    }
     let n = match at {
         At::Current => file.read(cx, &mut dst)?,
         At::Offset(offset) => file.pread(cx, &mut dst, offset)?,
@@ -33,6 +37,9 @@ fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At) -> SysResult 
 
 fn write_from(cx: &Current, file: &Arc<File>, from: &Vectors, at: At) -> SysResult {
     let mut src = IoSrc::user(&*cx.mm, from.slots());
+    if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
+        return super::message::write(cx, file, socket.socket(), &mut src);
+    }
     let result = match at {
         At::Current => file.write(cx, &mut src),
         At::Offset(offset) => file.pwrite(cx, &mut src, offset),

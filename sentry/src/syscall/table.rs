@@ -8,7 +8,9 @@ use super::ArgKind::*;
 use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
-use super::{attr, copy, dir, fd, memory, mount, names, open, poll, rw, stat, xattr};
+use super::{
+    attr, copy, dir, fd, memory, message, mount, names, open, poll, rw, socket, stat, xattr,
+};
 
 macro_rules! syscalls {
     ($($number:literal $name:ident $support:ident($($what:literal)?) $handler:path, ($($arg:ident),*);)*) => {
@@ -67,21 +69,21 @@ syscalls! {
     38 setitimer Full() time::setitimer, (Int, Hex, Hex);
     39 getpid Full() process::getpid, ();
     40 sendfile Full() copy::sendfile, (Fd, Fd, Hex, Size);
-    41 socket Missing() missing, ();
-    42 connect Missing() missing, ();
-    43 accept Missing() missing, ();
-    44 sendto Missing() missing, ();
-    45 recvfrom Missing() missing, ();
-    46 sendmsg Missing() missing, ();
-    47 recvmsg Missing() missing, ();
-    48 shutdown Missing() missing, ();
-    49 bind Missing() missing, ();
-    50 listen Missing() missing, ();
-    51 getsockname Missing() missing, ();
-    52 getpeername Missing() missing, ();
-    53 socketpair Missing() missing, ();
-    54 setsockopt Missing() missing, ();
-    55 getsockopt Missing() missing, ();
+    41 socket Partial("AF_UNIX only") socket::socket, (Int, Hex, Int);
+    42 connect Full() socket::connect, (Fd, Hex, Size);
+    43 accept Full() socket::accept, (Fd, Hex, Hex);
+    44 sendto Partial("no MSG_OOB") message::sendto, (Fd, InBuf, Size, Hex, Hex, Size);
+    45 recvfrom Partial("no MSG_OOB") message::recvfrom, (Fd, OutBuf, Size, Hex, Hex, Hex);
+    46 sendmsg Partial("no MSG_OOB") message::sendmsg, (Fd, Hex, Hex);
+    47 recvmsg Partial("no MSG_OOB") message::recvmsg, (Fd, Hex, Hex);
+    48 shutdown Full() socket::shutdown, (Fd, Int);
+    49 bind Full() socket::bind, (Fd, Hex, Size);
+    50 listen Full() socket::listen, (Fd, Int);
+    51 getsockname Full() socket::getsockname, (Fd, Hex, Hex);
+    52 getpeername Full() socket::getpeername, (Fd, Hex, Hex);
+    53 socketpair Partial("AF_UNIX only") socket::socketpair, (Int, Hex, Int, Hex);
+    54 setsockopt Partial("the common options of SOL_SOCKET") socket::setsockopt, (Fd, Int, Int, Hex, Size);
+    55 getsockopt Partial("the common options of SOL_SOCKET") socket::getsockopt, (Fd, Int, Int, Hex, Hex);
     56 clone Partial("no namespaces but mount and UTS") process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
     57 fork Full() process::fork, ();
     58 vfork Full() process::vfork, ();
@@ -314,7 +316,7 @@ syscalls! {
     285 fallocate Full() attr::fallocate, (Fd, Hex, Int, Int);
     286 timerfd_settime Missing() missing, ();
     287 timerfd_gettime Missing() missing, ();
-    288 accept4 Missing() missing, ();
+    288 accept4 Full() socket::accept4, (Fd, Hex, Hex, Hex);
     289 signalfd4 Missing() missing, ();
     290 eventfd2 Full() fd::eventfd2, (Int, Hex);
     291 epoll_create1 Full() poll::epoll_create1, (Hex);
@@ -325,7 +327,7 @@ syscalls! {
     296 pwritev Full() rw::pwritev, (Fd, Hex, Size, Int);
     297 rt_tgsigqueueinfo Full() signal::rt_tgsigqueueinfo, (Int, Int, Signal, Hex);
     298 perf_event_open Missing() missing, ();
-    299 recvmmsg Missing() missing, ();
+    299 recvmmsg Partial("no MSG_OOB") message::recvmmsg, (Fd, Hex, Size, Hex, Hex);
     300 fanotify_init Missing() missing, ();
     301 fanotify_mark Missing() missing, ();
     302 prlimit64 Full() system::prlimit64, (Int, Int, Hex, Hex);
@@ -333,7 +335,7 @@ syscalls! {
     304 open_by_handle_at Missing() missing, ();
     305 clock_adjtime Partial("asking only") time::clock_adjtime, (Int, Hex);
     306 syncfs Full() fd::syncfs, (Fd);
-    307 sendmmsg Missing() missing, ();
+    307 sendmmsg Partial("no MSG_OOB") message::sendmmsg, (Fd, Hex, Size, Hex);
     308 setns Missing() missing, ();
     309 getcpu Full() sched::getcpu, (Hex, Hex);
     310 process_vm_readv Missing() missing, ();

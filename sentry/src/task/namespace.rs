@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ipc::Ipc;
+use crate::net::NetNamespace;
 use crate::sync::SpinLock;
 
 /// What a task sees. Replaced as a whole by the task alone.
@@ -13,6 +14,8 @@ pub struct Namespaces {
     pub uts: Arc<Uts>,
     /// System V IPC.
     pub ipc: Arc<Ipc>,
+    /// What sockets share.
+    pub net: Arc<NetNamespace>,
 }
 
 /// A UTS namespace (uts_namespaces(7)).
@@ -35,6 +38,10 @@ impl Namespaces {
     /// New ones with these names.
     pub fn new(host: &str, domain: &str) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
-        Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }), ipc: Arc::default() }
+        Namespaces {
+            uts: Arc::new(Uts { names: SpinLock::new(names) }),
+            ipc: Arc::default(),
+            net: Arc::default(),
+        }
     }
 }

@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = both![
     ("semaphores", 20),
     ("timers", 30),
     ("polls", 20),
+    ("unix", 30),
     ("mxcsr", 10),
     ("avx", 60),
     ("threads64", 60),

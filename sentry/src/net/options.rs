@@ -1,0 +1,236 @@
+//! Socket options of level SOL_SOCKET (socket(7)), the same for all families.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::{Socket, Ucred};
+use crate::errno::Errno;
+use crate::sync::SpinLock;
+use crate::task::{Creds, cap};
+use crate::time::{SECOND, TimeVal};
+
+/// Numbers of options (asm-generic/socket.h).
+mod number {
+    pub const DEBUG: i32 = 1;
+    pub const REUSEADDR: i32 = 2;
+    pub const TYPE: i32 = 3;
+    pub const ERROR: i32 = 4;
+    pub const DONTROUTE: i32 = 5;
+    pub const BROADCAST: i32 = 6;
+    pub const SNDBUF: i32 = 7;
+    pub const RCVBUF: i32 = 8;
+    pub const KEEPALIVE: i32 = 9;
+    pub const OOBINLINE: i32 = 10;
+    pub const PRIORITY: i32 = 12;
+    pub const LINGER: i32 = 13;
+    pub const PASSCRED: i32 = 16;
+    pub const PEERCRED: i32 = 17;
+    pub const RCVLOWAT: i32 = 18;
+    pub const SNDLOWAT: i32 = 19;
+    pub const RCVTIMEO: i32 = 20;
+    pub const SNDTIMEO: i32 = 21;
+    pub const TIMESTAMP: i32 = 29;
+    pub const ACCEPTCONN: i32 = 30;
+    pub const SNDBUFFORCE: i32 = 32;
+    pub const RCVBUFFORCE: i32 = 33;
+    pub const PROTOCOL: i32 = 38;
+    pub const DOMAIN: i32 = 39;
+    pub const PEERGROUPS: i32 = 59;
+}
+use number::*;
+
+/// Options that are only on or off, one bit each in the order of this list.
+const SWITCHES: [i32; 8] =
+    [DEBUG, REUSEADDR, DONTROUTE, BROADCAST, KEEPALIVE, OOBINLINE, PASSCRED, TIMESTAMP];
+
+/// net.core.wmem_default and rmem_default, wmem_max and rmem_max.
+const DEFAULT: u32 = 212_992;
+/// The least send buffer (SOCK_MIN_SNDBUF, net/sock.h).
+const MIN_SEND: u32 = 4608;
+/// The least receive buffer (SOCK_MIN_RCVBUF).
+const MIN_RECEIVE: u32 = 2304;
+
+/// The options of a socket.
+pub struct Options {
+    switches: AtomicU32,
+    send_buffer: AtomicU32,
+    receive_buffer: AtomicU32,
+    /// Nanoseconds; 0: no limit.
+    send_timeout: AtomicU64,
+    receive_timeout: AtomicU64,
+    low_water: AtomicU32,
+    priority: AtomicU32,
+    /// `l_onoff` and `l_linger`.
+    linger: SpinLock<(bool, u32)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            switches: AtomicU32::new(0),
+            send_buffer: AtomicU32::new(DEFAULT),
+            receive_buffer: AtomicU32::new(DEFAULT),
+            send_timeout: AtomicU64::new(0),
+            receive_timeout: AtomicU64::new(0),
+            low_water: AtomicU32::new(1),
+            priority: AtomicU32::new(0),
+            linger: SpinLock::new((false, 0)),
+        }
+    }
+}
+
+fn switch(option: i32) -> Option<u32> {
+    SWITCHES.iter().position(|o| *o == option).and_then(|n| 1u32.checked_shl(n as u32))
+}
+
+/// A `struct timeval` as nanoseconds; 0: no limit. `EDOM` where it is not normal.
+fn timeout(value: &[u8]) -> Result<u64, Errno> {
+    let value = value.get(..16).ok_or(Errno::EINVAL)?;
+    let (sec, usec) =
+        (crate::syscall::word(value, 0) as i64, crate::syscall::word(value, 1) as i64);
+    if !(0..1_000_000).contains(&usec) {
+        return Err(Errno::EDOM);
+    }
+    // A negative time is over at once: Linux waits for no tick then.
+    if sec < 0 {
+        return Ok(1);
+    }
+    let sec = u64::try_from(sec).map_err(|_| Errno::EDOM)?;
+    Ok(sec.saturating_mul(SECOND).saturating_add((usec as u64).saturating_mul(1000)))
+}
+
+impl Options {
+    fn is_on(&self, option: i32) -> bool {
+        switch(option).is_some_and(|bit| self.switches.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Whether messages come with their sender's credentials (SO_PASSCRED).
+    pub fn passes_creds(&self) -> bool {
+        self.is_on(PASSCRED)
+    }
+
+    /// Takes SO_PASSCRED over from a listening socket.
+    pub fn inherit(&self, from: &Options) {
+        if from.passes_creds()
+            && let Some(bit) = switch(PASSCRED)
+        {
+            self.switches.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// How much may be under way, bytes (SO_SNDBUF).
+    pub fn send_buffer(&self) -> usize {
+        self.send_buffer.load(Ordering::Relaxed) as usize
+    }
+
+    /// How long a send waits, nanoseconds; 0: no limit.
+    pub fn send_timeout(&self) -> u64 {
+        self.send_timeout.load(Ordering::Relaxed)
+    }
+
+    /// How long a receive, an accept or a connect waits, nanoseconds; 0: no limit.
+    pub fn receive_timeout(&self) -> u64 {
+        self.receive_timeout.load(Ordering::Relaxed)
+    }
+
+    /// setsockopt(2) at SOL_SOCKET.
+    pub fn set(&self, creds: &Creds, option: i32, value: &[u8]) -> Result<(), Errno> {
+        let int = match value.first_chunk::<4>() {
+            Some(bytes) => i32::from_le_bytes(*bytes),
+            None => return Err(Errno::EINVAL),
+        };
+        match option {
+            TYPE | ERROR | PROTOCOL | DOMAIN | ACCEPTCONN | PEERCRED | PEERGROUPS | SNDLOWAT => {
+                return Err(Errno::ENOPROTOOPT);
+            }
+            DEBUG if int != 0 && !creds.capable(cap::NET_ADMIN) => return Err(Errno::EACCES),
+            SNDBUF | SNDBUFFORCE => {
+                let most = self.most(creds, option == SNDBUFFORCE)?;
+                let size = int.cast_unsigned().min(most).saturating_mul(2).max(MIN_SEND);
+                self.send_buffer.store(size, Ordering::Relaxed);
+            }
+            RCVBUF | RCVBUFFORCE => {
+                let most = self.most(creds, option == RCVBUFFORCE)?;
+                let size = int.cast_unsigned().min(most).saturating_mul(2).max(MIN_RECEIVE);
+                self.receive_buffer.store(size, Ordering::Relaxed);
+            }
+            PRIORITY => {
+                if !(0..=6).contains(&int) && !creds.capable(cap::NET_ADMIN) {
+                    return Err(Errno::EPERM);
+                }
+                self.priority.store(int.cast_unsigned(), Ordering::Relaxed);
+            }
+            LINGER => {
+                let seconds = value.get(4..8).and_then(|b| b.first_chunk::<4>());
+                let seconds = u32::from_le_bytes(*seconds.ok_or(Errno::EINVAL)?);
+                *self.linger.lock() = (int != 0, seconds);
+            }
+            RCVLOWAT => {
+                let least = if int < 0 { i32::MAX } else { int.max(1) };
+                self.low_water.store(least.cast_unsigned(), Ordering::Relaxed);
+            }
+            RCVTIMEO => self.receive_timeout.store(timeout(value)?, Ordering::Relaxed),
+            SNDTIMEO => self.send_timeout.store(timeout(value)?, Ordering::Relaxed),
+            option => {
+                let bit = switch(option).ok_or(Errno::ENOPROTOOPT)?;
+                if int != 0 {
+                    self.switches.fetch_or(bit, Ordering::Relaxed);
+                } else {
+                    self.switches.fetch_and(!bit, Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn most(&self, creds: &Creds, force: bool) -> Result<u32, Errno> {
+        match force {
+            false => Ok(DEFAULT),
+            true if creds.capable(cap::NET_ADMIN) => Ok(i32::MAX.cast_unsigned() / 2),
+            true => Err(Errno::EPERM),
+        }
+    }
+
+    /// getsockopt(2) at SOL_SOCKET: the value in full.
+    pub fn get(&self, socket: &dyn Socket, option: i32) -> Result<Vec<u8>, Errno> {
+        let timeval = |ns: &AtomicU64| TimeVal::from_ns(ns.load(Ordering::Relaxed)).to_bytes();
+        let number: u32 = match option {
+            TYPE => socket.kind() as u32,
+            DOMAIN => socket.family().into(),
+            PROTOCOL => 0,
+            ERROR => socket.take_error().map_or(0, |e| e.code().cast_unsigned()),
+            ACCEPTCONN => socket.is_listening().into(),
+            SNDBUF => self.send_buffer.load(Ordering::Relaxed),
+            RCVBUF => self.receive_buffer.load(Ordering::Relaxed),
+            RCVLOWAT => self.low_water.load(Ordering::Relaxed),
+            SNDLOWAT => 1,
+            PRIORITY => self.priority.load(Ordering::Relaxed),
+            RCVTIMEO => return Ok(timeval(&self.receive_timeout).into()),
+            SNDTIMEO => return Ok(timeval(&self.send_timeout).into()),
+            LINGER => {
+                let (on, seconds) = *self.linger.lock();
+                return Ok([u32::from(on), seconds].map(u32::to_le_bytes).concat());
+            }
+            PEERCRED => {
+                // Nobody: the ids of no user and no group.
+                let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+                let Ucred { pid, uid, gid } = socket.peer_creds().map_or(nobody, |(c, _)| c);
+                return Ok([pid, uid, gid].map(u32::to_le_bytes).concat());
+            }
+            PEERGROUPS => {
+                let (_, groups) = socket.peer_creds().ok_or(Errno::ENODATA)?;
+                return Ok(groups.iter().flat_map(|g| g.to_le_bytes()).collect());
+            }
+            option => {
+                switch(option).ok_or(Errno::ENOPROTOOPT)?;
+                self.is_on(option).into()
+            }
+        };
+        Ok(number.to_le_bytes().into())
+    }
+
+    /// Whether a value that does not fit is an error (SO_PEERGROUPS) rather than cut off.
+    pub fn must_fit(option: i32) -> bool {
+        option == PEERGROUPS
+    }
+}
