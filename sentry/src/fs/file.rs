@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::context::Cx;
 use super::inode::{FileOps, Inode, Whence, Written};
+use super::inotify::{self, mask};
 use super::io::{IoDst, IoSrc};
 use super::lock::Owner;
 use super::path::Path;
@@ -95,6 +96,7 @@ impl File {
         if claim != 0 {
             inode.state().claim(claim)?;
         }
+        inode.state().opened();
         Ok(Arc::new(File {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             ops,
@@ -217,6 +219,25 @@ impl File {
         *self.signal.lock() = (pid, signal);
     }
 
+    /// Tells who watches it, or the directory that it was opened in.
+    pub fn happened(&self, what: u32) {
+        if let Some(path) = &self.path {
+            inotify::happened(&path.dentry, &*self.inode, what);
+        }
+    }
+
+    fn was_read(&self, n: usize) {
+        if n > 0 {
+            self.happened(mask::ACCESS);
+        }
+    }
+
+    fn was_written(&self, n: usize) {
+        if n > 0 {
+            self.happened(mask::MODIFY);
+        }
+    }
+
     /// read(2).
     pub fn read(&self, waiter: &dyn Blocker, dst: &mut IoDst<'_>) -> Result<usize, SysError> {
         self.check_read()?;
@@ -233,6 +254,8 @@ impl File {
         let mut offset = self.offset.lock();
         let n = self.retry(waiter, Events::IN, None, || self.ops.read(self, dst, *offset))?;
         *offset = offset.saturating_add(n as u64);
+        drop(offset);
+        self.was_read(n);
         Ok(n)
     }
 
@@ -248,7 +271,9 @@ impl File {
             return Err(Errno::ESPIPE.into());
         }
         dst.truncate(MAX_RW);
-        self.retry(waiter, Events::IN, None, || self.ops.read(self, dst, offset))
+        let n = self.retry(waiter, Events::IN, None, || self.ops.read(self, dst, offset))?;
+        self.was_read(n);
+        Ok(n)
     }
 
     /// write(2).
@@ -262,6 +287,8 @@ impl File {
         self.limit_size(waiter, src, *offset)?;
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, *offset))?;
         *offset = done.end;
+        drop(offset);
+        self.was_written(done.count);
         Ok(done.count)
     }
 
@@ -279,6 +306,7 @@ impl File {
         src.truncate(MAX_RW);
         self.limit_size(waiter, src, offset)?;
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, offset))?;
+        self.was_written(done.count);
         Ok(done.count)
     }
 
@@ -402,6 +430,8 @@ impl File {
         }
         let mut pos = self.offset.lock();
         *pos = self.ops.readdir(self, *pos, sink)?;
+        drop(pos);
+        self.happened(mask::ACCESS);
         Ok(())
     }
 
@@ -410,7 +440,9 @@ impl File {
         if size > MAX_OFFSET || !self.flags().writes() || self.inode.kind() != FileType::Regular {
             return Err(Errno::EINVAL);
         }
-        self.ops.truncate(self, cx, size)
+        self.ops.truncate(self, cx, size)?;
+        self.happened(mask::MODIFY);
+        Ok(())
     }
 
     /// A descriptor of the table with id `files` has been closed; the result is close(2)'s.
@@ -442,6 +474,14 @@ impl Drop for File {
         }
         if self.claim != 0 {
             self.inode.state().unclaim(self.claim);
+        }
+        let last = self.inode.state().closed();
+        if !self.is_path() {
+            let wrote = self.flags().writes();
+            self.happened(if wrote { mask::CLOSE_WRITE } else { mask::CLOSE_NOWRITE });
+        }
+        if last {
+            inotify::closed(&*self.inode);
         }
     }
 }

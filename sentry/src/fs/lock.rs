@@ -4,8 +4,9 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use super::inotify::Watches;
 use super::pipe::Pipe;
 use crate::errno::Errno;
 use crate::net::unix::Sock;
@@ -19,6 +20,10 @@ pub struct InodeState {
     fifo: spin::Once<Arc<Pipe>>,
     /// Whom bind(2) made it for.
     socket: spin::Once<Weak<Sock>>,
+    /// Who wants to know what happens to it.
+    watches: spin::Once<Box<Watches>>,
+    /// Open file descriptions of it.
+    opens: AtomicU32,
     /// Opens for writing, or minus the number of runs as a program: each excludes the other
     /// (ETXTBSY).
     writers: AtomicI32,
@@ -31,6 +36,8 @@ impl InodeState {
             locks: spin::Once::new(),
             fifo: spin::Once::new(),
             socket: spin::Once::new(),
+            watches: spin::Once::new(),
+            opens: AtomicU32::new(0),
             writers: AtomicI32::new(0),
         }
     }
@@ -48,6 +55,31 @@ impl InodeState {
     /// Makes this the pipe of a FIFO that has none yet: of pipe(2)'s inode.
     pub fn set_fifo(&self, pipe: &Arc<Pipe>) {
         self.fifo.call_once(|| pipe.clone());
+    }
+
+    /// The watches of inotify(7).
+    pub fn watches(&self) -> &Watches {
+        self.watches.call_once(Box::default)
+    }
+
+    /// Its watches, if there have ever been any.
+    pub fn watches_if_any(&self) -> Option<&Watches> {
+        self.watches.get().map(|b| &**b)
+    }
+
+    /// One more open file description.
+    pub fn opened(&self) {
+        self.opens.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One less; whether that was the last one.
+    pub fn closed(&self) -> bool {
+        self.opens.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.opens.load(Ordering::Acquire) != 0
     }
 
     /// The socket that is bound to it.

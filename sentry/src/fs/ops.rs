@@ -9,6 +9,7 @@ use super::context::Cx;
 use super::dentry::Dentry;
 use super::file::{Blocker, File, PathOps};
 use super::inode::{FileOps, Inode, Link};
+use super::inotify::{self, mask};
 use super::path::Path;
 use super::perm::{self, cap};
 use super::types::{
@@ -138,7 +139,9 @@ impl Cx<'_> {
         let file = File::new(ops, inode, Some(path.clone()), flags - once)?;
         if flags.contains(OpenFlags::TRUNC) && file.inode().kind() == FileType::Regular {
             self.truncate_inode(file.inode(), 0)?;
+            file.happened(mask::MODIFY);
         }
+        file.happened(mask::OPEN);
         Ok(file)
     }
 
@@ -217,6 +220,7 @@ impl Cx<'_> {
         let new = self.new_inode(parent, FileType::Regular, perm)?;
         let created = parent.create(self, name, new, flags)?;
         let dentry = dir.dentry.insert(name, Some(created.inode.clone()));
+        inotify::name_changed(&**parent, name, &*created.inode, mask::CREATE);
         let path = Path { mount: dir.mount.clone(), dentry };
         // Whoever made it may open it, whatever its mode says. It is empty.
         self.finish_open(&path, created.inode, flags - OpenFlags::TRUNC, created.ops)
@@ -319,7 +323,8 @@ impl Cx<'_> {
         perm::may_create(self, &**parent)?;
         let new = self.new_inode(parent, kind, perm)?;
         let inode = make(parent, &at.dir, &at.name, new)?;
-        at.dir.dentry.insert(&at.name, Some(inode));
+        at.dir.dentry.insert(&at.name, Some(inode.clone()));
+        inotify::name_changed(&**parent, &at.name, &*inode, mask::CREATE);
         Ok(())
     }
 
@@ -383,6 +388,7 @@ impl Cx<'_> {
             }
             self.may_link(inode)?;
             dir.link(self, name, inode)?;
+            inotify::happened(&old.dentry, &**inode, mask::ATTRIB);
             Ok(inode.clone())
         })
     }
@@ -424,6 +430,8 @@ impl Cx<'_> {
         }
         parent.unlink(self, &at.name, inode)?;
         at.dir.dentry.removed(&at.name, &dentry);
+        inotify::unlinked(&**inode);
+        inotify::name_changed(&**parent, &at.name, &**inode, mask::DELETE);
         Ok(())
     }
 
@@ -450,6 +458,8 @@ impl Cx<'_> {
         let _emptied = dentry.dir.lock();
         parent.rmdir(self, &at.name, inode)?;
         at.dir.dentry.removed(&at.name, &dentry);
+        inotify::unlinked(&**inode);
+        inotify::name_changed(&**parent, &at.name, &**inode, mask::DELETE);
         Ok(())
     }
 
@@ -570,6 +580,14 @@ impl Cx<'_> {
             new.dir.dentry.removed(&new.name, &target);
             old.dir.dentry.moved(&source, &new.dir.dentry, &new.name);
         }
+        inotify::moved((&**from, &old.name), (&**to, &new.name), &**moving);
+        match replaced {
+            Some(other) if exchange => {
+                inotify::moved((&**to, &new.name), (&**from, &old.name), &**other);
+            }
+            Some(gone) => inotify::unlinked(&**gone),
+            None => {}
+        }
         Ok(())
     }
 
@@ -589,7 +607,9 @@ impl Cx<'_> {
     /// chmod(2), chown(2), utimensat(2) on what a walk has found; `may` checks the caller's right.
     pub fn set_attr(&self, path: &Path, set: &SetAttr) -> Result<(), Errno> {
         path.mount.check_write()?;
-        path.inode()?.set_attr(self, set)
+        path.inode()?.set_attr(self, set)?;
+        inotify::changed(path, set);
+        Ok(())
     }
 
     /// Opens a program for exec: it must be a regular file that the caller may run, and nobody may

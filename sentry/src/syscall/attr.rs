@@ -6,6 +6,7 @@ use super::Args;
 use super::file_args::*;
 use crate::errno::Errno;
 use crate::error::SysResult;
+use crate::fs::inotify;
 use crate::fs::perm::{self, cap};
 use crate::fs::types::{MAX_OFFSET, Perm, mode};
 use crate::fs::{Access, FileType, Inode, SetAttr, SetTime, Time};
@@ -241,6 +242,9 @@ pub fn truncate(cx: &mut Current, args: Args) -> SysResult {
     let result = cx.cx().truncate_inode(inode, size);
     inode.state().unclaim(1);
     result?;
+    if let Some(path) = named.path() {
+        inotify::happened(&path.dentry, &**inode, inotify::mask::MODIFY);
+    }
     Ok(0)
 }
 

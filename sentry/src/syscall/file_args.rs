@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::errno::Errno;
+use crate::fs::inotify;
 use crate::fs::types::{PATH_MAX, SetAttr};
 use crate::fs::{Attr, File, Inode, IoVec, Path, WalkFlags};
 use crate::task::Current;
@@ -83,7 +84,11 @@ impl Named {
 
     pub(super) fn set_attr(&self, cx: &Current, set: &SetAttr) -> Result<(), Errno> {
         self.check_write()?;
-        self.inode()?.set_attr(&cx.cx(), set)
+        self.inode()?.set_attr(&cx.cx(), set)?;
+        if let Some(path) = self.path() {
+            inotify::changed(path, set);
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod dir;
 mod fd;
 mod file_args;
 mod futex;
+mod inotify;
 mod memory;
 mod message;
 mod mount;

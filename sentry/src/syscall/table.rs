@@ -9,7 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, memory, message, mount, names, open, poll, rw, socket, stat, xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, names, open, poll, rw, socket, stat,
+    xattr,
 };
 
 macro_rules! syscalls {
@@ -281,9 +282,9 @@ syscalls! {
     250 keyctl Missing() missing, ();
     251 ioprio_set Missing() missing, ();
     252 ioprio_get Full() sched::ioprio_get, (Int, Int);
-    253 inotify_init Missing() missing, ();
-    254 inotify_add_watch Missing() missing, ();
-    255 inotify_rm_watch Missing() missing, ();
+    253 inotify_init Full() inotify::inotify_init, ();
+    254 inotify_add_watch Partial("what the host changes is not told") inotify::inotify_add_watch, (Fd, Path, Hex);
+    255 inotify_rm_watch Full() inotify::inotify_rm_watch, (Fd, Int);
     256 migrate_pages Missing() missing, ();
     257 openat Full() open::openat, (DirFd, Path, OpenFlags, Mode);
     258 mkdirat Full() names::mkdirat, (DirFd, Path, Mode);
@@ -311,18 +312,18 @@ syscalls! {
     280 utimensat Full() attr::utimensat, (DirFd, Path, Hex, Hex);
     281 epoll_pwait Full() poll::epoll_pwait, (Fd, Hex, Int, Int, Hex, Size);
     282 signalfd Missing() missing, ();
-    283 timerfd_create Missing() missing, ();
+    283 timerfd_create Full() time::timerfd_create, (Int, Hex);
     284 eventfd Full() fd::eventfd, (Int);
     285 fallocate Full() attr::fallocate, (Fd, Hex, Int, Int);
-    286 timerfd_settime Missing() missing, ();
-    287 timerfd_gettime Missing() missing, ();
+    286 timerfd_settime Full() time::timerfd_settime, (Fd, Hex, Hex, Hex);
+    287 timerfd_gettime Full() time::timerfd_gettime, (Fd, Hex);
     288 accept4 Full() socket::accept4, (Fd, Hex, Hex, Hex);
     289 signalfd4 Missing() missing, ();
     290 eventfd2 Full() fd::eventfd2, (Int, Hex);
     291 epoll_create1 Full() poll::epoll_create1, (Hex);
     292 dup3 Full() fd::dup3, (Fd, Fd, OpenFlags);
     293 pipe2 Full() fd::pipe2, (Hex, OpenFlags);
-    294 inotify_init1 Missing() missing, ();
+    294 inotify_init1 Full() inotify::inotify_init1, (Hex);
     295 preadv Full() rw::preadv, (Fd, Hex, Size, Int);
     296 pwritev Full() rw::pwritev, (Fd, Hex, Size, Int);
     297 rt_tgsigqueueinfo Full() signal::rt_tgsigqueueinfo, (Int, Int, Signal, Hex);

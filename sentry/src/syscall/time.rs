@@ -5,8 +5,11 @@ use alloc::sync::Arc;
 use super::Args;
 use crate::errno::Errno;
 use crate::error::{Restart, SysError, SysResult};
+use crate::fs::OpenFlags;
+use crate::fs::timerfd::{self, TimerFd};
 use crate::platform::platform;
 use crate::signal::{SigInfo, Signal};
+use crate::task::limit::RLIMIT_NOFILE;
 use crate::task::{Blocked, Current, RestartBlock, cap};
 use crate::time::{Clock, Notify, SECOND, Setting, TimeSpec, TimeVal, Timer, TimerClock};
 
@@ -370,4 +373,49 @@ fn adjust(cx: &Current, addr: u64) -> SysResult {
     put(11, 10_000); // tick
     cx.mm.copy_out(addr, &bytes)?;
     Ok(TIME_ERROR)
+}
+
+/// timerfd_create(2).
+pub fn timerfd_create(cx: &mut Current, args: Args) -> SysResult {
+    let flags = OpenFlags::from_bits(args.uint(1)).ok_or(Errno::EINVAL)?;
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+        return Err(Errno::EINVAL.into());
+    }
+    if !Clock::can_have_descriptor(args.int(0)) {
+        return Err(Errno::EINVAL.into());
+    }
+    if Clock::is_alarm(args.int(0)) && !cx.creds.capable(cap::WAKE_ALARM) {
+        return Err(Errno::EPERM.into());
+    }
+    let clock = Clock::new(cx, args.int(0))?;
+    let nonblocking = flags.contains(OpenFlags::NONBLOCK);
+    let file = timerfd::new(&cx.cx(), clock, args.int(0), nonblocking)?;
+    let limit = cx.task.process.limits.soft(RLIMIT_NOFILE);
+    Ok(cx.files.insert(file, flags.contains(OpenFlags::CLOEXEC), limit)? as u64)
+}
+
+/// timerfd_settime(2). Nobody can set the clocks, so what waits for that waits for ever.
+pub fn timerfd_settime(cx: &mut Current, args: Args) -> SysResult {
+    /// TFD_TIMER_CANCEL_ON_SET (linux/timerfd.h).
+    const CANCEL_ON_SET: u32 = 2;
+    let new = read_itimerspec(cx, args.get(2))?;
+    let flags = args.uint(1);
+    if flags & !(ABSTIME | CANCEL_ON_SET) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let file = cx.files.get(args.int(0))?;
+    let timer = file.ops_as::<TimerFd>().ok_or(Errno::EINVAL)?;
+    let old = timer.set(new, flags & ABSTIME != 0, flags);
+    if args.get(3) != 0 {
+        write_itimerspec(cx, args.get(3), old)?;
+    }
+    Ok(0)
+}
+
+/// timerfd_gettime(2).
+pub fn timerfd_gettime(cx: &mut Current, args: Args) -> SysResult {
+    let file = cx.files.get(args.int(0))?;
+    let setting = file.ops_as::<TimerFd>().ok_or(Errno::EINVAL)?.get();
+    write_itimerspec(cx, args.get(1), setting)?;
+    Ok(0)
 }

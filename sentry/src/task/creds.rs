@@ -35,6 +35,7 @@ pub mod cap {
     pub const LEASE: u32 = 28;
     pub const MAC_OVERRIDE: u32 = 32;
     pub const SYSLOG: u32 = 34;
+    pub const WAKE_ALARM: u32 = 35;
     /// The highest there is (CAP_CHECKPOINT_RESTORE).
     pub const LAST: u32 = 40;
     /// All of them.

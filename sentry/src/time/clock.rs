@@ -207,6 +207,16 @@ impl Clock {
         id == CLOCK_REALTIME_COARSE || id == CLOCK_MONOTONIC_COARSE
     }
 
+    /// Whether timerfd_create(2) takes the clock with this number.
+    pub fn can_have_descriptor(id: i32) -> bool {
+        matches!(id, CLOCK_REALTIME | CLOCK_MONOTONIC | CLOCK_BOOTTIME) || Clock::is_alarm(id)
+    }
+
+    /// Whether the clock with this number wakes a machine that sleeps.
+    pub fn is_alarm(id: i32) -> bool {
+        matches!(id, CLOCK_REALTIME_ALARM | CLOCK_BOOTTIME_ALARM)
+    }
+
     /// Whether clock_nanosleep(2) and timers take the clock with this number.
     pub fn can_wait(id: i32) -> bool {
         !matches!(id, CLOCK_MONOTONIC_RAW | CLOCK_REALTIME_COARSE | CLOCK_MONOTONIC_COARSE)

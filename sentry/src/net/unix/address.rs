@@ -58,9 +58,12 @@ enum Holder {
 
 /// Abstract names and whose they are. Each kind of socket has names of its own.
 #[derive(Default)]
-pub struct AbstractNames(SpinLock<BTreeMap<(u8, Box<[u8]>), Weak<Sock>>>);
+pub struct AbstractNames(SpinLock<BTreeMap<Key, Weak<Sock>>>);
 
-fn key(kind: Kind, name: &[u8]) -> (u8, Box<[u8]>) {
+/// A kind of socket and a name.
+type Key = (u8, Box<[u8]>);
+
+fn key(kind: Kind, name: &[u8]) -> Key {
     (kind as u8, name.into())
 }
 
