@@ -220,6 +220,13 @@ pub fn name_changed(dir: &dyn Inode, name: &[u8], inode: &dyn Inode, what: u32) 
     }
 }
 
+/// `inode` has got another name.
+pub fn linked(inode: &dyn Inode) {
+    if is_watched() {
+        tell(inode, mask::ATTRIB, 0, None, false);
+    }
+}
+
 /// A name of `inode` has been removed; with the last one, and when nobody has it open, it is gone.
 pub fn unlinked(inode: &dyn Inode) {
     if !is_watched() || inode.state().watches_if_any().is_none() {

@@ -137,11 +137,11 @@ impl Cx<'_> {
             | OpenFlags::TRUNC
             | OpenFlags::CLOEXEC;
         let file = File::new(ops, inode, Some(path.clone()), flags - once)?;
+        file.happened(mask::OPEN);
         if flags.contains(OpenFlags::TRUNC) && file.inode().kind() == FileType::Regular {
             self.truncate_inode(file.inode(), 0)?;
             file.happened(mask::MODIFY);
         }
-        file.happened(mask::OPEN);
         Ok(file)
     }
 
@@ -388,7 +388,7 @@ impl Cx<'_> {
             }
             self.may_link(inode)?;
             dir.link(self, name, inode)?;
-            inotify::happened(&old.dentry, &**inode, mask::ATTRIB);
+            inotify::linked(&**inode);
             Ok(inode.clone())
         })
     }

@@ -28,6 +28,7 @@ pub(super) const CASES: &[Case] = both![
     ("timers", 30),
     ("polls", 20),
     ("unix", 30),
+    ("notify", 30),
     ("mxcsr", 10),
     ("avx", 60),
     ("threads64", 60),

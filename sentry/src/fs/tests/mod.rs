@@ -3,6 +3,8 @@
 mod pipes;
 mod proc;
 mod ready;
+mod sockets;
+mod timers;
 
 use alloc::string::String;
 use alloc::vec::Vec;
