@@ -311,6 +311,7 @@ mod tests {
 
 /// `bench`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = crate::bench::help())]
 pub struct Bench {
     /// Print one JSON object a line: operation, platform, value, unit, ratio (to native), to_runc,
     /// exits (of the VM, per operation), bare_loops (under ptrace, per system call)

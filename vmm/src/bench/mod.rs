@@ -34,6 +34,32 @@ const SETTLE: Duration = Duration::from_millis(300);
 /// How long a measured program may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// From the command to the container's first instruction, and to its end.
+const STARTS: [&str; 2] = ["start to first", "start to end"];
+/// The memory of an idle container.
+const IDLE: &str = "idle memory";
+
+/// Names of all that is measured.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    OPERATIONS.iter().map(|operation| operation.name).chain(STARTS).chain([IDLE])
+}
+
+/// What `--help` says at its end.
+pub fn help() -> String {
+    let names: Vec<&str> = names().collect();
+    format!(
+        "Operations: {}.\n\n\
+         Times are of one operation, on one CPU, with the operations natively and in containers taking \
+         turns; a page fault is of anonymous memory, for each page. `exits` are those of the VM for one \
+         operation. A bare loop is one PTRACE_SYSEMU round with the registers read and written: what a \
+         system call under ptrace costs at least; `bare loops` are for each system call of the operation. \
+         Starts are of a program that says a word and ends, with `auto` once with its verdict cached and \
+         once without (cold), and beside runc's where runc is installed. Idle memory is the proportional \
+         set size of all processes of a container that waits.",
+        names.join(", ")
+    )
+}
+
 /// What `bench` was asked for.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -74,6 +100,11 @@ pub type Counters<'a> = &'a dyn Fn(&Path, &str) -> Result<BTreeMap<String, u64>,
 
 /// Runs it all and prints to standard output.
 pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    if !names().any(wanted) {
+        let only = options.only.as_deref().unwrap_or_default();
+        return Err(format!("no operation is called {only:?}; --help names them"));
+    }
     let dir = Scratch::new()?;
     let bench = Bench { dir: &dir, binary: dir.rootfs().join("ringwall"), counters };
     bench.prepare()?;
@@ -84,17 +115,16 @@ pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
         let bare = middle(rounds.by_ref().collect::<Result<_, _>>()?)?;
         out.print(&Figure::new("bare loop", "native", bare, "ns"));
     }
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     for operation in OPERATIONS.iter().filter(|o| wanted(o.name)) {
         bench.operation(operation, options, ptrace, &mut out)?;
     }
-    if wanted("start to first") || wanted("start to end") {
+    if STARTS.into_iter().any(wanted) {
         bench.start(options, &mut out)?;
     }
-    if wanted("idle memory") {
+    if wanted(IDLE) {
         for platform in &options.platforms {
             let kib = bench.idle(platform)?;
-            out.print(&Figure::new("idle memory", platform, kib, "KiB"));
+            out.print(&Figure::new(IDLE, platform, kib, "KiB"));
         }
     }
     Ok(())
@@ -536,7 +566,7 @@ impl Bench<'_> {
         let mut bases: [(Option<f64>, Option<f64>); 2] = Default::default();
         for ((platform, cold), (first, whole)) in kinds.into_iter().zip(found) {
             let names = match cold {
-                false => ["start to first", "start to end"],
+                false => STARTS,
                 true => ["start to first, cold", "start to end, cold"],
             };
             for ((name, values), (native, runc)) in
