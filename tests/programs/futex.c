@@ -56,7 +56,8 @@ int main(void) {
     pid = fork();
     for (unsigned i = 0; i < 500; i++) {
         unsigned mine = pid == 0;
-        while (s[1] % 2 != mine) futex(&s[1], FUTEX_WAIT, s[1] % 2 == mine ? UINT_MAX : s[1], NULL, NULL, 0);
+        // One read: what is waited for is what was looked at.
+        for (unsigned seen; (seen = s[1]) % 2 != mine;) futex(&s[1], FUTEX_WAIT, seen, NULL, NULL, 0);
         s[1]++;
         futex(&s[1], FUTEX_WAKE, 1, NULL, NULL, 0);
     }

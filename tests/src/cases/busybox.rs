@@ -273,7 +273,7 @@ pub(super) const CASES: &[Case] = &[
     ),
     on_text!(
         "head-tail",
-        "head -n 2 t; tail -n 2 t; head -c 5 t; tail -c 5 t; tail -n +40 t; seq 10 | head -n -8; (sleep 0.2; echo late >>t; sleep 1.2) & timeout 1 tail -n 1 -f t; wait"
+        "head -n 2 t; tail -n 2 t; head -c 5 t; tail -c 5 t; tail -n +40 t; seq 10 | head -n -8; (sleep 0.2; echo late >>t; sleep 1.2) & timeout 2 tail -n 1 -f t; wait"
     ),
     on_text!(
         "cut-paste",
