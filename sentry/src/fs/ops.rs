@@ -138,7 +138,9 @@ impl Cx<'_> {
             | OpenFlags::CLOEXEC;
         let file = File::new(ops, inode, Some(path.clone()), flags - once)?;
         file.happened(mask::OPEN);
-        if flags.contains(OpenFlags::TRUNC) && file.inode().kind() == FileType::Regular {
+        // A file of the host's behind a standard stream has no length that could be cut here.
+        let has_length = file.inode().kind() == FileType::Regular && !file.is_stream();
+        if flags.contains(OpenFlags::TRUNC) && has_length {
             self.truncate_inode(file.inode(), 0)?;
             file.happened(mask::MODIFY);
         }

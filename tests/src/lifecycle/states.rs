@@ -1,7 +1,7 @@
 //! What containers are told to do, and the states that they go through.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 
 use nix::sys::signal::{Signal, kill};
@@ -38,6 +38,7 @@ pub(super) const TESTS: &[Test] = &[
     ("lifecycle/log-formats", log_formats),
     ("lifecycle/root-is-seen-by-the-host", root_is_seen),
     ("lifecycle/do", do_command),
+    ("lifecycle/do-changes-nothing", do_changes_nothing),
     ("lifecycle/check", check),
 ];
 
@@ -608,6 +609,41 @@ fn do_command(c: &Context) -> Outcome {
         done.err()
     );
     ensure!(!there.exists(), "it changed the host");
+    Ok(())
+}
+
+/// Changes of all kinds to the host's files, which must look done inside and not be done outside.
+fn do_changes_nothing(c: &Context) -> Outcome {
+    const SCRIPT: &str = "echo more >>f; cat f; chmod 600 f; stat -c %a f
+        mv d/g d/h; cat d/h; mv d e; ls e; rm l; ln f hard; stat -c %h f; rm f; cat hard
+        echo new >n; mv n hard; cat hard; mkdir d; ls -A d; truncate -s 1 e/h; wc -c <e/h
+        ln -s nowhere z; readlink z; touch -d @86400 hard; stat -c %Y hard; chown 5:6 hard
+        stat -c '%u %g' hard; find . | sort; cd e; rm -r ../e; ls; exit 23";
+    const OUT: &str = "one\nmore\n600\ntwo\nh\n2\none\nmore\nnew\n1\nnowhere\n86400\n5 6\n\
+        .\n./d\n./e\n./e/h\n./hard\n./z\n";
+    let folder = c.path("w");
+    fs::create_dir_all(folder.join("d"))?;
+    fs::write(folder.join("f"), "one\n")?;
+    fs::write(folder.join("d/g"), "two\n")?;
+    std::os::unix::fs::symlink("f", folder.join("l"))?;
+    let mut command = c.place.runtime.command(c.scratch.path(), &["do", "--", "sh", "-c", SCRIPT]);
+    command.current_dir(&folder);
+    let done = c.start_command(&mut command)?.end(c.limit())?;
+    ensure!(
+        done.end == End::Exit(23) && done.out() == OUT,
+        "{}: {}{}",
+        done.end,
+        done.out(),
+        done.err()
+    );
+    let mut names: Vec<_> =
+        fs::read_dir(&folder)?.map(|e| Ok(e?.file_name())).collect::<std::io::Result<_>>()?;
+    names.sort();
+    ensure!(names == ["d", "f", "l"], "the host has {names:?}");
+    ensure!(fs::read_to_string(folder.join("f"))? == "one\n", "f was written");
+    ensure!(fs::read_to_string(folder.join("d/g"))? == "two\n", "d/g was written");
+    let meta = fs::metadata(folder.join("f"))?;
+    ensure!(meta.mode() & 0o777 != 0o600 && meta.nlink() == 1, "f was changed: {meta:?}");
     Ok(())
 }
 
