@@ -172,7 +172,11 @@ fn send_signal(folder: &Folder, id: &str, signal: u8, all: bool) -> Result<(), E
 /// Asks the container's sandbox.
 fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
     let failed = |e| Error::Link(id.to_owned(), e);
-    let link = connect(folder).map_err(failed)?;
+    let link = connect(folder).map_err(|e| match e {
+        // Its sandbox has just ended, and its stand-in not said so yet.
+        link::Error::Socket(Errno::ECONNREFUSED | Errno::ENOENT) => Error::NotRunning,
+        e => failed(e),
+    })?;
     link.send(&ToSandbox::Call(Box::new(call)), &[]).map_err(failed)?;
     loop {
         if let FromSandbox::Answer(answer) = link.receive().map_err(failed)?.0 {
