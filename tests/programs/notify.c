@@ -65,8 +65,9 @@ static void on(const char *dir) {
     CHECK(utimensat(AT_FDCWD, file, NULL, 0) == 0);
     show("times", n);
     close(fd);
-    close(open(file, O_WRONLY | O_TRUNC));
-    show("close, truncating open", n);
+    // Without O_TRUNC: whether MODIFY comes before OPEN or after it differs between versions of Linux.
+    close(open(file, O_WRONLY));
+    show("close, open for writing", n);
     CHECK(link(file, other) == 0);
     show("link", n);
     CHECK(unlink(other) == 0);

@@ -50,6 +50,8 @@ pub fn init(bundle: &Path) -> io::Result<Infallible> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     close_inherited()?;
     setsid()?;
+    // A container begins without the caller's niceness, which the host has of the sandbox.
+    rustix::process::setpriority_process(None, 0)?;
     let config: Value = serde_json::from_slice(&fs::read(bundle.join("config.json"))?)?;
     let root = bundle.join("rootfs");
     mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)?;

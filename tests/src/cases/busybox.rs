@@ -63,7 +63,9 @@ pub(super) const CASES: &[Case] = &[
         "background-kill",
         "sleep 100 & p=$!; kill $p; wait $p 2>/dev/null; echo $?; sleep 100 & kill -9 $!; wait $! 2>/dev/null; echo $?"
     ),
-    sh!("jobs", "set -m; sleep 100 & jobs | sed 's/ *$//'; kill %1; wait %1; echo $?"),
+    // Whether the shell says "Terminated" depends on whether the job has died before it waits: on Linux
+    // it has in some 3 of 100 runs.
+    sh!("jobs", "set -m; sleep 100 & jobs | sed 's/ *$//'; kill %1; wait %1 2>/dev/null; echo $?"),
     sh!("trap-exit", "trap 'echo bye' EXIT; echo hello; exit 4"),
     sh!(
         "trap-signal",
