@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec;
+use core::sync::atomic::Ordering;
 
 use super::Args;
 use crate::errno::Errno;
@@ -22,13 +23,18 @@ const UTS_NAME: usize = 64;
 
 /// uname(2).
 pub fn uname(cx: &mut Current, args: Args) -> SysResult {
+    /// linux/personality.h: the execution domain, and the one that says it is a 32-bit machine.
+    const PER_MASK: u32 = 0xff;
+    const PER_LINUX32: u32 = 8;
     let names = cx.namespaces.uts.names.lock().clone();
+    let personality = cx.task.process.personality.load(Ordering::Relaxed);
+    let machine: &[u8] = if personality & PER_MASK == PER_LINUX32 { b"i686" } else { b"x86_64" };
     let fields: [&[u8]; 6] = [
         b"Linux",
         &names.host,
         RELEASE.as_bytes(),
         VERSION.as_bytes(),
-        b"x86_64",
+        machine,
         if names.domain.is_empty() { b"(none)" } else { &names.domain },
     ];
     let mut bytes = [0; UTS_FIELD * 6];

@@ -306,6 +306,18 @@ pub(super) const CASES: &[Case] = &[
         "gzip -k t; gunzip -c t.gz | cmp - t; bzip2 -k t; bzcat t.bz2 | cmp - t; gzip -d <t.gz | wc -c; zcat t.gz | md5sum; echo junk >j.gz; gunzip j.gz; echo $?; xz -dc t 2>&1; lzop -c t | lzop -dc | cmp - t; echo $?"
     ),
     on_text!(
+        "decompress",
+        "echo /Td6WFoAAATm1rRGAgAhARwAAAAQz1jMAQAIaGVsbG8geHoKAAAAAMFJOvpjUhRaAAEhCWwYxdUftvN9AQAAAAAEWVo= | base64 -d >x.xz; unxz -c x.xz; xzcat x.xz; echo XQAAAAT//////////wA0GUnujekUimql1d5wKZ///ZlAAA== | base64 -d >l.lzma; lzcat l.lzma; unlzma l.lzma; cat l; bzip2 -c t | bunzip2 | cmp - t; echo UEsDBBQAAAAIAEuYel2ogIqnDwAAAMgAAAAFAAAAei50eHTLSM3JyVeoyizgyhjSLABQSwECFAMUAAAACABLmHpdqICKpw8AAADIAAAABQAAAAAAAAAAAAAAgAEAAAAAei50eHRQSwUGAAAAAAEAAQAzAAAAMgAAAAAA | base64 -d >z.zip; unzip -q z.zip; wc z.txt; unzip -l z.zip | tail -n 1"
+    ),
+    on_text!(
+        "old-names",
+        "egrep '^1[0-3] ' t; fgrep -c word t; ascii | head -n 3; hostid | wc -c; link t u; unlink t; wc -l u; shred -n 1 -u u; ls; linux32 uname -m; linux64 uname -m; ipcalc -n 10.1.2.3 255.255.0.0; who; echo one | ts x"
+    ),
+    sh!(
+        "make-file-systems",
+        "cd /tmp; dd if=/dev/zero of=img bs=1k count=512 2>/dev/null; mke2fs -F img >/dev/null; echo $?; od -A n -t x2 -j 1080 -N 2 img; mkdosfs img; echo $?; od -A n -c -j 54 -N 5 img"
+    ),
+    on_text!(
         "encode",
         "base64 t | head -n 1; base64 t | base64 -d | cmp - t; uuencode t x | head -n 2; uuencode -m t x | uudecode -o u; cmp t u; echo $?; printf 'a\\r\\n' | dos2unix | od -c; echo hi | unix2dos | od -c"
     ),
