@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::context::Cx;
 use super::dentry::{Dentry, Super};
+use super::file::File;
 use super::inode::{FileOps, FileSystem, Inode};
 use super::lock::InodeState;
 use super::mount::Mount;
@@ -122,6 +123,19 @@ impl Inode for AnonInode {
     }
 }
 
+/// An open file that is neither of the kinds that a mode names (epoll, eventfd and the like), owned by
+/// the caller; of `flags` what open(2) would keep counts.
+pub fn file(
+    cx: &Cx<'_>,
+    label: &'static str,
+    ops: Box<dyn FileOps>,
+    flags: OpenFlags,
+) -> Result<Arc<File>, Errno> {
+    let (uid, gid) = (cx.creds.fsuid, cx.creds.fsgid);
+    let inode = AnonInode::new(FileType::Anonymous, label, 0o600, uid, gid);
+    File::new(ops, Arc::new(inode), None, flags)
+}
+
 /// The file system of what has no name: never mounted where anybody could see it.
 struct AnonFs {
     root: Arc<AnonInode>,
@@ -141,7 +155,7 @@ impl FileSystem for AnonFs {
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
-        Ok(StatFs { kind: 0x0904_1934, bsize: 4096, namelen: 255, ..StatFs::default() })
+        Ok(StatFs::without_blocks(0x0904_1934))
     }
 }
 

@@ -15,11 +15,11 @@ use core::any::Any;
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use super::anon::AnonInode;
+use super::anon;
 use super::context::Cx;
 use super::file::{File, Watcher};
 use super::inode::FileOps;
-use super::types::{Events, FileType, OpenFlags};
+use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue, WaitToken, Wake};
 
@@ -116,10 +116,7 @@ pub fn new(cx: &Cx<'_>) -> Result<Arc<File>, Errno> {
             queue: WaitQueue::new(),
         }),
     };
-    let label = "anon_inode:[eventpoll]";
-    let (uid, gid) = (cx.creds.fsuid, cx.creds.fsgid);
-    let inode = AnonInode::new(FileType::Anonymous, label, 0o600, uid, gid);
-    File::new(Box::new(epoll), Arc::new(inode), None, OpenFlags::RDWR)
+    anon::file(cx, "anon_inode:[eventpoll]", Box::new(epoll), OpenFlags::RDWR)
 }
 
 impl Epoll {

@@ -6,12 +6,12 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
 
-use super::anon::AnonInode;
+use super::anon;
 use super::context::Cx;
 use super::file::File;
 use super::inode::{FileOps, Written};
 use super::io::{IoDst, IoSrc};
-use super::types::{Events, FileType, OpenFlags};
+use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{SpinLock, WaitQueue};
 
@@ -38,11 +38,8 @@ pub fn new(cx: &Cx<'_>, initial: u32, flags: u32) -> Result<Arc<File>, Errno> {
         semaphore: flags & SEMAPHORE != 0,
         queue: WaitQueue::new(),
     };
-    let label = "anon_inode:[eventfd]";
-    let (uid, gid) = (cx.creds.fsuid, cx.creds.fsgid);
-    let inode = AnonInode::new(FileType::Anonymous, label, 0o600, uid, gid);
     let flags = OpenFlags::RDWR | open & OpenFlags::NONBLOCK;
-    File::new(Box::new(event), Arc::new(inode), None, flags)
+    anon::file(cx, "anon_inode:[eventfd]", Box::new(event), flags)
 }
 
 impl EventFd {

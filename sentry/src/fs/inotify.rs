@@ -15,7 +15,7 @@ use core::any::Any;
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 
-use super::anon::AnonInode;
+use super::anon;
 use super::context::Cx;
 use super::dentry::Dentry;
 use super::file::File;
@@ -306,16 +306,9 @@ pub fn new(cx: &Cx<'_>, nonblocking: bool) -> Result<Arc<File>, Errno> {
     if INSTANCES.fetch_add(1, Ordering::AcqRel) >= MAX_INSTANCES {
         return Err(Errno::EMFILE);
     }
-    let inode = AnonInode::new(
-        FileType::Anonymous,
-        "anon_inode:inotify",
-        0o600,
-        cx.creds.fsuid,
-        cx.creds.fsgid,
-    );
     let mut flags = OpenFlags::empty();
     flags.set(OpenFlags::NONBLOCK, nonblocking);
-    File::new(Box::new(inotify), Arc::new(inode), None, flags)
+    anon::file(cx, "anon_inode:inotify", Box::new(inotify), flags)
 }
 
 impl Inotify {

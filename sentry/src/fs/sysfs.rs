@@ -16,7 +16,7 @@ use super::file::File;
 use super::inode::{FileOps, FileSystem, Inode};
 use super::io::IoDst;
 use super::lock::InodeState;
-use super::types::{Attr, DirEntry, DirSink, FileType, NAME_MAX, OpenFlags, SetAttr, StatFs, Time};
+use super::types::{Attr, DirEntry, DirSink, FileType, OpenFlags, SetAttr, StatFs, Time};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
 
@@ -203,12 +203,7 @@ impl FileSystem for Fixed {
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
-        Ok(StatFs {
-            kind: self.magic,
-            bsize: PAGE_SIZE as u64,
-            namelen: NAME_MAX as u64,
-            ..StatFs::default()
-        })
+        Ok(StatFs::without_blocks(self.magic))
     }
 }
 

@@ -6,16 +6,16 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 
-use super::anon::AnonInode;
+use super::anon;
 use super::context::Cx;
 use super::file::File;
 use super::inode::FileOps;
 use super::io::IoDst;
-use super::types::{Events, FileType, OpenFlags};
+use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{SpinLock, WaitQueue};
 use crate::time::queue::{self, Expire, Queued};
-use crate::time::{Clock, SECOND, Setting};
+use crate::time::{Clock, SECOND, Setting, expirations};
 
 /// A timer with a descriptor.
 pub struct TimerFd(Arc<Timer>);
@@ -49,11 +49,9 @@ pub fn new(
 ) -> Result<Arc<File>, Errno> {
     let timer =
         Timer { clock, clock_id, state: SpinLock::new(State::default()), queue: WaitQueue::new() };
-    let label = "anon_inode:[timerfd]";
-    let inode = AnonInode::new(FileType::Anonymous, label, 0o600, cx.creds.fsuid, cx.creds.fsgid);
     let mut flags = OpenFlags::RDWR;
     flags.set(OpenFlags::NONBLOCK, nonblocking);
-    File::new(Box::new(TimerFd(Arc::new(timer))), Arc::new(inode), None, flags)
+    anon::file(cx, "anon_inode:[timerfd]", Box::new(TimerFd(Arc::new(timer))), flags)
 }
 
 impl TimerFd {
@@ -90,11 +88,9 @@ impl State {
     /// Counts what has expired by `now`.
     fn advance(&mut self, now: u64) {
         let Some(deadline) = self.deadline.filter(|d| *d <= now) else { return };
-        let more = now.saturating_sub(deadline).checked_div(self.interval);
-        self.expired = self.expired.saturating_add(more.unwrap_or(0).saturating_add(1));
-        self.deadline = more.map(|more| {
-            deadline.saturating_add(self.interval.saturating_mul(more.saturating_add(1)))
-        });
+        let (times, next) = expirations(deadline, self.interval, now);
+        self.expired = self.expired.saturating_add(times);
+        self.deadline = next;
     }
 
     fn setting(&self, now: u64) -> Setting {

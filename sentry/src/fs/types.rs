@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 pub use super::flags::{Access, Events, MountFlags, OpenFlags, RenameFlags};
-use crate::platform::platform;
+use crate::platform::{PAGE_SIZE, platform};
 
 /// Longest path with its terminating zero, in bytes (PATH_MAX, linux/limits.h).
 pub const PATH_MAX: usize = 4096;
@@ -231,6 +231,13 @@ pub struct StatFs {
     pub fsid: u64,
     /// Longest name.
     pub namelen: u64,
+}
+
+impl StatFs {
+    /// Of a file system that is stored nowhere (simple_statfs of Linux), by its magic number.
+    pub fn without_blocks(kind: u64) -> StatFs {
+        StatFs { kind, bsize: PAGE_SIZE as u64, namelen: NAME_MAX as u64, ..StatFs::default() }
+    }
 }
 
 /// One entry of a directory, as a file system gives it to getdents64(2).

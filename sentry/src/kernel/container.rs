@@ -41,7 +41,7 @@ pub struct Container {
     /// Whether init runs.
     running: AtomicBool,
     /// Terminals of processes that the host half started, by their streams.
-    consoles: SpinLock<Vec<(Option<StreamId>, Weak<Tty>)>>,
+    consoles: SpinLock<Vec<(StreamId, Weak<Tty>)>>,
 }
 
 /// The longest name that sethostname(2) takes, bytes.
@@ -258,8 +258,8 @@ impl Container {
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
         if let Some((tty, _)) = console {
             tty.control(&birth.task.process);
-            if init {
-                self.consoles.lock().push((spec.stdio[0], Arc::downgrade(&tty)));
+            if init && let [Some(stream), _, _] = spec.stdio {
+                self.consoles.lock().push((stream, Arc::downgrade(&tty)));
             }
         }
         Ok(birth)
@@ -317,7 +317,7 @@ impl Container {
             .consoles
             .lock()
             .iter()
-            .find(|(id, _)| *id == Some(stream))
+            .find(|(id, _)| *id == stream)
             .and_then(|(_, tty)| tty.upgrade());
         tty.is_some_and(|tty| {
             tty.resize(rows, columns);

@@ -142,8 +142,7 @@ fn put_statfs(cx: &Current, addr: u64, named: &Named) -> SysResult {
                 FileType::Socket => 0x534f_434b,
                 _ => 0x0904_1934,
             };
-            let s = crate::fs::StatFs { kind, bsize: 4096, namelen: 255, ..Default::default() };
-            (s, MountFlags::empty())
+            (crate::fs::StatFs::without_blocks(kind), MountFlags::empty())
         }
     };
     // MS_RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS and ST_RDONLY.. have the same numbers; relatime

@@ -9,6 +9,7 @@ pub mod queue;
 mod timer;
 
 pub use clock::{Clock, TimeSpec, TimeVal};
+pub(crate) use timer::expirations;
 pub use timer::{Notify, Setting, Timer, TimerClock};
 
 use alloc::collections::BTreeMap;

@@ -185,6 +185,18 @@ fn setting(state: &State, now: u64) -> Setting {
     }
 }
 
+/// How often a timer that was due at `deadline` has expired by `now`, which is not before that, and when
+/// it is due next; an interval of 0: never again.
+pub(crate) fn expirations(deadline: u64, interval: u64, now: u64) -> (u64, Option<u64>) {
+    match now.saturating_sub(deadline).checked_div(interval) {
+        None => (1, None),
+        Some(more) => {
+            let times = more.saturating_add(1);
+            (times, Some(deadline.saturating_add(interval.saturating_mul(times))))
+        }
+    }
+}
+
 impl Expire for Timer {
     fn expire(self: Arc<Self>) {
         let now = self.now();
@@ -196,17 +208,13 @@ impl Expire for Timer {
                 self.enqueue(&mut state, now);
                 return;
             }
-            let late = now.saturating_sub(deadline);
-            let more = late.checked_div(state.interval).unwrap_or(0);
-            state.deadline = match state.interval {
-                0 => None,
-                interval => {
-                    Some(deadline.saturating_add(interval.saturating_mul(more.saturating_add(1))))
-                }
-            };
-            let times = more.saturating_add(1);
+            let (times, next) = expirations(deadline, state.interval, now);
+            state.deadline = next;
             let tell = !state.pending;
-            state.overruns = if tell { more } else { state.overruns.saturating_add(times) };
+            state.overruns = match tell {
+                true => times.saturating_sub(1),
+                false => state.overruns.saturating_add(times),
+            };
             state.pending = matches!(self.notify, Notify::Process(_) | Notify::Task(..));
             self.enqueue(&mut state, now);
             tell

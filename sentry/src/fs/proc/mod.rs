@@ -19,10 +19,9 @@ use alloc::sync::{Arc, Weak};
 use super::anon::next_dev;
 use super::context::Cx;
 use super::inode::{Caching, FileSystem, Inode, Link};
-use super::types::{NAME_MAX, StatFs};
+use super::types::StatFs;
 use crate::errno::Errno;
 use crate::kernel::Container;
-use crate::platform::PAGE_SIZE;
 use crate::task::{Creds, Process, Task, cap};
 
 /// PROC_SUPER_MAGIC (linux/magic.h).
@@ -181,12 +180,7 @@ impl FileSystem for ProcFs {
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
-        Ok(StatFs {
-            kind: MAGIC,
-            bsize: PAGE_SIZE as u64,
-            namelen: NAME_MAX as u64,
-            ..StatFs::default()
-        })
+        Ok(StatFs::without_blocks(MAGIC))
     }
 
     fn caching(&self) -> Caching {

@@ -129,7 +129,7 @@ impl Tty {
             TIOCNOTTY => self.give_up(cx)?,
             TIOCGPGRP => {
                 if !master {
-                    self.controls(cx)?;
+                    self.must_control(cx)?;
                 }
                 let group = self.state.lock().foreground;
                 cx.mm.copy_out(arg, &group.to_le_bytes())?;
@@ -137,7 +137,7 @@ impl Tty {
             TIOCSPGRP => self.set_foreground(cx, arg)?,
             TIOCGSID => {
                 if !master {
-                    self.controls(cx)?;
+                    self.must_control(cx)?;
                 }
                 let session = self.state.lock().session.as_ref().map(|(_, session)| *session);
                 let session = session.ok_or(Errno::ENOTTY)?;
@@ -191,11 +191,8 @@ impl Tty {
     }
 
     /// `ENOTTY` unless it is the caller's controlling terminal.
-    fn controls(&self, cx: &Current) -> Result<(), Errno> {
-        match &*cx.task.process.terminal.lock() {
-            Some(own) if crate::task::Terminal::device(self) == own.device() => Ok(()),
-            _ => Err(Errno::ENOTTY),
-        }
+    fn must_control(&self, cx: &Current) -> Result<(), Errno> {
+        if self.controls(&cx.task.process) { Ok(()) } else { Err(Errno::ENOTTY) }
     }
 
     fn take_control(&self, cx: &Current, arg: u64) -> Result<(), Errno> {
@@ -228,7 +225,7 @@ impl Tty {
     }
 
     fn give_up(&self, cx: &Current) -> Result<(), Errno> {
-        self.controls(cx)?;
+        self.must_control(cx)?;
         let process = &cx.task.process;
         if process.session() == process.pid {
             crate::task::Terminal::session_ended(self, process.pid);
@@ -243,7 +240,7 @@ impl Tty {
             Err(SysError::Errno(Errno::EIO)) => return Err(Errno::ENOTTY.into()),
             result => result?,
         }
-        self.controls(cx)?;
+        self.must_control(cx)?;
         let process = &cx.task.process;
         let own = self.state.lock().session.as_ref().map(|(_, session)| *session);
         if own != Some(process.session()) {

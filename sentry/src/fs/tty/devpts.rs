@@ -17,9 +17,9 @@ use crate::fs::file::File;
 use crate::fs::inode::{Caching, FileOps, FileSystem, Inode};
 use crate::fs::lock::InodeState;
 use crate::fs::types::{
-    Attr, DirEntry, DirSink, FileType, NAME_MAX, OpenFlags, SetAttr, StatFs, Time, makedev, mode,
+    Attr, DirEntry, DirSink, FileType, OpenFlags, SetAttr, StatFs, Time, makedev, mode,
 };
-use crate::platform::{PAGE_SIZE, Stream};
+use crate::platform::Stream;
 use crate::sync::SpinLock;
 use crate::task::{cap, has_cap};
 
@@ -169,12 +169,7 @@ impl FileSystem for Devpts {
     }
 
     fn statfs(&self) -> Result<StatFs, Errno> {
-        Ok(StatFs {
-            kind: MAGIC,
-            bsize: PAGE_SIZE as u64,
-            namelen: NAME_MAX as u64,
-            ..StatFs::default()
-        })
+        Ok(StatFs::without_blocks(MAGIC))
     }
 
     fn caching(&self) -> Caching {

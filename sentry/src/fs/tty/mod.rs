@@ -299,14 +299,14 @@ impl Tty {
     /// The processes of a session lose their controlling terminal, where it is this one.
     fn leave_session(&self, pids: &PidNamespace, session: Pid) {
         for process in pids.processes().iter().filter(|p| p.session() == session) {
-            let mut terminal = process.terminal.lock();
-            let old = match &*terminal {
-                Some(own) if own.device() == self.device() => terminal.take(),
-                _ => None,
-            };
-            drop(terminal);
+            let old = process.terminal.lock().take_if(|own| own.device() == self.device());
             drop(old);
         }
+    }
+
+    /// Whether it is the controlling terminal of the process.
+    fn controls(&self, process: &crate::task::Process) -> bool {
+        process.terminal.lock().as_ref().is_some_and(|own| own.device() == self.device())
     }
 
     /// Makes it the controlling terminal of the process, which leads its session.
@@ -341,10 +341,8 @@ impl Tty {
     /// by `signal`, unless it does not care.
     fn check_foreground(&self, cx: &Current, signal: Signal) -> Result<(), SysError> {
         let process = &cx.task.process;
-        let controlling =
-            process.terminal.lock().as_ref().is_some_and(|t| t.device() == self.device());
         let foreground = self.state.lock().foreground;
-        if !controlling || foreground == 0 || foreground == process.group() {
+        if !self.controls(process) || foreground == 0 || foreground == process.group() {
             return Ok(());
         }
         let ignored = process.signals.lock().actions.lock().ignores(signal);
