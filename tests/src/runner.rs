@@ -491,14 +491,20 @@ fn unit_tests(budget: Duration) -> Result<Tally, Error> {
         thread::spawn(move || forward_lines(out, &tx));
     }
     let mut tally = Tally::default();
+    let mut slow = String::new();
     loop {
         match rx.recv_timeout(budget.saturating_sub(started.elapsed())) {
-            Ok(line) => count_unit_line(&line, &mut tally),
+            Ok(line) => {
+                if line.contains("has been running for over") {
+                    slow = format!("; {line}");
+                }
+                count_unit_line(&line, &mut tally);
+            }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 process::kill_tree(pid);
                 child.wait()?;
-                tally.failed.push("unit (killed: the suite's budget is spent)".to_owned());
+                tally.failed.push(format!("unit (killed: the suite's budget is spent{slow})"));
                 return Ok(tally);
             }
         }

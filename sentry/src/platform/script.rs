@@ -101,6 +101,11 @@ impl User {
         let Some(go) = go else { std::panic::resume_unwind(Box::new(Ended)) };
         self.regs = go.regs;
         self.space = go.space;
+        self.handle();
+    }
+
+    /// Calls the handlers that the registers point to, until they point elsewhere.
+    fn handle(&mut self) {
         loop {
             let handler = code().handlers.get(&self.regs.rip).cloned();
             let Some(handler) = handler else { return };
@@ -229,6 +234,8 @@ impl ScriptThread {
             .name("program".into())
             .spawn(move || {
                 let run = std::panic::AssertUnwindSafe(|| {
+                    // A signal may be there before a new task has run at all.
+                    user.handle();
                     f(&mut user);
                     // Falling off the end of a program is exit_group(0).
                     user.syscall(231, &[0]);
