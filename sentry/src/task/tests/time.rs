@@ -25,15 +25,21 @@ fn a_sleep_that_is_interrupted_says_what_is_left() {
         let (time, rest) = (MEM + 0x500, MEM + 0x510);
         u.store(time, 1000);
         u.store(time + 8, 0);
-        u.fork(|u| {
-            u.ok(nr::NANOSLEEP, &[MEM + 0x520, 0]);
-            u.ok(nr::KILL, &[1, 10]);
+        let child = u.fork(|u| {
+            let pause = MEM + 0x520;
+            u.store(pause, 0);
+            u.store(pause + 8, 1_000_000);
+            // Again and again: the first may come before the sleep has begun.
+            loop {
+                u.ok(nr::KILL, &[1, 10]);
+                u.ok(nr::NANOSLEEP, &[pause, 0]);
+            }
         });
-        u.store(MEM + 0x528, 0);
         // SA_RESTART does not restart it: a handler ran.
         assert_eq!(u.syscall(nr::NANOSLEEP, &[time, rest]), -4);
         assert!(u.load(rest) >= 900 && u.load(rest) <= 1000);
-        u.wait(-1, 0);
+        u.ok(nr::KILL, &[child, 9]);
+        assert_eq!(u.wait(child as i64, 0), (child as i64, 9));
     });
 }
 
