@@ -226,9 +226,13 @@ impl Calls for User {
     }
 
     fn wait(&mut self, pid: i64, options: u64) -> (i64, i32) {
-        let at = self.regs.rsp - 0x400;
+        // On the stack: below it the frame of a signal that comes now would overwrite the status.
+        self.regs.rsp -= 16;
+        let at = self.regs.rsp;
         let pid = self.syscall(nr::WAIT4, &[pid as u64, at, options]);
-        (pid, self.load(at) as i32)
+        let status = self.load(at) as i32;
+        self.regs.rsp += 16;
+        (pid, status)
     }
 
     fn exit_group(&mut self, code: u64) {
