@@ -147,7 +147,10 @@ impl Pipe {
     fn opened(self: &Arc<Self>, flags: OpenFlags, fifo: bool) -> PipeEnd {
         let (reads, writes) = (flags.reads(), flags.writes());
         let mut state = self.state.lock();
-        let seen = (state.read_opens, state.write_opens);
+        // An end that is there already counts as one that has come since: its going away is a hang-up.
+        let before = |opens: u64, open: usize| opens.wrapping_sub((open > 0).into());
+        let seen =
+            (before(state.read_opens, state.readers), before(state.write_opens, state.writers));
         if reads {
             state.readers = state.readers.saturating_add(1);
             state.read_opens = state.read_opens.wrapping_add(1);
@@ -205,7 +208,7 @@ pub struct PipeEnd {
     reads: bool,
     writes: bool,
     fifo: bool,
-    /// Opens of readers and writers when this one came.
+    /// Opens of readers and writers before this one, without the last where such an end was open.
     seen: (u64, u64),
 }
 

@@ -128,6 +128,28 @@ fn a_fifo_waits_for_its_other_end() {
 }
 
 #[test]
+fn a_writer_that_was_there_first_hangs_up_too() {
+    run(|u| {
+        let path = u.path("/fifo");
+        u.ok(nr::MKNODAT, &[-100i64 as u64, path, 0o010644, 0]);
+        let first = u.open("/fifo", 2) as u64;
+        let r = u.open("/fifo", NONBLOCK) as u64;
+        let events = |u: &mut User| {
+            u.store(BUF, r | 1 << 32);
+            assert!(u.syscall(nr::POLL, &[BUF, 1, 0]) >= 0);
+            u.load(BUF) >> 48
+        };
+        assert_eq!(events(u), 0);
+        u.ok(nr::CLOSE, &[first]);
+        assert_eq!(events(u), 0x10, "POLLHUP");
+        // One that finds no writer waits for the first.
+        let late = u.open("/fifo", NONBLOCK) as u64;
+        u.store(BUF, late | 1 << 32);
+        assert_eq!(u.syscall(nr::POLL, &[BUF, 1, 0]), 0);
+    });
+}
+
+#[test]
 fn record_locks_belong_to_processes_and_go_with_any_close() {
     run(|u| {
         let fd = u.open("/f", 0o102) as u64;
