@@ -33,6 +33,7 @@ pub mod perm;
 pub mod pipe;
 pub mod proc;
 pub mod setup;
+pub mod signalfd;
 pub mod special;
 pub mod stream;
 pub mod sysfs;

@@ -1,6 +1,6 @@
 //! Sending: from whoever raises a signal to the queue it waits in, and to the task that will take it.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
 use super::{
@@ -64,6 +64,9 @@ fn send_locked(
         None => state.pending.push(info, limit)?,
     };
     if new {
+        for bell in state.bells.iter().filter_map(Weak::upgrade) {
+            bell.ring(signal);
+        }
         complete(state, to, &first, signal);
     }
     Ok(new)

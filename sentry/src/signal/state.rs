@@ -1,10 +1,11 @@
 //! The part of a process that signals, stops and its end are decided by.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::{Actions, Pending, SigSet, Signal};
+use crate::fs::signalfd::Bell;
 use crate::sync::SpinLock;
 use crate::task::Task;
 
@@ -52,6 +53,8 @@ pub struct SignalState {
     pub stop: GroupStop,
     /// Living tasks; the first is the leader while that lives.
     pub tasks: Vec<Arc<Task>>,
+    /// Signalfds that tasks of the group wait for.
+    pub bells: Vec<Weak<Bell>>,
     /// Init of a pid namespace: signals with the default action do nothing.
     pub unkillable: bool,
 }
@@ -65,6 +68,7 @@ impl SignalState {
             end: End::Alive,
             stop: GroupStop::default(),
             tasks: Vec::new(),
+            bells: Vec::new(),
             unkillable: false,
         }
     }

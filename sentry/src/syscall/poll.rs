@@ -38,6 +38,7 @@ fn wait_any(
         if let Some(file) = &ask.file
             && let Some(queue) = file.ops().queue()
         {
+            file.ops().waited_for(&cx.task);
             let events = (ask.want | Events::ALWAYS).bits();
             tokens.push((file, queue.enter(events, false, cx.waker.clone())));
         }
@@ -108,7 +109,7 @@ fn do_poll(cx: &Current, addr: u64, count: u32, deadline: Option<u64>) -> Result
         let mut any = false;
         for (ask, found) in asks.iter().zip(found.iter_mut()) {
             if let Some(file) = &ask.file {
-                *found = file.poll() & (ask.want | Events::ALWAYS);
+                *found = file.poll_as(&cx.task) & (ask.want | Events::ALWAYS);
             }
             any |= !found.is_empty();
         }
@@ -207,7 +208,7 @@ fn do_select(cx: &Current, args: Args, deadline: Option<u64>) -> Result<u64, Sys
         let mut any = false;
         for (ask, found) in asks.iter().zip(found.iter_mut()) {
             if let Some(file) = &ask.file {
-                *found = file.poll() & ask.want;
+                *found = file.poll_as(&cx.task) & ask.want;
             }
             any |= !found.is_empty();
         }
@@ -314,9 +315,9 @@ pub fn epoll_ctl(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     match operation {
-        ADD => epoll.add(fd, &file, mask, data)?,
+        ADD => epoll.add(&cx.task, fd, &file, mask, data)?,
         DEL => epoll.remove(fd, &file)?,
-        MOD => epoll.modify(fd, &file, mask, data)?,
+        MOD => epoll.modify(&cx.task, fd, &file, mask, data)?,
         _ => return Err(Errno::EINVAL.into()),
     }
     Ok(0)
@@ -333,7 +334,7 @@ fn do_epoll_wait(cx: &Current, args: Args, deadline: Option<u64>) -> SysResult {
     let epoll = instance.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     let most = most as usize;
     let take = || {
-        let reports = if epoll.may_be_ready() { epoll.collect(most) } else { Vec::new() };
+        let reports = if epoll.may_be_ready() { epoll.collect(&cx.task, most) } else { Vec::new() };
         (!reports.is_empty()).then_some(reports)
     };
     let reports = if deadline == Some(0) {

@@ -311,14 +311,14 @@ syscalls! {
     279 move_pages Missing() missing, ();
     280 utimensat Full() attr::utimensat, (DirFd, Path, Hex, Hex);
     281 epoll_pwait Full() poll::epoll_pwait, (Fd, Hex, Int, Int, Hex, Size);
-    282 signalfd Missing() missing, ();
+    282 signalfd Full() signal::signalfd, (Fd, Hex, Size);
     283 timerfd_create Full() time::timerfd_create, (Int, Hex);
     284 eventfd Full() fd::eventfd, (Int);
     285 fallocate Full() attr::fallocate, (Fd, Hex, Int, Int);
     286 timerfd_settime Full() time::timerfd_settime, (Fd, Hex, Hex, Hex);
     287 timerfd_gettime Full() time::timerfd_gettime, (Fd, Hex);
     288 accept4 Full() socket::accept4, (Fd, Hex, Hex, Hex);
-    289 signalfd4 Missing() missing, ();
+    289 signalfd4 Full() signal::signalfd4, (Fd, Hex, Size, OpenFlags);
     290 eventfd2 Full() fd::eventfd2, (Int, Hex);
     291 epoll_create1 Full() poll::epoll_create1, (Hex);
     292 dup3 Full() fd::dup3, (Fd, Fd, OpenFlags);

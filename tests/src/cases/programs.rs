@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = both![
     ("execs", 20),
     ("futex", 20),
     ("semaphores", 20),
+    ("signalfds", 20),
     ("timers", 30),
     ("polls", 20),
     ("unix", 30),
