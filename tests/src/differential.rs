@@ -19,6 +19,8 @@ pub enum Root {
     Debian,
     /// The C programs.
     Programs,
+    /// The whole of Debian; there only for the suite [`crate::userland`].
+    Userland,
 }
 
 impl Root {
@@ -28,6 +30,7 @@ impl Root {
             Root::Busybox => "busybox",
             Root::Debian => "debian",
             Root::Programs => "programs",
+            Root::Userland => "debian-userland",
         }
     }
 }
