@@ -23,6 +23,7 @@ mod sched;
 mod sem;
 mod signal;
 mod socket;
+mod splice;
 mod stat;
 mod system;
 mod table;

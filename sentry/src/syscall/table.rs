@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, names, open, poll, rw, socket, stat,
-    xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, names, open, poll, rw, socket, splice,
+    stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -304,10 +304,10 @@ syscalls! {
     272 unshare Partial("no namespaces but mount and UTS") process::unshare, (CloneFlags);
     273 set_robust_list Full() process::set_robust_list, (Hex, Size);
     274 get_robust_list Full() process::get_robust_list, (Int, Hex, Hex);
-    275 splice Missing() missing, ();
-    276 tee Missing() missing, ();
+    275 splice Full() splice::splice, (Fd, Hex, Fd, Hex, Size, Hex);
+    276 tee Full() splice::tee, (Fd, Fd, Size, Hex);
     277 sync_file_range Full() fd::sync_file_range, (Fd, Int, Int, Hex);
-    278 vmsplice Missing() missing, ();
+    278 vmsplice Full() splice::vmsplice, (Fd, Hex, Size, Hex);
     279 move_pages Missing() missing, ();
     280 utimensat Full() attr::utimensat, (DirFd, Path, Hex, Hex);
     281 epoll_pwait Full() poll::epoll_pwait, (Fd, Hex, Int, Int, Hex, Size);

@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = both![
     ("futex", 20),
     ("semaphores", 20),
     ("signalfds", 20),
+    ("splices", 20),
     ("timers", 30),
     ("polls", 20),
     ("unix", 30),
