@@ -36,7 +36,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::errno::Errno;
 use crate::platform::{AddressSpace, Backing, FileId, Mapping, PAGE_SIZE, Prot, platform};
@@ -84,6 +84,10 @@ pub trait Mappable: Send + Sync {
     }
     /// Device and inode number, for /proc/PID/maps and for futexes.
     fn identity(&self) -> (u64, u64);
+    /// Whether it is what shmat(2) maps, and so shmdt(2) unmaps.
+    fn is_segment(&self) -> bool {
+        false
+    }
     /// Writes dirty pages of the range back: msync(MS_SYNC).
     fn sync(&self, first: u64, pages: u64) -> Result<(), Errno>;
 }
@@ -132,6 +136,8 @@ pub struct Mm {
     /// Where applications may map.
     user: Range<u64>,
     state: Mutex<State>,
+    /// The process that it was made for; its parent's until then.
+    pub owner: AtomicU32,
     /// Page faults served.
     pub faults: AtomicU64,
 }
@@ -192,6 +198,7 @@ impl Mm {
             space: platform().new_space()?,
             user: platform().user_range(),
             state: Mutex::new(State::default()),
+            owner: AtomicU32::new(0),
             faults: AtomicU64::new(0),
         }))
     }

@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, names, open, poll, rw, socket, splice,
-    stat, xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, msg, names, open, poll, rw, shm, socket,
+    splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -58,9 +58,9 @@ syscalls! {
     26 msync Full() memory::msync, (Hex, Size, Hex);
     27 mincore Full() memory::mincore, (Hex, Size, Hex);
     28 madvise Partial("MADV_REMOVE, HWPOISON; no core dumps") memory::madvise, (Hex, Size, Int);
-    29 shmget Missing() missing, ();
-    30 shmat Missing() missing, ();
-    31 shmctl Missing() missing, ();
+    29 shmget Full() shm::shmget, (Hex, Size, Hex);
+    30 shmat Full() shm::shmat, (Int, Hex, Hex);
+    31 shmctl Full() shm::shmctl, (Int, Int, Hex);
     32 dup Full() fd::dup, (Fd);
     33 dup2 Full() fd::dup2, (Fd, Fd);
     34 pause Full() signal::pause, ();
@@ -96,11 +96,11 @@ syscalls! {
     64 semget Full() sem::semget, (Hex, Int, Hex);
     65 semop Full() sem::semop, (Int, Hex, Size);
     66 semctl Full() sem::semctl, (Int, Int, Int, Hex);
-    67 shmdt Missing() missing, ();
-    68 msgget Missing() missing, ();
-    69 msgsnd Missing() missing, ();
-    70 msgrcv Missing() missing, ();
-    71 msgctl Missing() missing, ();
+    67 shmdt Full() shm::shmdt, (Hex);
+    68 msgget Full() msg::msgget, (Hex, Hex);
+    69 msgsnd Full() msg::msgsnd, (Int, Hex, Size, Hex);
+    70 msgrcv Full() msg::msgrcv, (Int, Hex, Size, Int, Hex);
+    71 msgctl Full() msg::msgctl, (Int, Int, Hex);
     72 fcntl Partial("no leases, directory notification or read and write hints") fd::fcntl, (Fd, Int, Hex);
     73 flock Full() fd::flock, (Fd, Int);
     74 fsync Full() fd::fsync, (Fd);

@@ -134,6 +134,9 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
     }
     let namespaces = if has(F::NEWUTS) { new_uts(&cx.namespaces) } else { cx.namespaces.clone() };
     let process = if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid) };
+    if !has(F::VM) {
+        mm.owner.store(process.pid, Ordering::Relaxed);
+    }
     let shared = Shared {
         mm: Some(mm.clone()),
         files: Some(files.clone()),

@@ -155,6 +155,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let program = loaded.program;
     let old = process.exe.lock().replace(loaded.file);
     drop(old);
+    program.mm.owner.store(task.process.pid, Ordering::Relaxed);
     let old = core::mem::replace(&mut cx.mm, program.mm.clone());
     let old_shared = task.shared.lock().mm.replace(program.mm);
     drop((old, old_shared));

@@ -35,6 +35,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     let cx = Cx { fs: &parts.fs, creds: &parts.creds, task: None };
     let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits))?;
     let mm = loaded.program.mm;
+    mm.owner.store(1, core::sync::atomic::Ordering::Relaxed);
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;
     let pid = parts.pids.allocate()?;

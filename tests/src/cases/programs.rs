@@ -25,6 +25,8 @@ pub(super) const CASES: &[Case] = both![
     ("execs", 20),
     ("futex", 20),
     ("semaphores", 20),
+    ("sharedmem", 20),
+    ("messages", 20),
     ("signalfds", 20),
     ("splices", 20),
     ("timers", 30),

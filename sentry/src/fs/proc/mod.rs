@@ -12,6 +12,7 @@ mod process;
 mod smaps;
 mod sys;
 mod system;
+mod sysvipc;
 
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
