@@ -40,6 +40,8 @@ pub struct Container {
     waiting: SpinLock<Option<Birth>>,
     /// Whether init runs.
     running: AtomicBool,
+    /// Who is killed when its memory is spent.
+    pub oom: task::oom::OomKiller,
     /// Terminals of processes that the host half started, by their streams.
     consoles: SpinLock<Vec<(StreamId, Weak<Tty>)>>,
 }
@@ -78,6 +80,7 @@ impl Container {
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
+            oom: Default::default(),
             consoles: SpinLock::default(),
         })
     }
@@ -100,6 +103,7 @@ impl Container {
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
+            oom: Default::default(),
             consoles: SpinLock::default(),
         });
         if let Some(limit) = spec.limits.pids {

@@ -33,7 +33,7 @@ pub use user::FutexKey;
 pub use vma::{Vma, VmaFile, VmaFlags, VmaSet};
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -92,6 +92,13 @@ pub trait Mappable: Send + Sync {
     fn sync(&self, first: u64, pages: u64) -> Result<(), Errno>;
 }
 
+/// Who makes room when frames run out.
+pub trait OomHandler: Send + Sync {
+    /// No frame could be had; called without locks. Waits until there are some again, if need be by ending a
+    /// process, which may be the caller's. `ENOMEM` where that is so, and where nobody can be ended.
+    fn make_room(&self) -> Result<(), Errno>;
+}
+
 /// Where a program's parts lie, for brk(2) and /proc.
 #[derive(Clone, Copy, Default, Debug)]
 #[allow(missing_docs)] // the names are those of PR_SET_MM in prctl(2)
@@ -140,6 +147,8 @@ pub struct Mm {
     pub owner: AtomicU32,
     /// Page faults served.
     pub faults: AtomicU64,
+    /// Who makes room for it, once it is a process's.
+    oom: spin::Once<Weak<dyn OomHandler>>,
 }
 
 /// A resident page.
@@ -200,7 +209,13 @@ impl Mm {
             state: Mutex::new(State::default()),
             owner: AtomicU32::new(0),
             faults: AtomicU64::new(0),
+            oom: spin::Once::new(),
         }))
+    }
+
+    /// Says who makes room for it; the first call counts.
+    pub fn set_oom_handler(&self, handler: Weak<dyn OomHandler>) {
+        self.oom.call_once(|| handler);
     }
 
     /// The addresses that an application can have mapped.

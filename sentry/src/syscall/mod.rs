@@ -39,9 +39,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::Errno;
-use crate::error::{SysError, SysResult};
+use crate::error::{Restart, SysError, SysResult};
 use crate::platform::{Level, PAGE_SIZE, Registers, platform};
-use crate::task::Current;
+use crate::task::{Current, oom};
 
 /// Serves one call.
 pub type Handler = fn(&mut Current, Args) -> SysResult;
@@ -205,6 +205,7 @@ pub fn dispatch(cx: &mut Current) {
     };
     match result {
         Ok(value) => cx.regs.rax = value,
+        Err(SysError::Errno(Errno::ENOMEM)) => out_of_memory(cx),
         Err(SysError::Errno(e)) => cx.regs.rax = e.to_rax(),
         Err(SysError::Interrupted(restart)) => {
             cx.regs.rax = Errno::EINTR.to_rax();
@@ -212,6 +213,16 @@ pub fn dispatch(cx: &mut Current) {
             // Whether or not the signal is still there: the restart is decided on the way out.
             cx.task.attention.store(true, Ordering::SeqCst);
         }
+    }
+}
+
+/// A call found no memory. Where it was frames that it wanted, room is made, and it is made again.
+#[cold]
+fn out_of_memory(cx: &mut Current) {
+    cx.regs.rax = Errno::ENOMEM.to_rax();
+    if oom::retry_call(cx) {
+        cx.restart = Some(Restart::Always);
+        cx.task.attention.store(true, Ordering::SeqCst);
     }
 }
 

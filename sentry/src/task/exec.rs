@@ -153,6 +153,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let process = &task.process;
     release_memory(&task, &cx.mm);
     let program = loaded.program;
+    program.mm.set_oom_handler(process.oom_handler());
     let old = process.exe.lock().replace(loaded.file);
     drop(old);
     program.mm.owner.store(task.process.pid, Ordering::Relaxed);

@@ -50,6 +50,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         },
     ));
     *process.exe.lock() = Some(loaded.file);
+    mm.set_oom_handler(process.oom_handler());
     let shared = Shared {
         mm: Some(mm.clone()),
         files: Some(parts.files.clone()),

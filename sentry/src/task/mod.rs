@@ -17,6 +17,7 @@ mod first;
 mod flags;
 pub mod limit;
 mod namespace;
+pub mod oom;
 pub mod pidfd;
 mod pids;
 mod process;

@@ -162,6 +162,10 @@ fn page_fault(cx: &mut Current, fault: Fault) {
         FaultError::NotAllowed => SigInfo::fault(Signal::SIGSEGV, code::SEGV_ACCERR, fault.addr),
         FaultError::Unreadable => SigInfo::fault(Signal::SIGBUS, code::BUS_ADRERR, fault.addr),
         FaultError::OutOfMemory => {
+            if cx.must_die() {
+                // It was its own turn to make room.
+                return;
+            }
             let (pid, tid) = (cx.task.process.pid, cx.task.tid());
             platform().log(
                 Level::Warning,

@@ -15,7 +15,7 @@ use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
-use crate::task::{Comm, Task, TaskState, cap};
+use crate::task::{Comm, Task, TaskState, cap, oom};
 
 /// Most bytes of a command line or environment that are shown.
 const MAX_STRINGS: u64 = 1 << 20;
@@ -51,8 +51,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     text("mounts", super::mounts::mounts),
     dir("net", &[]),
     dir("ns", NAMESPACES),
-    text("oom_score", |_, out| {
-        out.push_str("0\n");
+    text("oom_score", |about, out| {
+        let _ = writeln!(out, "{}", oom::score(about.process()?));
         Ok(())
     }),
     Entry { name: "oom_score_adj", perm: 0o644, what: What::Writable(oom_adj, set_oom_adj) },
