@@ -63,9 +63,7 @@ pub fn attend(cx: &mut Current) -> Next {
             Restart::Never => {}
         }
     }
-    if let Some(mask) = cx.saved_mask.take() {
-        cx.set_blocked(mask);
-    }
+    cx.restore_mask();
     Next::Run
 }
 

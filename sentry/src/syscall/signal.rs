@@ -123,8 +123,7 @@ pub fn rt_sigreturn(cx: &mut Current, _args: Args) -> SysResult {
 /// rt_sigsuspend(2).
 pub fn rt_sigsuspend(cx: &mut Current, args: Args) -> SysResult {
     let mask = read_set(cx, args.get(0), args.size(1))?;
-    cx.saved_mask = Some(cx.task.blocked());
-    cx.set_blocked(mask);
+    cx.set_mask_for_call(mask);
     pause(cx, args)
 }
 
@@ -387,7 +386,11 @@ pub fn pidfd_send_signal(cx: &mut Current, args: Args) -> SysResult {
     if args.uint(3) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (process, _) = crate::task::pidfd::process_of(cx, args.int(0))?;
+    let process = match crate::task::pidfd::process_of(cx, args.int(0)) {
+        Ok((process, _)) => process,
+        // The folder of a process in proc names it too.
+        Err(e) => crate::fs::proc::process_of(&*cx.files.get(args.int(0))?).ok_or(e)?,
+    };
     let signal = signal_or_probe(args.int(1))?;
     let info = match (signal, args.get(2)) {
         (None, _) => None,

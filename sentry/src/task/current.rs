@@ -181,13 +181,19 @@ impl Current {
         }
     }
 
-    /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend): the old one
-    /// comes back after the handlers of what interrupts the call, or at its end.
+    /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend). If a signal
+    /// interrupts it, the old one comes back after that one's handler; else the call itself must
+    /// [`restore_mask`](Self::restore_mask).
     pub fn set_mask_for_call(&mut self, mask: SigSet) {
         self.saved_mask = Some(self.task.blocked());
         self.set_blocked(mask);
-        // Whether or not a signal comes: the old mask is restored on the way out.
-        self.task.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends [`set_mask_for_call`](Self::set_mask_for_call) when no signal has interrupted the call.
+    pub fn restore_mask(&mut self) {
+        if let Some(mask) = self.saved_mask.take() {
+            self.set_blocked(mask);
+        }
     }
 
     /// Gives the task a new identity.

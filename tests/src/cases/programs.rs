@@ -31,6 +31,7 @@ pub(super) const CASES: &[Case] = both![
     ("splices", 20),
     ("timers", 30),
     ("polls", 20),
+    ("masks", 20),
     ("unix", 30),
     ("notify", 30),
     ("mxcsr", 10),

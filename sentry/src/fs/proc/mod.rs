@@ -19,6 +19,7 @@ use alloc::sync::{Arc, Weak};
 
 use super::anon::next_dev;
 use super::context::Cx;
+use super::file::File;
 use super::inode::{Caching, FileSystem, Inode, Link};
 use super::types::StatFs;
 use crate::errno::Errno;
@@ -56,6 +57,11 @@ impl Subject {
         let there = self.process.pids.process(self.process.pid);
         !there.is_some_and(|p| Arc::ptr_eq(&p, &self.process))
     }
+}
+
+/// The process whose folder in a procfs is open (tgid_pidfd_to_pid()).
+pub fn process_of(file: &File) -> Option<Arc<Process>> {
+    file.inode().as_any().downcast_ref::<node::Node>()?.process_of_folder()
 }
 
 impl About<'_> {
