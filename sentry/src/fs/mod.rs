@@ -25,6 +25,7 @@ pub mod io;
 pub mod lock;
 pub mod mount;
 pub mod ninep;
+pub mod nsfs;
 pub mod ops;
 pub mod overlay;
 pub mod pages;

@@ -8,7 +8,6 @@ use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::platform::{PAGE_SIZE, platform};
-use crate::sync::SpinLock;
 use crate::task::limit::Rlimit;
 use crate::task::{Current, Namespaces, Task, Uts, cap, exec};
 
@@ -73,10 +72,7 @@ impl Current {
     /// unshare(CLONE_NEWUTS).
     pub fn unshare_uts(&mut self) {
         let names = self.namespaces.uts.names.lock().clone();
-        let new = Arc::new(Namespaces {
-            uts: Arc::new(Uts { names: SpinLock::new(names) }),
-            ..(*self.namespaces).clone()
-        });
+        let new = Arc::new(Namespaces { uts: Uts::new(names), ..(*self.namespaces).clone() });
         self.namespaces = new.clone();
         let old = core::mem::replace(&mut self.task.shared.lock().namespaces, new);
         drop(old);

@@ -214,7 +214,7 @@ fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> 
 
 fn new_uts(old: &Namespaces) -> Arc<Namespaces> {
     let names = old.uts.names.lock().clone();
-    Arc::new(Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }), ..old.clone() })
+    Arc::new(Namespaces { uts: Uts::new(names), ..old.clone() })
 }
 
 fn inherit_sched(task: &Task) -> super::Sched {

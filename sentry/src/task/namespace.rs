@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ipc::Ipc;
 use crate::net::NetNamespace;
@@ -19,10 +20,20 @@ pub struct Namespaces {
 }
 
 /// A UTS namespace (uts_namespaces(7)).
-#[derive(Default)]
 pub struct Uts {
+    /// Its number.
+    pub id: u64,
     /// The names.
     pub names: SpinLock<UtsNames>,
+}
+
+impl Uts {
+    /// A new one with these names.
+    pub fn new(names: UtsNames) -> Arc<Uts> {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let id = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        Arc::new(Uts { id, names: SpinLock::new(names) })
+    }
 }
 
 /// The two names that can be set.
@@ -38,10 +49,6 @@ impl Namespaces {
     /// New ones with these names.
     pub fn new(host: &str, domain: &str) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
-        Namespaces {
-            uts: Arc::new(Uts { names: SpinLock::new(names) }),
-            ipc: Arc::default(),
-            net: Arc::default(),
-        }
+        Namespaces { uts: Uts::new(names), ipc: Arc::default(), net: Arc::default() }
     }
 }

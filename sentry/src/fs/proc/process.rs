@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 
 use super::{About, Entry, What, dir, link, text};
 use crate::errno::Errno;
-use crate::fs::{FsContext, Link};
+use crate::fs::{FsContext, Link, nsfs};
 use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
@@ -89,19 +89,28 @@ pub(super) const PROCESS_ONLY: &[Entry] = &[
 const NAMESPACES: &[Entry] = &[
     link("cgroup", |about| namespace(about, "cgroup", 0xf000_0001)),
     link("ipc", |about| namespace(about, "ipc", 0xf000_0002)),
-    link("mnt", |about| {
-        let fs = fs_of(about)?;
-        namespace(about, "mnt", 0xf100_0000 | fs.namespace().id)
-    }),
+    link("mnt", mnt_namespace),
     link("net", |about| namespace(about, "net", 0xf000_0003)),
     link("pid", |about| namespace(about, "pid", 0xf000_0004)),
-    link("user", |about| namespace(about, "user", 0xf000_0005)),
-    link("uts", |about| namespace(about, "uts", 0xf000_0006)),
+    link("pid_for_children", |about| namespace(about, "pid", 0xf000_0004)),
+    link("time", |about| namespace(about, "time", 0xf000_0007)),
+    link("time_for_children", |about| namespace(about, "time", 0xf000_0007)),
+    link("user", |about| namespace(about, "user", nsfs::USER_NAMESPACE)),
+    link("uts", uts_namespace),
 ];
 
-fn namespace(about: &About<'_>, kind: &str, id: u64) -> Result<Link, Errno> {
+fn mnt_namespace(about: &About<'_>) -> Result<Link, Errno> {
+    namespace(about, "mnt", 0xf100_0000 | fs_of(about)?.namespace().id)
+}
+
+fn uts_namespace(about: &About<'_>) -> Result<Link, Errno> {
+    let id = about.inspect()?.shared.lock().namespaces.uts.id;
+    namespace(about, "uts", 0xf200_0000 | id)
+}
+
+fn namespace(about: &About<'_>, kind: &'static str, id: u64) -> Result<Link, Errno> {
     about.inspect()?;
-    Ok(Link::Text(format!("{kind}:[{id}]").into_bytes()))
+    Ok(Link::Jump(nsfs::path(kind, id)?))
 }
 
 fn mm_of(task: &Task) -> Option<Arc<Mm>> {
