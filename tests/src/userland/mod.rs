@@ -80,6 +80,9 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     let short = name.strip_prefix(PREFIX).unwrap_or(name);
     let platform = place.runtime.platform.as_deref().unwrap_or("runc");
     let known = expected::of(short, platform);
+    if let Some(line) = known.iter().find(|line| !line.run && line.part == "*") {
+        return Ok(Verdict::Skipped(format!("expected: {}", line.cause)));
+    }
     let limit = entry.limit() * place.slow;
     match entry {
         Entry::Tool(case) => {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Entry, PREFIX, entries, root};
+use crate::case::SKIPPED;
 use crate::process::End;
 use crate::runner::{self, Prepared, Suite, place};
 use crate::runtime::Scratch;
@@ -100,13 +101,18 @@ pub fn run(options: &Options) -> Result<bool, Error> {
         let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
         let mut text = String::from_utf8_lossy(&output).into_owned();
         let good = ended.end == End::Exit(0) && ended.left_behind.is_empty();
-        if !good && ended.end != End::Exit(1) {
+        let skipped = ended.end == End::Exit(SKIPPED);
+        if !good && !skipped && ended.end != End::Exit(1) {
             text.push_str(&format!("the entry's own process: {}\n", ended.end));
         }
         if !ended.left_behind.is_empty() {
             text.push_str(&format!("left behind: {}\n", ended.left_behind.join(", ")));
         }
-        let word = if good { "ok" } else { "FAIL" };
+        let word = match (good, skipped) {
+            (true, _) => "ok",
+            (_, true) => "skip",
+            _ => "FAIL",
+        };
         let seconds = started.elapsed().as_secs_f64();
         println!("{word:4} {name} ({seconds:.1} s)");
         text.lines().for_each(|line| println!("     {line}"));
@@ -125,13 +131,18 @@ fn passed(file: &Path, binary: &str) -> bool {
 /// Writes and prints the table of all entries as they last ran on the platform; returns whether all passed.
 fn summarize(results: &Path) -> Result<bool, Error> {
     let mut table = String::new();
-    let mut counts = [0; 3];
+    let mut counts = [0; 4];
     let mut failed = Vec::new();
     for (name, _) in entries() {
         let file = results.join(name.trim_start_matches(PREFIX).replace('/', "."));
         let text = fs::read_to_string(file).unwrap_or_default();
         let first = text.lines().next().unwrap_or("not run");
-        let which = if first.starts_with("ok ") { 0 } else { 1 + usize::from(first == "not run") };
+        let which = match first.split(' ').next() {
+            Some("ok") => 0,
+            Some("FAIL") => 1,
+            Some("skip") => 2,
+            _ => 3,
+        };
         counts[which] += 1;
         if which == 1 {
             failed.push(name.clone());
@@ -145,7 +156,8 @@ fn summarize(results: &Path) -> Result<bool, Error> {
     fs::write(results.join(format!("summary-{}", date())), &table)?;
     println!("\n{}: the table of all entries", results.join("summary").display());
     failed.iter().for_each(|name| println!("failed: {name}"));
-    println!("{} passed, {} failed, {} not run yet", counts[0], counts[1], counts[2]);
+    println!("{} were not run yet", counts[3]);
+    println!("{} passed, {} failed, {} skipped", counts[0], counts[1], counts[2]);
     Ok(failed.is_empty())
 }
 

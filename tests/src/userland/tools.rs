@@ -14,4 +14,14 @@ macro_rules! bash {
 }
 
 /// The scripts.
-pub const CASES: &[Case] = &[bash!("archives").seconds(120)];
+pub const CASES: &[Case] = &[
+    bash!("shells").seconds(60),
+    bash!("archives").seconds(120),
+    bash!("calculators").seconds(120),
+    bash!("compile").seconds(120),
+    bash!("git").seconds(240),
+    bash!("keys").seconds(120),
+    bash!("packages").seconds(120),
+    bash!("listings").seconds(60),
+    bash!("terminals").seconds(240),
+];
