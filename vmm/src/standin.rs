@@ -34,7 +34,8 @@ const OWN: [Signal; 7] = [
 const LAST_CALL: u16 = 2000;
 
 /// Signals that end a command which has not created its container yet.
-const INTERRUPTS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+pub const INTERRUPTS: [Signal; 4] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// How a container ended, as far as the host can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -186,6 +186,7 @@ fn end_namespace(init: &Arc<Process>) {
     }
     {
         let mut table = pids.lock();
+        table.close();
         let children = init.links.lock().children.clone();
         for child in children.iter().filter(|c| c.is_zombie()) {
             reap(&mut table, child, Some(init));

@@ -60,6 +60,11 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     };
     let task = Arc::new(Task::new(pid, process.clone(), shared, loaded.name));
     let mut table = parts.pids.lock();
+    if table.is_closed() {
+        drop(table);
+        parts.pids.give_up(pid);
+        return Err(Errno::ENOMEM);
+    }
     process.signals.lock().tasks.push(task.clone());
     table.insert_process(&process);
     table.insert_task(pid, &task);
@@ -79,8 +84,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
 }
 
 /// Undoes [`first_process`] for one that is never going to run.
-pub fn discard(birth: Birth) {
-    let process = &birth.task.process;
+pub fn discard(process: &Arc<Process>) {
     let mut table = process.pids.lock();
     process.signals.lock().tasks.clear();
     table.remove_task(process.pid);

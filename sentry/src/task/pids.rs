@@ -46,6 +46,8 @@ impl Default for PidNamespace {
 pub struct PidTable {
     slots: HashMap<Pid, Slot>,
     last: Pid,
+    /// Its init ends: nothing new begins in it.
+    closed: bool,
 }
 
 /// Who uses an id.
@@ -186,6 +188,16 @@ impl PidTable {
     /// The processes of a group.
     pub fn group(&self, group: Pid) -> &[Arc<Process>] {
         self.slots.get(&group).map_or(&[], |slot| &slot.group)
+    }
+
+    /// Lets nobody in any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether its init ends or has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether a session or group has this id.

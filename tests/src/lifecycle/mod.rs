@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod deaths;
+mod exec;
 mod limits;
 mod machine;
 mod states;
@@ -58,6 +59,7 @@ pub fn names() -> Vec<String> {
 fn tests() -> impl Iterator<Item = Test> {
     [
         states::TESTS,
+        exec::TESTS,
         terminals::TESTS,
         bad_input::TESTS,
         deaths::TESTS,
