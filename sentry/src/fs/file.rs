@@ -462,7 +462,11 @@ impl File {
         if let Some(locks) = self.inode.state().locks_if_any() {
             locks.clear(Owner::Files(files, 0), 0, u64::MAX);
         }
-        if self.is_path() { Ok(()) } else { self.ops.flush(self) }
+        if self.is_path() {
+            return Ok(());
+        }
+        self.ops.closed_in(files);
+        self.ops.flush(self)
     }
 
     /// Has `watcher` told when the last descriptor is gone.

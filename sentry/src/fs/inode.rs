@@ -364,6 +364,8 @@ pub trait FileOps: Send + Sync {
     fn flush(&self, _file: &File) -> Result<(), Errno> {
         Ok(())
     }
+    /// A descriptor of the table with this id is closed, maybe not the last.
+    fn closed_in(&self, _files: u64) {}
     /// The status flags are about to become these (fcntl(F_SETFL)).
     fn set_flags(&self, _file: &File, _flags: OpenFlags) -> Result<(), Errno> {
         Ok(())

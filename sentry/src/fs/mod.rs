@@ -24,6 +24,7 @@ pub mod inotify;
 pub mod io;
 pub mod lock;
 pub mod mount;
+pub mod mqueue;
 pub mod ninep;
 pub mod nsfs;
 pub mod ops;

@@ -6,7 +6,11 @@ pub mod sem;
 pub mod shm;
 pub mod table;
 
+use alloc::sync::Arc;
+
 use crate::errno::Errno;
+use crate::fs::Super;
+use crate::fs::mqueue::MqFs;
 use crate::task::{Creds, cap};
 use crate::time::Clock;
 
@@ -22,6 +26,18 @@ pub struct Ipc {
     pub segments: shm::Segments,
     /// Its message queues.
     pub queues: msg::Queues,
+    /// Its POSIX message queues, made when they are first asked for.
+    mqueue: spin::Once<(Arc<MqFs>, Arc<Super>)>,
+}
+
+impl Ipc {
+    /// Its POSIX message queues, as a file system, and this as it is in use.
+    pub fn mqueue(&self) -> &(Arc<MqFs>, Arc<Super>) {
+        self.mqueue.call_once(|| {
+            let fs = Arc::new(MqFs::default());
+            (fs.clone(), Super::new(fs))
+        })
+    }
 }
 
 /// The time of day in seconds, as objects keep it.

@@ -121,7 +121,8 @@ impl Container {
         }
         let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
         let weak: Weak<Container> = Arc::downgrade(&container);
-        let sources = Sources { attach: &mut attach, container: &weak };
+        let sources =
+            Sources { attach: &mut attach, container: &weak, ipc: &container.namespaces.ipc };
         let mounts = mount_container(spec, sources)
             .map_err(|e: MountError| Failure::other(e.to_string()))?;
         container.mounts.call_once(|| mounts);

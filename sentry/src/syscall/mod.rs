@@ -13,6 +13,7 @@ mod inotify;
 mod memory;
 mod message;
 mod mount;
+mod mqueue;
 mod msg;
 mod names;
 mod open;

@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, msg, names, open, poll, rw, shm, socket,
-    splice, stat, xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, mqueue, msg, names, open, poll, rw, shm,
+    socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -269,12 +269,12 @@ syscalls! {
     237 mbind Missing() missing, ();
     238 set_mempolicy Missing() missing, ();
     239 get_mempolicy Missing() missing, ();
-    240 mq_open Missing() missing, ();
-    241 mq_unlink Missing() missing, ();
-    242 mq_timedsend Missing() missing, ();
-    243 mq_timedreceive Missing() missing, ();
-    244 mq_notify Missing() missing, ();
-    245 mq_getsetattr Missing() missing, ();
+    240 mq_open Full() mqueue::mq_open, (Path, OpenFlags, Mode, Hex);
+    241 mq_unlink Full() mqueue::mq_unlink, (Path);
+    242 mq_timedsend Full() mqueue::mq_timedsend, (Fd, InBuf, Size, Size, Hex);
+    243 mq_timedreceive Full() mqueue::mq_timedreceive, (Fd, OutBuf, Size, Hex, Hex);
+    244 mq_notify Partial("no SIGEV_THREAD: there are no netlink sockets") mqueue::mq_notify, (Fd, Hex);
+    245 mq_getsetattr Full() mqueue::mq_getsetattr, (Fd, Hex, Hex);
     246 kexec_load Missing() missing, ();
     247 waitid Full() process::waitid, (Int, Int, Hex, Hex, Hex);
     248 add_key Missing() missing, ();

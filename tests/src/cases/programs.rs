@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = both![
     ("semaphores", 20),
     ("sharedmem", 20),
     ("messages", 20),
+    ("mqueues", 20),
     ("signalfds", 20),
     ("splices", 20),
     ("timers", 30),

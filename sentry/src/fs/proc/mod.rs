@@ -7,6 +7,7 @@
 mod cpu;
 mod dirs;
 mod mounts;
+mod mqueue;
 mod node;
 mod process;
 mod smaps;

@@ -167,6 +167,7 @@ const FS: &[Entry] = &[
         ],
     ),
     constant!("mount-max", 100_000),
+    dir("mqueue", super::mqueue::ENTRIES),
     constant!("nr_open", crate::fs::fdtable::NR_OPEN),
     constant!("pipe-max-size", pipe::MAX_CAPACITY),
     constant!("protected_hardlinks", 1),
