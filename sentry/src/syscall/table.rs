@@ -231,7 +231,7 @@ syscalls! {
     199 fremovexattr Full() xattr::fremovexattr, (Fd, Path);
     200 tkill Full() signal::tkill, (Int, Signal);
     201 time Full() time::time, (Hex);
-    202 futex Partial("no FUTEX_WAIT_REQUEUE_PI; priorities are not inherited") futex::futex, (Hex, FutexOp, Size, Hex, Hex, Hex);
+    202 futex Partial("priorities are not inherited") futex::futex, (Hex, FutexOp, Size, Hex, Hex, Hex);
     203 sched_setaffinity Full() sched::sched_setaffinity, (Int, Size, Hex);
     204 sched_getaffinity Full() sched::sched_getaffinity, (Int, Size, Hex);
     205 set_thread_area Missing() missing, ();
@@ -389,14 +389,14 @@ syscalls! {
     446 landlock_restrict_self Missing() missing, ();
     447 memfd_secret Missing() missing, ();
     448 process_mrelease Missing() missing, ();
-    449 futex_waitv Missing() missing, ();
+    449 futex_waitv Full() futex::futex_waitv, (Hex, Size, Hex, Hex, Int);
     450 set_mempolicy_home_node Missing() missing, ();
     451 cachestat Missing() missing, ();
     452 fchmodat2 Full() attr::fchmodat2, (DirFd, Path, Mode, Hex);
     453 map_shadow_stack Missing() missing, ();
-    454 futex_wake Missing() missing, ();
-    455 futex_wait Missing() missing, ();
-    456 futex_requeue Missing() missing, ();
+    454 futex_wake Full() futex::futex_wake, (Hex, Hex, Int, Hex);
+    455 futex_wait Full() futex::futex_wait, (Hex, Hex, Hex, Hex, Hex, Int);
+    456 futex_requeue Full() futex::futex_requeue, (Hex, Hex, Int, Int);
     457 statmount Missing() missing, ();
     458 listmount Missing() missing, ();
     459 lsm_get_self_attr Missing() missing, ();

@@ -24,6 +24,7 @@ pub(super) const CASES: &[Case] = both![
     ("waits", 20),
     ("execs", 20),
     ("futex", 20),
+    ("futexes2", 20),
     ("semaphores", 20),
     ("sharedmem", 20),
     ("messages", 20),
