@@ -49,7 +49,7 @@ class Screen:
         os.kill(self.pid, signal.SIGKILL); os.waitpid(self.pid, 0); os.close(self.fd)
         print('KILLED')
 P
-cd /tmp; seq -f 'line %g of the file' 500 > lines
+cd /tmp; echo 'set -g assume-paste-time 0' > tmux.conf; seq -f 'line %g of the file' 500 > lines
 cat > all.py <<'P'
 from drive import *
 s = Screen(['less', 'lines'])
@@ -78,7 +78,7 @@ s.send('stty -a | head -1\n'); s.expect('stty', 'speed 38400 baud; rows 30; colu
 s = Screen(['script', '-q', '-e', '-c', 'tty; echo in script; exit 5', 'typescript'])
 s.expect('script', 'in script'); s.end(); print('in script' in open('typescript').read())
 
-s = Screen(['tmux', '-f', '/dev/null', '-L', 'test', 'new-session', 'bash --norc --noprofile'])
+s = Screen(['tmux', '-f', 'tmux.conf', '-L', 'test', 'new-session', 'bash --norc --noprofile'])
 s.expect('tmux status', r'\[0\] 0:bash'); s.send('\x02'); time.sleep(0.3); s.send('%'); s.expect('tmux splits', '│'); time.sleep(0.5); s.send("PS1='% '; tput cols\n"); s.expect('tmux half', r'39'); 
 s.send('echo right\\ pane\n'); s.expect('tmux right', 'right pane'); s.send('\x02'); time.sleep(0.3); s.send('o'); time.sleep(0.3); s.send('echo left\\ pane\n'); s.expect('tmux left', 'left pane')
 os.system("tmux -L test list-panes -F '#{pane_index} #{pane_width}x#{pane_height}'"); os.system('tmux -L test kill-server'); s.end()
