@@ -26,7 +26,8 @@ const fn module(name: &'static str, seconds: u32) -> Module {
 }
 
 /// The modules that are run. Debian's package has no test_sqlite3, and 3.11 no test_tty; test_eintr is a single test that
-/// needs a network.
+/// needs a network; of test_asyncio
+/// the modules are run that need none.
 pub const MODULES: &[Module] = &[
     module("test_os", 60),
     module("test_posix", 60),
@@ -61,7 +62,22 @@ pub const MODULES: &[Module] = &[
     module("test_concurrent_futures", 600),
     module("test_multiprocessing_fork", 600),
     module("test_multiprocessing_spawn", 900),
-    module("test_asyncio", 600),
+    module("test_asyncio.test_tasks", 120),
+    module("test_asyncio.test_futures", 120),
+    module("test_asyncio.test_futures2", 120),
+    module("test_asyncio.test_queues", 120),
+    module("test_asyncio.test_locks", 120),
+    module("test_asyncio.test_subprocess", 120),
+    module("test_asyncio.test_unix_events", 120),
+    module("test_asyncio.test_runners", 120),
+    module("test_asyncio.test_taskgroups", 120),
+    module("test_asyncio.test_timeouts", 120),
+    module("test_asyncio.test_threads", 120),
+    module("test_asyncio.test_context", 120),
+    module("test_asyncio.test_protocols", 120),
+    module("test_asyncio.test_transports", 120),
+    module("test_asyncio.test_pep492", 120),
+    module("test_asyncio.test_selector_events", 120),
 ];
 
 /// The command that runs a module and prints its log and then the report.
