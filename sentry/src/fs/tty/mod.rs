@@ -9,6 +9,7 @@ mod control;
 mod devpts;
 mod discipline;
 mod master;
+mod packet;
 mod termios;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
 use crate::sync::{SpinLock, WaitQueue};
 use crate::task::{Current, Pid, PidNamespace, Terminal, ThreadWaker, cap, has_cap};
 use discipline::{Discipline, Effects};
+use packet::Packets;
 use termios::{Local, Termios, cc as chars};
 
 /// Bytes of output that wait for the other side, beyond which writers wait.
@@ -97,6 +99,8 @@ struct State {
     locked: bool,
     /// TIOCEXCL.
     exclusive: bool,
+    /// What the master is told besides output, where it has asked for packets (TIOCPKT).
+    packets: Packets,
     /// Somebody takes in input from the host, and is to look once more.
     pumping: bool,
     pump_again: bool,
@@ -171,12 +175,16 @@ impl Tty {
             if state.discipline.room() == 0 {
                 break;
             }
+            let before = state.discipline.stopped();
             state.discipline.input(core::slice::from_ref(c), &mut effects);
+            let after = state.discipline.stopped();
+            state.packets.stopped(before, after);
             taken = taken.saturating_add(1);
         }
         if effects.signals.iter().any(|(_, flush)| *flush) {
             state.out.clear();
             state.held.clear();
+            state.packets.flushed(true, true);
         }
         state.send_echo(&effects.echo);
         drop(state);
