@@ -82,8 +82,8 @@ impl AnonInode {
         AnonInode { open: Some(open), ..self }
     }
 
-    /// With this device and inode number.
-    pub fn with_number(self, dev: u64, ino: u64) -> AnonInode {
+    /// As this inode of this device.
+    pub fn with_identity(self, dev: u64, ino: u64) -> AnonInode {
         {
             let mut attr = self.attr.lock();
             (attr.dev, attr.ino) = (dev, ino);

@@ -56,6 +56,7 @@ pub use io::{IoDst, IoSrc, IoVec, UserMemory};
 pub use lock::InodeState;
 pub use mount::{Mount, MountNamespace};
 pub use path::Path;
+pub use proc::may_inspect;
 pub use setup::{MountError, mount_container};
 pub use types::{
     Access, Attr, DirEntry, Events, FileType, MountFlags, New, OpenFlags, Perm, RenameFlags,

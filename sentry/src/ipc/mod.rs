@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use crate::errno::Errno;
 use crate::fs::Super;
 use crate::fs::mqueue::MqFs;
-use crate::task::{Creds, cap};
+use crate::task::{Creds, NamespaceId, cap};
 use crate::time::Clock;
 
 pub use sem::Semaphores;
@@ -20,6 +20,8 @@ pub use table::{Object, Table};
 /// An IPC namespace (ipc_namespaces(7)).
 #[derive(Default)]
 pub struct Ipc {
+    /// Its number.
+    pub id: NamespaceId,
     /// Its semaphores.
     pub semaphores: Semaphores,
     /// Its shared memory.

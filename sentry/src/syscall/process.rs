@@ -11,7 +11,7 @@ use crate::fs::{OpenFlags, WalkFlags};
 use crate::signal::{SigInfo, Signal, code};
 use crate::task::exec::{self, Exec, MAX_ARG_STRLEN};
 use crate::task::wait::{ChildEvent, WaitOptions, Which, wait};
-use crate::task::{CloneArgs, CloneFlags, Current, Pid, Process, clone, limit};
+use crate::task::{CloneArgs, CloneFlags, Current, Pid, Process, UNSHARED, clone, limit};
 
 /// The signal in clone(2)'s flags.
 const CSIGNAL: u64 = 0xff;
@@ -416,7 +416,7 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
     use CloneFlags as F;
     let flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;
     let known =
-        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | F::NEWUTS;
+        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | UNSHARED;
     if !known.contains(flags) {
         return Err(Errno::EINVAL.into());
     }
@@ -427,7 +427,7 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
             return Err(Errno::EINVAL.into());
         }
     }
-    if flags.intersects(F::NEWNS | F::NEWUTS) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
         return Err(Errno::EPERM.into());
     }
     if flags.intersects(F::FS | F::NEWNS) {
@@ -445,9 +445,16 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
         let old = cx.task.shared.lock().files.replace(files);
         drop(old);
     }
-    if flags.contains(F::NEWUTS) {
-        cx.unshare_uts();
+    if flags.intersects(UNSHARED) {
+        cx.set_namespaces(cx.namespaces.unshare(flags));
     }
+    Ok(0)
+}
+
+/// setns(2).
+pub fn setns(cx: &mut Current, args: Args) -> SysResult {
+    let kinds = CloneFlags::from_bits(args.uint(1).into()).ok_or(Errno::EINVAL)?;
+    cx.set_ns(args.int(0), kinds)?;
     Ok(0)
 }
 

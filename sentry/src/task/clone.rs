@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 
 use super::run::{Birth, start};
 use super::{
-    Blocked, CloneFlags, Current, Links, Namespaces, Pid, PidTable, Process, ProcessParts, Shared,
-    Task, Uts, cap, limit,
+    Blocked, CloneFlags, Current, Links, Pid, PidTable, Process, ProcessParts, Shared, Task,
+    UNSHARED, cap, limit,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -19,10 +19,8 @@ use crate::sync::SpinLock;
 impl CloneFlags {
     /// Namespaces that this kernel does not have more than one of: as if it were built without them.
     pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
-        .union(CloneFlags::NEWIPC)
         .union(CloneFlags::NEWUSER)
         .union(CloneFlags::NEWPID)
-        .union(CloneFlags::NEWNET)
         .union(CloneFlags::NEWTIME);
 }
 
@@ -87,6 +85,8 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
     let both = |set: CloneFlags| flags.contains(set);
     if both(F::NEWNS | F::FS)
         || both(F::NEWUSER | F::FS)
+        // Semaphores that are owed could not be of both.
+        || both(F::NEWIPC | F::SYSVSEM)
         || (both(F::THREAD) && !both(F::SIGHAND))
         || (both(F::SIGHAND) && !both(F::VM))
         || (both(F::PARENT) && cx.task.process.is_init())
@@ -97,7 +97,7 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    if flags.intersects(F::NEWNS | F::NEWUTS) && !cx.creds.capable(cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -132,7 +132,11 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
     if has(F::NEWNS) {
         fs.unshare_namespace();
     }
-    let namespaces = if has(F::NEWUTS) { new_uts(&cx.namespaces) } else { cx.namespaces.clone() };
+    let namespaces = if flags.intersects(UNSHARED) {
+        Arc::new(cx.namespaces.unshare(flags))
+    } else {
+        cx.namespaces.clone()
+    };
     let process = if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid) };
     if !has(F::VM) {
         mm.owner.store(process.pid, Ordering::Relaxed);
@@ -210,11 +214,6 @@ fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> 
     let fd = super::pidfd::open(cx, process, false)?;
     cx.mm.copy_out(addr, &fd.to_le_bytes())?;
     Ok(fd)
-}
-
-fn new_uts(old: &Namespaces) -> Arc<Namespaces> {
-    let names = old.uts.names.lock().clone();
-    Arc::new(Namespaces { uts: Uts::new(names), ..old.clone() })
 }
 
 fn inherit_sched(task: &Task) -> super::Sched {

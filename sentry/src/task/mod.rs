@@ -33,7 +33,7 @@ pub use exit::ParentEvent;
 pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
 pub use limit::Rlimits;
-pub use namespace::{Namespaces, Uts, UtsNames};
+pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
 pub use pids::{PID_MAX, PidNamespace, PidTable};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use run::{Birth, start};

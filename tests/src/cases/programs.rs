@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = both![
     ("futex", 20),
     ("futexes2", 20),
     ("semaphores", 20),
+    ("namespaces", 20),
     ("sharedmem", 20),
     ("messages", 20),
     ("mqueues", 20),

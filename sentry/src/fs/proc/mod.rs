@@ -88,7 +88,7 @@ impl About<'_> {
 }
 
 /// Whether the reader may look into a task's memory, descriptors and places.
-fn may_inspect(cx: &Cx<'_>, task: &Arc<Task>) -> Result<(), Errno> {
+pub fn may_inspect(cx: &Cx<'_>, task: &Arc<Task>) -> Result<(), Errno> {
     if cx.task.is_some_and(|me| Arc::ptr_eq(&me.process, &task.process)) {
         return Ok(());
     }

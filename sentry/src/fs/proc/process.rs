@@ -15,7 +15,7 @@ use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
-use crate::task::{Comm, Task, TaskState, cap, oom};
+use crate::task::{Comm, Namespace, Task, TaskState, cap, oom};
 
 /// Most bytes of a command line or environment that are shown.
 const MAX_STRINGS: u64 = 1 << 20;
@@ -87,30 +87,21 @@ pub(super) const PROCESS_ONLY: &[Entry] = &[
 ];
 
 const NAMESPACES: &[Entry] = &[
-    link("cgroup", |about| namespace(about, "cgroup", 0xf000_0001)),
-    link("ipc", |about| namespace(about, "ipc", 0xf000_0002)),
-    link("mnt", mnt_namespace),
-    link("net", |about| namespace(about, "net", 0xf000_0003)),
-    link("pid", |about| namespace(about, "pid", 0xf000_0004)),
-    link("pid_for_children", |about| namespace(about, "pid", 0xf000_0004)),
-    link("time", |about| namespace(about, "time", 0xf000_0007)),
-    link("time_for_children", |about| namespace(about, "time", 0xf000_0007)),
-    link("user", |about| namespace(about, "user", nsfs::USER_NAMESPACE)),
-    link("uts", uts_namespace),
+    link("cgroup", |about| namespace(about, "cgroup")),
+    link("ipc", |about| namespace(about, "ipc")),
+    link("mnt", |about| namespace(about, "mnt")),
+    link("net", |about| namespace(about, "net")),
+    link("pid", |about| namespace(about, "pid")),
+    link("pid_for_children", |about| namespace(about, "pid")),
+    link("time", |about| namespace(about, "time")),
+    link("time_for_children", |about| namespace(about, "time")),
+    link("user", |about| namespace(about, "user")),
+    link("uts", |about| namespace(about, "uts")),
 ];
 
-fn mnt_namespace(about: &About<'_>) -> Result<Link, Errno> {
-    namespace(about, "mnt", 0xf100_0000 | fs_of(about)?.namespace().id)
-}
-
-fn uts_namespace(about: &About<'_>) -> Result<Link, Errno> {
-    let id = about.inspect()?.shared.lock().namespaces.uts.id;
-    namespace(about, "uts", 0xf200_0000 | id)
-}
-
-fn namespace(about: &About<'_>, kind: &'static str, id: u64) -> Result<Link, Errno> {
-    about.inspect()?;
-    Ok(Link::Jump(nsfs::path(kind, id)?))
+fn namespace(about: &About<'_>, name: &str) -> Result<Link, Errno> {
+    let namespace = Namespace::of(&*about.inspect()?, name).ok_or(Errno::ENOENT)?;
+    Ok(Link::Jump(nsfs::path(namespace)?))
 }
 
 fn mm_of(task: &Task) -> Option<Arc<Mm>> {
