@@ -4,10 +4,14 @@ use crate::differential::{Case, Root};
 
 /// A program in both its forms.
 macro_rules! both {
-    ($(($name:literal, $seconds:literal $(, $arg:literal)*)),* $(,)?) => {
+    ($(($name:literal, $seconds:literal $(, $arg:literal)* $(; $capability:literal)*)),* $(,)?) => {
         &[$(
-            Case::new(Root::Programs, concat!("static/", $name), &[concat!("/programs/static/", $name) $(, $arg)*]).seconds($seconds),
-            Case::new(Root::Programs, concat!("dynamic/", $name), &[concat!("/programs/dynamic/", $name) $(, $arg)*]).seconds($seconds),
+            Case::new(Root::Programs, concat!("static/", $name), &[concat!("/programs/static/", $name) $(, $arg)*])
+                .capabilities(&[$($capability),*])
+                .seconds($seconds),
+            Case::new(Root::Programs, concat!("dynamic/", $name), &[concat!("/programs/dynamic/", $name) $(, $arg)*])
+                .capabilities(&[$($capability),*])
+                .seconds($seconds),
         )*]
     };
 }
@@ -26,7 +30,7 @@ pub(super) const CASES: &[Case] = both![
     ("futex", 20),
     ("futexes2", 20),
     ("semaphores", 20),
-    ("namespaces", 20),
+    ("namespaces", 20; "CAP_SYS_ADMIN"),
     ("sharedmem", 20),
     ("messages", 20),
     ("mqueues", 20),
