@@ -110,7 +110,12 @@ impl Mm {
     }
 
     /// The first touch of anonymous memory.
-    fn fresh(&self, state: &mut State, vma: &Vma, number: u64) -> Result<(), FaultError> {
+    pub(super) fn fresh(
+        &self,
+        state: &mut State,
+        vma: &Vma,
+        number: u64,
+    ) -> Result<(), FaultError> {
         let most = u64::from(platform().fault_around().fresh);
         let pages = state.empty_around(vma, number, window(number, most));
         let (first, frames) = match FrameRef::alloc_run((pages.end - pages.start) as u32) {
@@ -136,7 +141,12 @@ impl Mm {
 
     /// A write to a private page that has other owners: this page and some neighbours that would
     /// fault soon get frames of their own.
-    fn copy_on_write(&self, state: &mut State, vma: &Vma, number: u64) -> Result<(), FaultError> {
+    pub(super) fn copy_on_write(
+        &self,
+        state: &mut State,
+        vma: &Vma,
+        number: u64,
+    ) -> Result<(), FaultError> {
         let most = u64::from(platform().fault_around().copied).max(1);
         let window = clip(window(number, most), vma);
         let mut first = number;

@@ -20,6 +20,7 @@ mod open;
 mod poll;
 mod prctl;
 mod process;
+mod remote;
 mod rw;
 mod sched;
 mod sem;

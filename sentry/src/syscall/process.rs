@@ -11,7 +11,9 @@ use crate::fs::{OpenFlags, WalkFlags};
 use crate::signal::{SigInfo, Signal, code};
 use crate::task::exec::{self, Exec, MAX_ARG_STRLEN};
 use crate::task::wait::{ChildEvent, WaitOptions, Which, wait};
-use crate::task::{CloneArgs, CloneFlags, Current, Pid, Process, UNSHARED, clone, limit};
+use crate::task::{
+    AccessMode, CloneArgs, CloneFlags, Current, Pid, Process, UNSHARED, clone, limit, may_access,
+};
 
 /// The signal in clone(2)'s flags.
 const CSIGNAL: u64 = 0xff;
@@ -401,8 +403,7 @@ pub fn get_robust_list(cx: &mut Current, args: Args) -> SysResult {
         Ok(tid) => cx.task.process.pids.task(tid).ok_or(Errno::ESRCH)?,
         Err(_) => return Err(Errno::ESRCH.into()),
     };
-    if !Arc::ptr_eq(&task.process, &cx.task.process) && !exec::may_inspect(&cx.creds, &task.process)
-    {
+    if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::RealCreds) {
         return Err(Errno::EPERM.into());
     }
     cx.mm.copy_out(args.get(2), &(ROBUST_LIST_HEAD as u64).to_le_bytes())?;

@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, mqueue, msg, names, open, poll, rw, shm,
-    socket, splice, stat, xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, mqueue, msg, names, open, poll, remote,
+    rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -339,8 +339,8 @@ syscalls! {
     307 sendmmsg Partial("no MSG_OOB") message::sendmmsg, (Fd, Hex, Size, Hex);
     308 setns Partial("no user, pid or time namespaces but the container's own") process::setns, (Fd, CloneFlags);
     309 getcpu Full() sched::getcpu, (Hex, Hex);
-    310 process_vm_readv Missing() missing, ();
-    311 process_vm_writev Missing() missing, ();
+    310 process_vm_readv Full() remote::process_vm_readv, (Int, Hex, Size, Hex, Size, Hex);
+    311 process_vm_writev Full() remote::process_vm_writev, (Int, Hex, Size, Hex, Size, Hex);
     312 kcmp Missing() missing, ();
     313 finit_module Missing() missing, ();
     314 sched_setattr Partial("kept, not honoured; no SCHED_DEADLINE") sched::sched_setattr, (Int, Hex, Hex);

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{release_memory, release_vfork};
-use super::{Comm, Creds, Current, Process, cap, limit};
+use super::{Comm, Creds, Current, limit};
 use crate::errno::Errno;
 use crate::error::SysError;
 use crate::fs::{Cx, File, MountFlags, OpenFlags, Path, WalkFlags};
@@ -239,13 +239,4 @@ fn become_alone(cx: &Current) -> Result<(), Errno> {
         table.insert_task(process.pid, task);
     }
     Ok(())
-}
-
-/// Whether a caller may look into another process as a debugger could (ptrace_may_access()): the same
-/// user throughout and a dumpable target, or CAP_SYS_PTRACE.
-pub fn may_inspect(caller: &Creds, target: &Process) -> bool {
-    let Some(creds) = target.creds() else { return false };
-    let same = [creds.uid, creds.euid, creds.suid].iter().all(|id| *id == caller.uid)
-        && [creds.gid, creds.egid, creds.sgid].iter().all(|id| *id == caller.gid);
-    (same && target.dumpable.load(Ordering::Relaxed)) || caller.capable(cap::SYS_PTRACE)
 }

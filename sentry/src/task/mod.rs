@@ -8,6 +8,7 @@
 //!
 //! One platform thread runs one task from [`start`] to its end; see [`run`] for its life.
 
+mod access;
 mod clone;
 mod creds;
 mod current;
@@ -26,6 +27,7 @@ pub mod run;
 mod usage;
 pub mod wait;
 
+pub use access::{AccessMode, may_access};
 pub use clone::{CloneArgs, clone};
 pub use creds::{Creds, cap, has as has_cap, securebits};
 pub use current::{Blocked, Current, RestartBlock, TrapInfo};

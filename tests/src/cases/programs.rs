@@ -26,6 +26,7 @@ pub(super) const CASES: &[Case] = both![
     ("signals", 30),
     ("sigaltstack", 20),
     ("waits", 20),
+    ("remote", 20),
     ("execs", 20),
     ("futex", 20),
     ("futexes2", 20),

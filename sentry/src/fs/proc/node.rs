@@ -167,7 +167,7 @@ impl Node {
 
 fn kind_of(what: &What) -> FileType {
     match what {
-        What::Text(_) | What::Bytes(_) | What::Writable(..) => FileType::Regular,
+        What::Text(_) | What::Bytes(_) | What::Writable(..) | What::Mem => FileType::Regular,
         What::Link(_) => FileType::Symlink,
         What::Dir(_) | What::Tasks | What::Fds | What::FdInfos => FileType::Directory,
     }
@@ -308,6 +308,11 @@ impl Inode for Node {
             FileType::Directory => {
                 let handle = DirHandle { node, reader: Reader::new(cx), names: Mutex::new(None) };
                 Ok(Box::new(handle))
+            }
+            FileType::Regular
+                if matches!(self.place, Place::Entry(Entry { what: What::Mem, .. })) =>
+            {
+                self.about(cx, super::memfile::open)
             }
             FileType::Regular => {
                 let handle = Handle { node, reader: Reader::new(cx), text: Mutex::new(None) };

@@ -47,6 +47,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         Ok(())
     }),
     text("maps", super::smaps::maps),
+    Entry { name: "mem", perm: 0o600, what: What::Mem },
     text("mountinfo", super::mounts::mountinfo),
     text("mounts", super::mounts::mounts),
     dir("net", &[]),
