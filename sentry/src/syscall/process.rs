@@ -266,6 +266,7 @@ pub fn waitid(cx: &mut Current, args: Args) -> SysResult {
             }
             ChildEvent::Ended(status) => (code::CLD_KILLED, status & 0x7f),
             ChildEvent::Stopped(signal) => (code::CLD_STOPPED, signal.number().into()),
+            ChildEvent::Trapped(status) => (code::CLD_TRAPPED, status),
             ChildEvent::Continued => (code::CLD_CONTINUED, Signal::SIGCONT.number().into()),
         };
         let child = SigInfo::child(Signal::SIGCHLD, code, waited.pid, waited.uid, status, (0, 0));

@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, mqueue, msg, names, open, poll, remote,
-    rw, shm, socket, splice, stat, xattr,
+    attr, copy, dir, fd, inotify, memory, message, mount, mqueue, msg, names, open, poll, ptrace,
+    remote, rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -130,7 +130,7 @@ syscalls! {
     98 getrusage Full() system::getrusage, (Int, Hex);
     99 sysinfo Partial("no load averages") system::sysinfo, (Hex);
     100 times Full() time::times, (Hex);
-    101 ptrace Missing() missing, ();
+    101 ptrace Partial("no debug registers in use") ptrace::ptrace, (Int, Int, Hex, Hex);
     102 getuid Full() creds::getuid, ();
     103 syslog Partial("an empty log") system::syslog, (Int, Hex, Int);
     104 getgid Full() creds::getgid, ();

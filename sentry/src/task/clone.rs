@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::run::{Birth, start};
 use super::{
     Blocked, CloneFlags, Current, Links, Pid, PidTable, Process, ProcessParts, Shared, Task,
-    UNSHARED, cap, limit,
+    UNSHARED, cap, limit, trace,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -68,11 +68,15 @@ pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     if result.is_err() {
         pids.give_up(tid);
     }
-    let task = result?;
+    let (task, event) = result?;
+    if let Some(event) = event {
+        trace::stop::event(cx, event, tid.into());
+    }
     if flags.contains(CloneFlags::VFORK) {
         let released = || (task.vfork_parent.load(Ordering::SeqCst) == 0).then_some(());
         match cx.park_killable(None, released) {
-            Ok(()) | Err(Blocked::Interrupted | Blocked::TimedOut) => {}
+            Ok(()) => trace::stop::event(cx, trace::Event::VforkDone, tid.into()),
+            Err(Blocked::Interrupted | Blocked::TimedOut) => {}
         }
         task.vfork_parent.store(0, Ordering::SeqCst);
     }
@@ -120,7 +124,12 @@ fn limit_processes(cx: &Current) -> Result<(), Errno> {
     if mine as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
-fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysError> {
+/// The new task, and the event that it is for a tracer.
+fn make(
+    cx: &mut Current,
+    args: &CloneArgs,
+    tid: Pid,
+) -> Result<(Arc<Task>, Option<trace::Event>), SysError> {
     use CloneFlags as F;
     let flags = args.flags;
     let has = |flag| flags.contains(flag);
@@ -198,7 +207,9 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
             let _ = file.closed(cx.files.id);
         }
     };
-    if let Err(e) = enter(cx, &task, flags) {
+    let event =
+        trace::clone_event(&cx.task, flags, if has(F::THREAD) { 0 } else { args.exit_signal });
+    if let Err(e) = enter(cx, &task, flags, event) {
         undo(cx);
         return Err(e);
     }
@@ -207,7 +218,7 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
         undo(cx);
         return Err(e.into());
     }
-    Ok(task)
+    Ok((task, event))
 }
 
 fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> {
@@ -269,7 +280,12 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
 }
 
 /// Makes the new task known: from here on it can be signalled.
-fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysError> {
+fn enter(
+    cx: &Current,
+    task: &Arc<Task>,
+    flags: CloneFlags,
+    event: Option<trace::Event>,
+) -> Result<(), SysError> {
     let own = &cx.task.process;
     let mut table = own.pids.lock();
     if flags.contains(CloneFlags::THREAD) {
@@ -281,6 +297,7 @@ fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysErr
         state.tasks.push(task.clone());
         drop(state);
         table.insert_task(task.tid(), task);
+        trace::inherit(&table, &cx.task, task, flags, event);
         return Ok(());
     }
     {
@@ -297,6 +314,7 @@ fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysErr
         process.adopt(&parent);
     }
     insert(&mut table, process, task);
+    trace::inherit(&table, &cx.task, task, flags, event);
     Ok(())
 }
 
@@ -309,6 +327,7 @@ fn insert(table: &mut PidTable, process: &Arc<Process>, task: &Arc<Task>) {
 fn leave_again(task: &Arc<Task>, thread: bool) {
     let process = &task.process;
     let mut table = process.pids.lock();
+    trace::unlink(&table, task, 0);
     process.signals.lock().tasks.retain(|t| !Arc::ptr_eq(t, task));
     table.remove_task(task.tid());
     if !thread {

@@ -45,8 +45,10 @@ pub struct Current {
     pub saved_mask: Option<SigSet>,
     /// The task ends with this wait(2) status instead of going back to the application.
     pub exit: Option<i32>,
-    /// Somebody watches its system calls.
+    /// Somebody has to do with its system calls: the log, a tracer.
     pub watched: bool,
+    /// A tracer lets it execute one instruction, by a flag that is not the application's.
+    pub stepping: bool,
     /// This thread as a waiter, made once.
     pub waker: Arc<dyn Wake>,
     /// For vector state on its way to and from signal frames.
@@ -202,6 +204,11 @@ impl Current {
         self.creds = creds.clone();
         let old = core::mem::replace(&mut self.task.shared.lock().creds, creds);
         drop(old);
+    }
+
+    /// Whether its system calls are watched even while nobody traces it.
+    pub fn must_be_watched(&self) -> bool {
+        self.task.process.container.is_watched()
     }
 
     /// Vector-state components that an application has (XCR0, CPUID leaf 0xd).

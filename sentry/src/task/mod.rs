@@ -24,6 +24,7 @@ mod pids;
 mod process;
 mod robust;
 pub mod run;
+pub mod trace;
 mod usage;
 pub mod wait;
 
@@ -98,6 +99,8 @@ pub struct Task {
     pub start_time: u64,
     /// Voluntary switches: times that it waited.
     pub waits: AtomicU64,
+    /// It ends, and nobody can be traced by it any more.
+    pub traces_no_more: AtomicBool,
 }
 
 /// A task's name, at most [`COMM_LEN`] bytes.
@@ -133,6 +136,7 @@ pub enum TaskState {
     Stopped = 2,
     DiskSleep = 3,
     Dead = 4,
+    Traced = 5,
 }
 
 /// References that a task replaces only itself (exec, unshare, setuid) and others read.
@@ -206,6 +210,7 @@ impl Task {
             syscalls: AtomicU64::new(0),
             start_time: platform().monotonic(),
             waits: AtomicU64::new(0),
+            traces_no_more: AtomicBool::new(false),
         }
     }
 
@@ -245,8 +250,14 @@ impl Task {
 
     /// What it does now.
     pub fn state(&self) -> TaskState {
-        if self.signals.lock().stopped {
-            return TaskState::Stopped;
+        {
+            let own = self.signals.lock();
+            if own.trap.is_some() {
+                return TaskState::Traced;
+            }
+            if own.stopped {
+                return TaskState::Stopped;
+            }
         }
         match self.state.load(Ordering::Relaxed) {
             1 => TaskState::Sleeping,

@@ -225,6 +225,22 @@ impl PidTable {
         self.tidy(tid);
     }
 
+    /// A task has ended, but its id stays taken until [`release`](Self::release).
+    pub(super) fn retire(&mut self, tid: Pid) {
+        if let Some(slot) = self.slots.get_mut(&tid) {
+            slot.task = None;
+            slot.reserved = true;
+        }
+    }
+
+    /// The id of a retired task is free.
+    pub(super) fn release(&mut self, tid: Pid) {
+        if let Some(slot) = self.slots.get_mut(&tid) {
+            slot.reserved = false;
+        }
+        self.tidy(tid);
+    }
+
     pub(super) fn remove_process(&mut self, process: &Arc<Process>) {
         self.leave(process);
         if let Some(slot) = self.slots.get_mut(&process.pid) {

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{self, Held};
-use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo};
+use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo, trace};
 use crate::errno::Errno;
 use crate::fs::{FdTable, FsContext};
 use crate::mm::{FaultError, Mm};
@@ -86,6 +86,7 @@ fn live(birth: Birth) {
         restart_block: None,
         saved_mask: None,
         exit: None,
+        stepping: false,
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };
     if birth.set_tid != 0 {
@@ -113,6 +114,7 @@ fn run(cx: &mut Current) -> i32 {
         if cx.task.attention.load(Ordering::SeqCst)
             && let Next::Exit(status) = attend(cx)
         {
+            trace::stop::exit(cx, status);
             return status;
         }
         match cx.user.switch(&mut cx.regs, &cx.mm.space) {

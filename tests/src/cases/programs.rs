@@ -27,6 +27,7 @@ pub(super) const CASES: &[Case] = both![
     ("sigaltstack", 20),
     ("waits", 20),
     ("remote", 20),
+    ("ptrace", 30),
     ("execs", 20),
     ("futex", 20),
     ("futexes2", 20),

@@ -15,7 +15,7 @@ use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
-use crate::task::{Comm, Namespace, Task, TaskState, cap, oom};
+use crate::task::{Comm, Namespace, Task, TaskState, cap, oom, trace};
 
 /// Most bytes of a command line or environment that are shown.
 const MAX_STRINGS: u64 = 1 << 20;
@@ -268,6 +268,7 @@ fn state(about: &About<'_>) -> Result<(char, &'static str), Errno> {
         Some(TaskState::Running) => ('R', "running"),
         Some(TaskState::Sleeping) => ('S', "sleeping"),
         Some(TaskState::Stopped) => ('T', "stopped"),
+        Some(TaskState::Traced) => ('t', "tracing stop"),
         Some(TaskState::DiskSleep) => ('D', "disk sleep"),
         Some(TaskState::Dead) => ('X', "dead"),
         None => ('Z', "zombie"),
@@ -405,7 +406,8 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     }
     let _ =
         writeln!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{id}", process.pid);
-    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t0", process.parent_pid());
+    let tracer = task.as_ref().and_then(|t| trace::tracer_of(t)).map_or(0, |t| t.tid());
+    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t{tracer}", process.parent_pid());
     let creds = task.as_ref().map(|t| t.creds()).unwrap_or_default();
     let c = &creds;
     let _ = writeln!(out, "Uid:\t{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid);
