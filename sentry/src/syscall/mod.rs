@@ -8,6 +8,7 @@ mod creds;
 mod dir;
 mod fd;
 mod file_args;
+mod filter;
 mod futex;
 mod inotify;
 mod memory;
@@ -45,6 +46,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError, SysResult};
 use crate::platform::{Level, PAGE_SIZE, Registers, platform};
+use crate::seccomp;
 use crate::task::{Current, oom, trace};
 
 /// Serves one call.
@@ -199,7 +201,7 @@ pub fn dispatch(cx: &mut Current) {
     let calls = &cx.task.syscalls;
     // The task alone writes it: no locked instruction is needed.
     calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    if cx.watched {
+    if cx.task.watched.load(Ordering::Relaxed) {
         return watched(cx);
     }
     let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
@@ -234,18 +236,18 @@ fn out_of_memory(cx: &mut Current) {
     }
 }
 
-/// As [`dispatch`], of a task whose calls somebody has to do with: a tracer, the log.
+/// As [`dispatch`], of a task whose calls somebody has to do with: a tracer, a filter, the log.
 #[cold]
 fn watched(cx: &mut Current) {
-    let wanted = trace::stop::syscall_entry(cx);
     // A tracer may have put another number and other arguments there, or -1 for no call at all: then
-    // its own result counts.
+    // its own result counts. A filter sees what the tracer has left.
+    let wanted = trace::stop::syscall_entry(cx) && seccomp::check(cx);
     let number = cx.regs.orig_rax as u32;
     if wanted && number != u32::MAX {
         let r = &cx.regs;
         let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
         let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
-        let result = if cx.must_be_watched() {
+        let result = if cx.is_logged() {
             crate::strace::watch(cx, number, args, handler)
         } else {
             handler(cx, args)

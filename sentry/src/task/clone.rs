@@ -12,6 +12,7 @@ use super::{
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::platform::platform;
+use crate::seccomp;
 use crate::signal::frame::AltStack;
 use crate::signal::{Actions, End};
 use crate::sync::SpinLock;
@@ -294,6 +295,7 @@ fn enter(
         if state.end != End::Alive || state.wants(&cx.task) {
             return Err(SysError::Interrupted(Restart::Always));
         }
+        seccomp::inherit(&cx.task, task);
         state.tasks.push(task.clone());
         drop(state);
         table.insert_task(task.tid(), task);
@@ -305,6 +307,7 @@ fn enter(
         if state.wants(&cx.task) {
             return Err(SysError::Interrupted(Restart::Always));
         }
+        seccomp::inherit(&cx.task, task);
     }
     let process = &task.process;
     let parent = if flags.contains(CloneFlags::PARENT) { own.parent() } else { Some(own.clone()) };

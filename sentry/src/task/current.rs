@@ -45,8 +45,6 @@ pub struct Current {
     pub saved_mask: Option<SigSet>,
     /// The task ends with this wait(2) status instead of going back to the application.
     pub exit: Option<i32>,
-    /// Somebody has to do with its system calls: the log, a tracer.
-    pub watched: bool,
     /// A tracer lets it execute one instruction, by a flag that is not the application's.
     pub stepping: bool,
     /// This thread as a waiter, made once.
@@ -206,8 +204,8 @@ impl Current {
         drop(old);
     }
 
-    /// Whether its system calls are watched even while nobody traces it.
-    pub fn must_be_watched(&self) -> bool {
+    /// Whether its system calls go to the log.
+    pub fn is_logged(&self) -> bool {
         self.task.process.container.is_watched()
     }
 

@@ -49,6 +49,7 @@ use crate::fs::{FdTable, FsContext};
 use crate::kernel::Kernel;
 use crate::mm::Mm;
 use crate::platform::{CpuTime, ThreadId, platform};
+use crate::seccomp::Seccomp;
 use crate::signal::{SigSet, TaskSignals};
 use crate::sync::{SpinLock, Wake};
 
@@ -95,6 +96,13 @@ pub struct Task {
     pub parent_key: AtomicU64,
     /// System calls made; written by the task alone.
     pub syscalls: AtomicU64,
+    /// Somebody has to do with its system calls: the log, a tracer, a filter. The one flag that costs
+    /// a system call of the others something.
+    pub watched: AtomicBool,
+    /// Its filters (seccomp(2)); changed under its process's signal lock.
+    pub seccomp: SpinLock<Seccomp>,
+    /// Another thread has set a filter for it, and has given up gaining rights for both.
+    pub owes_no_new_privs: AtomicBool,
     /// When it was made, monotonic nanoseconds.
     pub start_time: u64,
     /// Voluntary switches: times that it waited.
@@ -208,6 +216,9 @@ impl Task {
             parent_death_signal: AtomicU8::new(0),
             parent_key: AtomicU64::new(0),
             syscalls: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            seccomp: SpinLock::new(Seccomp::Off),
+            owes_no_new_privs: AtomicBool::new(false),
             start_time: platform().monotonic(),
             waits: AtomicU64::new(0),
             traces_no_more: AtomicBool::new(false),

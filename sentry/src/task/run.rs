@@ -69,9 +69,11 @@ fn live(birth: Birth) {
         drop(user);
         return stillborn(task, held, e);
     }
+    if task.process.container.is_watched() {
+        task.watched.store(true, Ordering::SeqCst);
+    }
     let mut cx = Current {
         waker: Arc::new(ThreadWaker(thread)),
-        watched: task.process.container.is_watched(),
         task,
         regs: birth.regs,
         user,

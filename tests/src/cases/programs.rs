@@ -28,6 +28,7 @@ pub(super) const CASES: &[Case] = both![
     ("waits", 20),
     ("remote", 20),
     ("ptrace", 30),
+    ("seccomp", 30),
     ("execs", 20),
     ("futex", 20),
     ("futexes2", 20),

@@ -471,10 +471,13 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
         let _ = writeln!(out, "{name}:\t{set:016x}");
     }
     let cpus = crate::platform::platform().cpus();
+    let seccomp = task.as_ref().map(|t| t.seccomp.lock().clone()).unwrap_or_default();
     let _ = writeln!(
         out,
-        "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0",
-        u8::from(c.no_new_privs)
+        "NoNewPrivs:\t{}\nSeccomp:\t{}\nSeccomp_filters:\t{}",
+        u8::from(c.no_new_privs),
+        seccomp.mode(),
+        seccomp.filters().len()
     );
     out.push_str("Speculation_Store_Bypass:\tthread vulnerable\n");
     let mask = 1u64.checked_shl(cpus).map_or(u64::MAX, |bit| bit.wrapping_sub(1));

@@ -7,6 +7,7 @@ use core::sync::atomic::Ordering;
 use super::{Event, Kind, Mode, Options, Stopped, tell};
 use crate::error::Restart;
 use crate::platform::{Registers, platform};
+use crate::seccomp::Seccomp;
 use crate::signal::{End, Origin, SigInfo, Signal, SignalState, code, force, send_task};
 use crate::task::{Current, Task};
 
@@ -193,11 +194,15 @@ fn take_back(cx: &mut Current, stopped: &Stopped) {
         cx.saved_mask = None;
         cx.set_blocked(stopped.mask);
     }
-    let (traced, step) = {
+    let step = {
+        // Under this lock another thread may set a filter for this one.
+        let _state = cx.task.process.signals.lock();
         let own = cx.task.signals.lock();
-        (own.trace.is_some(), own.trace.as_ref().is_some_and(|t| t.step))
+        let filtered = !matches!(*cx.task.seccomp.lock(), Seccomp::Off);
+        let watched = own.trace.is_some() || filtered || cx.is_logged();
+        cx.task.watched.store(watched, Ordering::SeqCst);
+        own.trace.as_ref().is_some_and(|t| t.step)
     };
-    cx.watched = traced || cx.must_be_watched();
     if step && cx.regs.eflags & TF == 0 {
         cx.regs.eflags |= TF;
         cx.stepping = true;
