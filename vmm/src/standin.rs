@@ -211,6 +211,15 @@ impl StandIn {
         let number = info.ssi_signo as i32;
         if number == Signal::SIGCHLD as i32 {
             return match self.gofer.try_wait() {
+                // It ends so when its client has gone: what became of that is the reason.
+                Some(status @ WaitStatus::Exited(_, 0)) => match self.link.try_receive() {
+                    Ok(Some((FromSandbox::Failed(reason), _))) => {
+                        Found::Lost(format!("sandbox of container {}: {reason}", self.id))
+                    }
+                    Ok(Some((message, _no_descriptors))) => Found::Message(message),
+                    Err(link::Error::Closed) => Found::Lost(self.autopsy()),
+                    Ok(None) | Err(_) => Found::Lost(self.gofer_end(status)),
+                },
                 Some(status) => Found::Lost(self.gofer_end(status)),
                 // The sandbox's end shows up at its link, after all that it said before.
                 None => Found::Nothing,

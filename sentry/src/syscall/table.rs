@@ -101,7 +101,7 @@ syscalls! {
     69 msgsnd Full() msg::msgsnd, (Int, Hex, Size, Hex);
     70 msgrcv Full() msg::msgrcv, (Int, Hex, Size, Int, Hex);
     71 msgctl Full() msg::msgctl, (Int, Int, Hex);
-    72 fcntl Partial("no leases, directory notification or read and write hints") fd::fcntl, (Fd, Int, Hex);
+    72 fcntl Partial("no leases, directory notification or read and write hints; O_ASYNC sends no signal") fd::fcntl, (Fd, Int, Hex);
     73 flock Full() fd::flock, (Fd, Int);
     74 fsync Full() fd::fsync, (Fd);
     75 fdatasync Full() fd::fdatasync, (Fd);
