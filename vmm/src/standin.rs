@@ -3,7 +3,7 @@
 //! It starts the sandbox and the gofer, and is their parent: they are killed when it is. It forwards
 //! the signals that it gets, hears how the container ended, and ends in the same way.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -211,8 +211,9 @@ impl StandIn {
         let number = info.ssi_signo as i32;
         if number == Signal::SIGCHLD as i32 {
             return match self.gofer.try_wait() {
-                // It ends so when its client has gone: what became of that is the reason.
-                Some(status @ WaitStatus::Exited(_, 0)) => match self.link.try_receive() {
+                // It ends so when its client has gone: what became of that is the reason. The sandbox's
+                // link may be among the last that are closed of a process that ends.
+                Some(status @ WaitStatus::Exited(_, 0)) => match self.last_words() {
                     Ok(Some((FromSandbox::Failed(reason), _))) => {
                         Found::Lost(format!("sandbox of container {}: {reason}", self.id))
                     }
@@ -242,6 +243,14 @@ impl StandIn {
             crate::debug!("signal {number} is not forwarded: {e}");
         }
         Found::Nothing
+    }
+
+    /// What the sandbox still says, waiting a little for that.
+    fn last_words(&self) -> Result<Option<(FromSandbox, Vec<OwnedFd>)>, link::Error> {
+        let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
+        // Whatever poll says, the link is asked.
+        let _ready = poll(&mut fds, PollTimeout::from(LAST_CALL));
+        self.link.try_receive()
     }
 
     fn window_size(&self) -> Result<(), link::Error> {
