@@ -19,8 +19,6 @@ pub enum Root {
     Debian,
     /// The C programs.
     Programs,
-    /// The whole of Debian; there only for the suite [`crate::userland`].
-    Userland,
 }
 
 impl Root {
@@ -30,7 +28,6 @@ impl Root {
             Root::Busybox => "busybox",
             Root::Debian => "debian",
             Root::Programs => "programs",
-            Root::Userland => "debian-userland",
         }
     }
 }
@@ -61,8 +58,6 @@ pub struct Case {
     pub env: &'static [(&'static str, &'static str)],
     /// What may differ.
     pub ignore: &'static [Ignore],
-    /// Capabilities beside those that containers have.
-    pub capabilities: &'static [&'static str],
     /// How long each of the two runs may take on an unburdened host; several times that in the VM.
     pub seconds: u32,
 }
@@ -70,7 +65,7 @@ pub struct Case {
 impl Case {
     /// A test of a command on a root, with nothing special.
     pub const fn new(root: Root, name: &'static str, argv: &'static [&'static str]) -> Case {
-        Case { name, root, argv, stdin: "", env: &[], ignore: &[], capabilities: &[], seconds: 20 }
+        Case { name, root, argv, stdin: "", env: &[], ignore: &[], seconds: 20 }
     }
 
     /// With this on standard input.
@@ -88,12 +83,6 @@ impl Case {
     /// Ignoring these differences.
     pub const fn ignore(mut self, ignore: &'static [Ignore]) -> Case {
         self.ignore = ignore;
-        self
-    }
-
-    /// With these capabilities too.
-    pub const fn capabilities(mut self, capabilities: &'static [&'static str]) -> Case {
-        self.capabilities = capabilities;
         self
     }
 
@@ -129,12 +118,7 @@ fn run_one(
     limit: Duration,
 ) -> io::Result<(Finished, String)> {
     let scratch = Scratch::new(role)?;
-    let mut config = bundle::config(case.argv, case.env);
-    for set in ["bounding", "effective", "permitted"] {
-        if let Some(list) = config["process"]["capabilities"][set].as_array_mut() {
-            list.extend(case.capabilities.iter().map(|name| (*name).into()));
-        }
-    }
+    let config = bundle::config(case.argv, case.env);
     let bundle =
         Bundle::new(&scratch.path().join("bundle"), &roots.join(case.root.name()), &config)?;
     let id = format!("case-{}-{role}", std::process::id());

@@ -104,46 +104,17 @@ impl Tally {
 }
 
 /// Where container tests run.
-pub(crate) enum Machine {
+enum Machine {
     Host,
     Vm(Box<Vm>),
 }
 
 /// How the harness and what it needs are reached on a machine.
-pub(crate) struct Paths {
+struct Paths {
     harness: String,
     runtime: String,
     reference: String,
     roots: String,
-}
-
-impl Paths {
-    /// The job that runs one container test, whose name begins with the suite's.
-    pub(crate) fn job(&self, name: &str, suite: Suite, slow: u32, limit: Duration) -> Job {
-        let short = name.split_once('/').map_or(name, |(_, short)| short);
-        let words = [
-            self.harness.as_str(),
-            "case",
-            short,
-            "--platform",
-            suite.name(),
-            "--runtime",
-            &self.runtime,
-            "--reference",
-            &self.reference,
-            "--roots",
-            &self.roots,
-            "--slow",
-            &slow.to_string(),
-        ];
-        Job {
-            name: name.to_owned(),
-            argv: words.map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            stdin: Vec::new(),
-            limit,
-        }
-    }
 }
 
 /// Runs what was asked for; returns whether all of it passed.
@@ -250,21 +221,18 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
 }
 
 /// What all container suites share.
-pub(crate) struct Prepared {
+struct Prepared {
     cache: PathBuf,
     apt: Apt,
-    /// The folder of the roots.
-    pub(crate) roots: PathBuf,
-    /// Where the image of the roots for the VM is kept.
-    pub(crate) disks: PathBuf,
+    roots: PathBuf,
     /// runc on this machine.
     runc: String,
     /// Ringwall as it was built, unless another runtime stands in its place.
-    pub(crate) ringwall: Option<PathBuf>,
+    ringwall: Option<PathBuf>,
 }
 
 impl Prepared {
-    pub(crate) fn new(options: &Options) -> Result<Prepared, Error> {
+    fn new(options: &Options) -> Result<Prepared, Error> {
         let ringwall = match options.runtime {
             Some(_) => None,
             None => Some(build(&options.profile)?),
@@ -275,7 +243,7 @@ impl Prepared {
         let programs = crate::workspace().join("tests/programs");
         let roots = roots::make(&cache, &mut apt, &programs)?;
         let runc = image::fetch_runc(&cache, &mut apt)?.join(" ");
-        Ok(Prepared { disks: cache.clone(), cache, apt, roots, runc, ringwall })
+        Ok(Prepared { cache, apt, roots, runc, ringwall })
     }
 }
 
@@ -324,36 +292,6 @@ fn containers(
 ) -> Result<Tally, Error> {
     let deadline = Instant::now() + suite.budget();
     let scratch = crate::runtime::Scratch::new("harness")?;
-    let (mut machine, paths, slow) = place(suite, prepared, options, scratch.path())?;
-
-    let mut tally = Tally::default();
-    for name in names {
-        if Instant::now() >= deadline {
-            println!("FAIL {name}: not run, the suite's budget is spent");
-            tally.failed.push(format!("{name} (not run: budget spent)"));
-            continue;
-        }
-        let limit =
-            (CASE_LIMIT * slow.min(4)).min(deadline.saturating_duration_since(Instant::now()));
-        let job = paths.job(name, suite, slow, limit);
-        let mut output = Vec::new();
-        let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
-        let text = String::from_utf8_lossy(&output);
-        report(name, &ended, &text, &mut tally);
-        if options.fail_fast && !tally.failed.is_empty() {
-            break;
-        }
-    }
-    Ok(tally)
-}
-
-/// Where a suite's containers run: the machine, ready, with what is found there and how slow it is.
-pub(crate) fn place(
-    suite: Suite,
-    prepared: &mut Prepared,
-    options: &Options,
-    folder: &Path,
-) -> Result<(Machine, Paths, u32), Error> {
     let on_host = match (suite, &prepared.ringwall) {
         (Suite::Kvm, Some(ringwall)) => host_kvm_is_sane(ringwall),
         (Suite::Kvm, None) => false,
@@ -376,7 +314,7 @@ pub(crate) fn place(
         };
         (Machine::Host, paths, 1)
     } else {
-        let vm = make_vm(prepared, &harness, folder)?;
+        let vm = make_vm(prepared, &harness, scratch.path())?;
         let paths = Paths {
             harness: vm::HARNESS.to_owned(),
             runtime: runtime(vm::RUNC, vm::RINGWALL),
@@ -390,12 +328,52 @@ pub(crate) fn place(
         let greeting = vm.start()?.unwrap_or_default();
         println!("the test VM is up after {:.1} s: {greeting}", booting.elapsed().as_secs_f64());
     }
-    Ok((machine, paths, slow))
+
+    let mut tally = Tally::default();
+    for name in names {
+        if Instant::now() >= deadline {
+            println!("FAIL {name}: not run, the suite's budget is spent");
+            tally.failed.push(format!("{name} (not run: budget spent)"));
+            continue;
+        }
+        let short = name.split_once('/').map_or(name.as_str(), |(_, short)| short);
+        let words = [
+            paths.harness.as_str(),
+            "case",
+            short,
+            "--platform",
+            suite.name(),
+            "--runtime",
+            &paths.runtime,
+            "--reference",
+            &paths.reference,
+            "--roots",
+            &paths.roots,
+            "--slow",
+            &slow.to_string(),
+        ];
+        let job = Job {
+            name: name.clone(),
+            argv: words.map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            stdin: Vec::new(),
+            limit: (CASE_LIMIT * slow.min(4))
+                .min(deadline.saturating_duration_since(Instant::now())),
+        };
+        let mut output = Vec::new();
+        let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
+        let text = String::from_utf8_lossy(&output);
+        report(name, &ended, &text, &mut tally);
+        if options.fail_fast && !tally.failed.is_empty() {
+            break;
+        }
+    }
+    Ok(tally)
 }
 
 fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm, Error> {
     let parts = Parts::fetch(&prepared.cache, &mut prepared.apt)?;
-    let disk = roots::disk(&prepared.disks, &prepared.roots)?;
+    let disk = roots::disk(&prepared.cache, &prepared.roots)?;
     let initramfs = folder.join("initramfs");
     let extra: Vec<(String, PathBuf)> =
         prepared.ringwall.iter().map(|path| (vm::RINGWALL.to_owned(), path.clone())).collect();
@@ -412,11 +390,7 @@ fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm,
 }
 
 impl Machine {
-    pub(crate) fn run(
-        &mut self,
-        job: &Job,
-        on_output: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<Ended, Error> {
+    fn run(&mut self, job: &Job, on_output: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended, Error> {
         match self {
             Machine::Vm(vm) => Ok(vm.run(job, on_output)?),
             Machine::Host => {

@@ -94,8 +94,7 @@ impl Kernel {
         let container = self.known(id)?;
         let signal = Signal::new(i32::from(signal))
             .map_err(|_| Failure::other(format!("signal {signal} does not exist")))?;
-        let init = pid.is_none_or(|pid| pid == container.init_pid());
-        if init && container.signal_unstarted(signal) {
+        if container.signal_unstarted(signal) {
             return Ok(Reply::Done);
         }
         let processes: Vec<Arc<Process>> = if all {

@@ -9,7 +9,7 @@ use super::{
 use crate::errno::Errno;
 use crate::error::Restart;
 use crate::platform::platform;
-use crate::task::{Current, ParentEvent, trace};
+use crate::task::{Current, ParentEvent};
 
 /// restart_syscall(2).
 const RESTART_SYSCALL: u64 = 219;
@@ -30,10 +30,6 @@ enum Found {
     Nothing,
     Exit(i32),
     Stop,
-    /// A stop for a tracer alone.
-    Trap,
-    /// A signal that a tracer is to see first.
-    Traced(SigInfo),
     Continued(bool),
     Signal(SigInfo, super::SigAction),
 }
@@ -49,19 +45,11 @@ pub fn attend(cx: &mut Current) -> Next {
             Found::Nothing => break,
             Found::Exit(status) => return Next::Exit(status),
             Found::Stop => stop(cx),
-            Found::Trap => trace::stop::job(cx),
-            Found::Traced(info) => {
-                if let Some(info) = trace::stop::signal(cx, info)
-                    && let Some(next) = deliver(cx, info, None)
-                {
-                    return next;
-                }
-            }
             Found::Continued(full) => {
                 cx.task.process.tell_parent(ParentEvent::Continued { full });
             }
             Found::Signal(info, action) => {
-                if let Some(next) = deliver(cx, info, Some(action)) {
+                if let Some(next) = deliver(cx, info, action) {
                     return next;
                 }
             }
@@ -75,7 +63,9 @@ pub fn attend(cx: &mut Current) -> Next {
             Restart::Never => {}
         }
     }
-    cx.restore_mask();
+    if let Some(mask) = cx.saved_mask.take() {
+        cx.set_blocked(mask);
+    }
     Next::Run
 }
 
@@ -100,10 +90,6 @@ fn find(cx: &Current) -> Found {
     if own.stopping {
         return Found::Stop;
     }
-    if own.trace.as_ref().is_some_and(|t| t.wants()) {
-        return Found::Trap;
-    }
-    let traced = own.trace.is_some();
     let wanted = SigSet(u64::MAX).without(blocked);
     // Faults of the task itself come first, then its own signals, then the process's.
     let info = own.pending.take(wanted);
@@ -113,31 +99,21 @@ fn find(cx: &Current) -> Found {
         task.attention.store(false, Ordering::SeqCst);
         return Found::Nothing;
     };
-    if traced && info.signal != Signal::SIGKILL {
-        return Found::Traced(info);
-    }
-    let action = take_action(&state, info.signal);
+    let action = {
+        let mut actions = state.actions.lock();
+        let action = actions.get(info.signal);
+        if action.disposition() == Disposition::Handler && action.flags & sa::SA_RESETHAND != 0 {
+            let mut reset = action;
+            reset.handler = 0;
+            actions.set(info.signal, reset);
+        }
+        action
+    };
     Found::Signal(info, action)
 }
 
-/// What is done with a signal; a handler for one time is taken away.
-fn take_action(state: &SignalState, signal: Signal) -> super::SigAction {
-    let mut actions = state.actions.lock();
-    let action = actions.get(signal);
-    if action.disposition() == Disposition::Handler && action.flags & sa::SA_RESETHAND != 0 {
-        let mut reset = action;
-        reset.handler = 0;
-        actions.set(signal, reset);
-    }
-    action
-}
-
-/// Does what a signal asks for; `Some` where the task ends. `action`: what was found with the signal.
-fn deliver(cx: &mut Current, mut info: SigInfo, action: Option<super::SigAction>) -> Option<Next> {
-    let action = match action {
-        Some(action) => action,
-        None => take_action(&cx.task.process.signals.lock(), info.signal),
-    };
+/// Does what a signal asks for; `Some` where the task ends.
+fn deliver(cx: &mut Current, mut info: SigInfo, action: super::SigAction) -> Option<Next> {
     let signal = info.signal;
     if let Some(timer) = info.timer
         && let Some(overrun) = cx.task.process.timers.delivered(timer)
@@ -218,27 +194,22 @@ fn handle(cx: &mut Current, info: &SigInfo, action: super::SigAction) {
 }
 
 /// Takes part in a stop of the group, until it is over.
-fn stop(cx: &mut Current) {
-    let task = cx.task.clone();
+fn stop(cx: &Current) {
+    let task = &cx.task;
     let process = &task.process;
-    let (all, signal, traced) = {
+    let (all, signal) = {
         let mut state = process.signals.lock();
         let mut own = task.signals.lock();
         if !own.stopping {
             return;
         }
         own.stopping = false;
-        let traced = own.trace.is_some();
-        own.stopped = !traced;
+        own.stopped = true;
         drop(own);
-        let before = state.stop.is_stopped();
-        (state.one_stopped() && !before, state.stop.signal, traced)
+        (state.one_stopped(), state.stop.signal)
     };
     if let (true, Some(signal)) = (all, signal) {
         process.tell_parent(ParentEvent::Stopped { signal });
-    }
-    if traced {
-        return trace::stop::job(cx);
     }
     loop {
         {

@@ -5,8 +5,6 @@
 
 mod bad_input;
 mod deaths;
-mod exec;
-mod limits;
 mod machine;
 mod states;
 mod terminals;
@@ -57,18 +55,10 @@ pub fn names() -> Vec<String> {
 }
 
 fn tests() -> impl Iterator<Item = Test> {
-    [
-        states::TESTS,
-        exec::TESTS,
-        terminals::TESTS,
-        bad_input::TESTS,
-        deaths::TESTS,
-        limits::TESTS,
-        machine::TESTS,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
+    [states::TESTS, terminals::TESTS, bad_input::TESTS, deaths::TESTS, machine::TESTS]
+        .into_iter()
+        .flatten()
+        .copied()
 }
 
 /// Runs one.

@@ -1,7 +1,6 @@
 //! What each command of the command line does.
 
 mod bench;
-mod exec;
 mod host_config;
 mod lifecycle;
 mod query;
@@ -39,9 +38,6 @@ pub enum Error {
     /// `create`: its exit status is 1 whatever went wrong, as runc's.
     #[error("{0}")]
     Create(run::Error),
-    /// `exec`, in runc's words.
-    #[error("exec failed: {0}")]
-    Exec(#[from] exec::Error),
     /// Commands at a container.
     #[error("{0}")]
     Lifecycle(#[from] lifecycle::Error),
@@ -58,7 +54,6 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Error::Run(e) => e.status(),
-            Error::Exec(_) => exec::Error::STATUS,
             _ => 1,
         }
     }
@@ -100,7 +95,6 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
     match &cli.command {
         Command::Do(args) => return Ok(run::throw_away(global, args)?),
         Command::Run(args) => return Ok(run::run(global, args)?),
-        Command::Exec(args) => return Ok(exec::exec(global, args)?),
         Command::Create(args) => run::create(global, args).map(drop).map_err(Error::Create)?,
         Command::Start(args) => lifecycle::start(global, args)?,
         Command::Kill(args) => lifecycle::kill(global, args)?,

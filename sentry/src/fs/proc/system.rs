@@ -42,7 +42,6 @@ pub(super) const ENTRIES: &[Entry] = &[
         Ok(())
     }),
     dir("sys", super::sys::ENTRIES),
-    dir("sysvipc", super::sysvipc::ENTRIES),
     link("thread-self", my_thread),
     text("uptime", uptime),
     text("version", |_, out| {
