@@ -600,6 +600,7 @@ mod tests {
 
     use super::super::tests::shared_without_machine;
     use super::*;
+    use crate::kvm::tests::after_close;
 
     /// The services with a guest that the test plays.
     struct Rig {
@@ -680,17 +681,12 @@ mod tests {
             self.outcome.lock().unwrap().clone()
         }
 
-        /// Waits for what the close of a descriptor brings about: a child that another test forks just then
-        /// has it a moment longer.
+        /// Settles until something is there that the close of a descriptor brings about.
         fn settle_until<T>(&mut self, mut there: impl FnMut(&mut Play) -> Option<T>) -> T {
-            for _ in 0..20_000 {
+            after_close(|| {
                 self.settle().unwrap();
-                if let Some(value) = there(self) {
-                    return value;
-                }
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            panic!("it never came");
+                there(self)
+            })
         }
 
         fn completions(&mut self) -> Vec<(u64, i64)> {

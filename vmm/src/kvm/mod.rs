@@ -539,6 +539,18 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Waits for what the close of a descriptor brings about: a child that another test forks just then has it
+    /// a moment longer.
+    pub fn after_close<T>(mut there: impl FnMut() -> Option<T>) -> T {
+        for _ in 0..20_000 {
+            if let Some(value) = there() {
+                return value;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("it never came");
+    }
+
     /// What the vCPU threads and the services share, without a virtual machine.
     pub fn shared_without_machine(log: LogSink) -> Arc<Shared> {
         let ram = Ram::new(8 << 20).unwrap();
