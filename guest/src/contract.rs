@@ -40,7 +40,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes with every change of this file that either side can notice.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// First field of the boot page: "RINGWALL".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWALL");
 
@@ -274,6 +274,8 @@ pub mod op {
     pub const STREAM_SEEK: u32 = 13;
     /// What stream `handle` is; result: one of [`super::stream_kind`].
     pub const STREAM_KIND: u32 = 14;
+    /// Lets stream `handle` go: the sentry has no use for it any more; result 0.
+    pub const STREAM_CLOSE: u32 = 15;
     /// Opens a channel: `handle` 0 is control, `1 + n` gofer `n`; `gpa` (page-aligned) is a
     /// [`super::ChannelControl`] page followed by two rings of `len` bytes each (a power of two,
     /// [`super::MIN_RING`] to [`super::MAX_RING`]): first image to host half, then the other way. All

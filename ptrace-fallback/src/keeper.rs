@@ -117,6 +117,11 @@ impl Keeper {
         }
     }
 
+    /// Stops watching a stream, where it is watched.
+    pub(crate) fn forget_stream(&self, fd: BorrowedFd<'_>) {
+        let _unwatched = self.control(libc::EPOLL_CTL_DEL, fd.as_raw_fd(), 0, 0);
+    }
+
     /// Milliseconds, rounded up, until the next thing is due; -1: nothing is.
     fn timeout(&self) -> i32 {
         let due = [&self.release_at, &self.balance_at]

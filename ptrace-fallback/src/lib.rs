@@ -36,7 +36,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
@@ -160,8 +160,14 @@ pub struct PtracePlatform {
     keeper: &'static Keeper,
     control: Mutex<Option<ControlSentry>>,
     gofers: Mutex<Vec<Option<OwnedFd>>>,
-    streams: Mutex<Vec<Arc<HostStream>>>,
+    streams: Mutex<Vec<Given>>,
     log: LogSink,
+}
+
+/// A stream that was given: held until the sentry takes it, and the sentry's from then on.
+struct Given {
+    untaken: Option<Arc<HostStream>>,
+    stream: Weak<HostStream>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -185,8 +191,15 @@ impl PtracePlatform {
     pub fn add_stream(&self, fd: OwnedFd) -> StreamId {
         let mut streams = lock(&self.streams);
         let index = streams.len() as u32;
-        streams.push(Arc::new(HostStream::new(fd, index, self.keeper)));
+        let stream = Arc::new(HostStream::new(fd, index, self.keeper));
+        streams.push(Given { stream: Arc::downgrade(&stream), untaken: Some(stream) });
         StreamId(index)
+    }
+
+    /// Lets a stream go that the sentry has not taken.
+    pub fn remove_stream(&self, id: StreamId) {
+        let stream = lock(&self.streams).get_mut(id.0 as usize).and_then(|s| s.untaken.take());
+        drop(stream);
     }
 
     /// Adds a gofer's socket while the platform runs.
@@ -197,7 +210,7 @@ impl PtracePlatform {
     }
 
     fn stream_at(&self, index: u32) -> Option<Arc<HostStream>> {
-        lock(&self.streams).get(index as usize).cloned()
+        lock(&self.streams).get(index as usize)?.stream.upgrade()
     }
 }
 
@@ -390,7 +403,10 @@ impl Platform for PtracePlatform {
     }
 
     fn stream(&self, id: StreamId) -> Result<Arc<dyn Stream>, Errno> {
-        Ok(self.stream_at(id.0).ok_or(Errno::EBADF)?)
+        let stream = self.stream_at(id.0).ok_or(Errno::EBADF)?;
+        // The caller's from now on.
+        self.remove_stream(id);
+        Ok(stream)
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

@@ -80,6 +80,13 @@ impl HostStream {
     }
 }
 
+impl Drop for HostStream {
+    fn drop(&mut self) {
+        // Others have its description, so closing the descriptor would not end the watch.
+        self.keeper.forget_stream(self.fd.as_fd());
+    }
+}
+
 fn kind_of(fd: &OwnedFd) -> StreamKind {
     // SAFETY: isatty takes no memory.
     if unsafe { libc::isatty(fd.as_raw_fd()) } == 1 {

@@ -7,9 +7,9 @@ use crate::boot;
 use crate::paging::{self, PAGE};
 
 /// Pages of a stack.
-const PAGES: u64 = 8;
+const PAGES: u64 = 16;
 /// Addresses set aside for each, guard included.
-const STRIDE: u64 = 16;
+const STRIDE: u64 = 32;
 
 /// A stack. Dropping it keeps it for the next thread.
 pub struct Stack {

@@ -8,6 +8,12 @@
 //! Under a bucket's lock the word is reached by the platform alone, which never waits; where its page
 //! is not there, the lock is let go, the page is brought in, and all is done again.
 
+mod pi;
+mod vector;
+
+pub use pi::{cmp_requeue_pi, lock_pi, unlock_pi, wait_requeue_pi};
+pub use vector::{MAX_VECTOR, Word, wait_any};
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
@@ -27,17 +33,34 @@ const NOWHERE: usize = usize::MAX;
 /// Wakes whatever its bits (FUTEX_BITSET_MATCH_ANY).
 pub const MATCH_ANY: u32 = u32::MAX;
 
-/// Bits of a priority-inheritance futex's word; the rest is the owner's tid.
-const WAITERS: u32 = 0x8000_0000;
-const OWNER_DIED: u32 = 0x4000_0000;
-const TID_MASK: u32 = 0x3fff_ffff;
-
 struct Waiter {
     key: FutexKey,
     bitset: u32,
     task: Arc<Task>,
     /// Waits for a lock of priority inheritance.
     pi: bool,
+    /// Waits to be moved to such a lock (FUTEX_WAIT_REQUEUE_PI).
+    target: Option<FutexKey>,
+    /// One of several words that the task waits for: all of them, and which it is.
+    several: Option<(Arc<vector::Slots>, usize)>,
+}
+
+impl Waiter {
+    /// One that waits for one word and nothing else.
+    fn plain(key: FutexKey, bitset: u32, task: &Arc<Task>) -> Waiter {
+        Waiter { key, bitset, task: task.clone(), pi: false, target: None, several: None }
+    }
+
+    /// Where it is written which bucket it stands in.
+    fn slot(&self) -> &AtomicUsize {
+        let one = self.several.as_ref().and_then(|(slots, n)| slots.get(*n));
+        one.unwrap_or(&self.task.futex.0)
+    }
+
+    /// Whether only the calls of priority inheritance may wake it.
+    fn is_pi(&self) -> bool {
+        self.pi || self.target.is_some()
+    }
 }
 
 struct Bucket {
@@ -119,10 +142,12 @@ struct Wakes {
 }
 
 impl Wakes {
-    fn add(&mut self, task: &Task) {
-        task.futex.0.store(NOWHERE, Ordering::Release);
+    fn add(&mut self, waiter: &Waiter) {
+        // Afterwards the task may go on, and wait again.
+        let thread = waiter.task.thread.load(Ordering::Relaxed);
+        waiter.slot().store(NOWHERE, Ordering::Release);
         self.count = self.count.saturating_add(1);
-        if let Some(thread) = self.last.replace(task.thread.load(Ordering::Relaxed)) {
+        if let Some(thread) = self.last.replace(thread) {
             platform().unpark(ThreadId(thread));
         }
     }
@@ -152,7 +177,7 @@ fn wake_in(
         if waiter.key == *key && waiter.bitset & bitset != 0 {
             let waiter = waiters.remove(at);
             left(bucket);
-            wakes.add(&waiter.task);
+            wakes.add(&waiter);
         } else {
             at = at.saturating_add(1);
         }
@@ -168,16 +193,34 @@ fn left(bucket: usize) {
 
 /// Wakes up to `most` waiters of a word whose bits meet `bitset`; how many.
 pub fn wake(key: &FutexKey, bitset: u32, most: u32) -> u32 {
+    wake_if(key, bitset, most, |_| true).unwrap_or(0)
+}
+
+/// As [`wake`], for applications: `EINVAL` where a waiter stands there for whom only the calls of priority
+/// inheritance are right.
+pub fn wake_plain(key: &FutexKey, bitset: u32, most: u32) -> Result<u32, Errno> {
+    wake_if(key, bitset, most, |waiter| !waiter.is_pi())
+}
+
+fn wake_if(
+    key: &FutexKey,
+    bitset: u32,
+    most: u32,
+    may: impl Fn(&Waiter) -> bool,
+) -> Result<u32, Errno> {
     let index = bucket_of(key);
-    let Some(bucket) = Bucket::at(index) else { return 0 };
+    let Some(bucket) = Bucket::at(index) else { return Ok(0) };
     // Pairs with the increment of a waiter before it reads the word.
     core::sync::atomic::fence(Ordering::SeqCst);
     if bucket.count.load(Ordering::SeqCst) == 0 {
-        return 0;
+        return Ok(0);
     }
     let mut wakes = Wakes::default();
     let mut waiters = bucket.waiters.lock();
-    wake_in(index, &mut waiters, key, bitset, most, &mut wakes)
+    if waiters.iter().any(|waiter| waiter.key == *key && !may(waiter)) {
+        return Err(Errno::EINVAL);
+    }
+    Ok(wake_in(index, &mut waiters, key, bitset, most, &mut wakes))
 }
 
 /// As [`wake`], by address, for the sentry's own wake-ups (clear_child_tid, robust lists): the waiter
@@ -215,7 +258,7 @@ pub fn wait(
         match cx.mm.space.atomic(addr, AtomicOp::Load) {
             Ok(word) if word == value => {
                 cx.task.futex.0.store(index, Ordering::Release);
-                waiters.push(Waiter { key, bitset, task: cx.task.clone(), pi: false });
+                waiters.push(Waiter::plain(key, bitset, &cx.task));
                 break;
             }
             Ok(_) => {
@@ -231,8 +274,8 @@ pub fn wait(
     }
     match sleep(cx, deadline) {
         Ok(()) => Ok(()),
-        Err(Blocked::TimedOut) => Err(Errno::ETIMEDOUT.into()),
-        Err(Blocked::Interrupted) => Err(SysError::Interrupted(match deadline {
+        Err((Blocked::TimedOut, _)) => Err(Errno::ETIMEDOUT.into()),
+        Err((Blocked::Interrupted, _)) => Err(SysError::Interrupted(match deadline {
             None => Restart::Sys,
             Some(deadline) => {
                 cx.restart_block =
@@ -243,27 +286,36 @@ pub fn wait(
     }
 }
 
-/// Parks until the task is taken out of its bucket, or takes it out itself.
-fn sleep(cx: &Current, deadline: Option<u64>) -> Result<(), Blocked> {
+/// Parks until the task is taken out of its bucket, or takes it out itself: then why, and as what it stood
+/// there.
+fn sleep(cx: &Current, deadline: Option<u64>) -> Result<(), (Blocked, Option<Waiter>)> {
     let slot = &cx.task.futex.0;
     let woken = || (slot.load(Ordering::Acquire) == NOWHERE).then_some(());
     let Err(why) = cx.park_until(deadline, woken) else { return Ok(()) };
+    let mine = |waiter: &Waiter| waiter.several.is_none() && Arc::ptr_eq(&waiter.task, &cx.task);
+    match withdraw(slot, mine) {
+        Some(waiter) => Err((why, waiter)),
+        None => Ok(()),
+    }
+}
+
+/// Takes a waiter out of the bucket that its slot names. `None`: somebody else was faster, and woke it.
+fn withdraw(slot: &AtomicUsize, mine: impl Fn(&Waiter) -> bool) -> Option<Option<Waiter>> {
     loop {
         let index = slot.load(Ordering::Acquire);
-        let Some(bucket) = Bucket::at(index) else { return Ok(()) };
+        let bucket = Bucket::at(index)?;
         let mut waiters = bucket.waiters.lock();
         if slot.load(Ordering::Acquire) != index {
             // Woken or moved to another bucket meanwhile.
             continue;
         }
-        if let Some(at) = waiters.iter().position(|w| Arc::ptr_eq(&w.task, &cx.task)) {
-            let gone = waiters.remove(at);
+        let at = waiters.iter().position(&mine);
+        let gone = at.map(|at| waiters.remove(at));
+        if gone.is_some() {
             left(index);
-            drop(waiters);
-            drop(gone);
         }
         slot.store(NOWHERE, Ordering::Release);
-        return Err(why);
+        return Some(gone);
     }
 }
 
@@ -294,41 +346,58 @@ pub fn requeue(
             }
         }
         let (Pair::One(first) | Pair::Two(first, _)) = &mut pair;
-        let woken = wake_in(a, first, &key, MATCH_ANY, wake, &mut wakes);
-        let mut moved = 0u32;
-        match &mut pair {
-            Pair::One(waiters) => {
-                for waiter in waiters.iter_mut().filter(|w| w.key == key) {
-                    if moved == requeue {
-                        break;
-                    }
-                    waiter.key = to;
-                    moved = moved.saturating_add(1);
-                }
-            }
-            Pair::Two(waiters, target) => {
-                let mut at = 0;
-                while moved < requeue
-                    && let Some(waiter) = waiters.get(at)
-                {
-                    if waiter.key != key {
-                        at = at.saturating_add(1);
-                        continue;
-                    }
-                    let mut waiter = waiters.remove(at);
-                    waiter.key = to;
-                    waiter.task.futex.0.store(b, Ordering::Release);
-                    left(a);
-                    if let Some(bucket) = Bucket::at(b) {
-                        bucket.count.fetch_add(1, Ordering::SeqCst);
-                    }
-                    target.push(waiter);
-                    moved = moved.saturating_add(1);
-                }
-            }
+        if first.iter().any(|waiter| waiter.key == key && waiter.is_pi()) {
+            return Err(Errno::EINVAL);
         }
+        let woken = wake_in(a, first, &key, MATCH_ANY, wake, &mut wakes);
+        let moved = move_waiters(&mut pair, (a, &key), (b, to), requeue, |_| {});
         return Ok((woken, moved));
     }
+}
+
+/// Moves up to `most` waiters of one word to another, each changed by `change`; how many.
+fn move_waiters(
+    pair: &mut Pair,
+    (a, key): (usize, &FutexKey),
+    (b, to): (usize, FutexKey),
+    most: u32,
+    change: impl Fn(&mut Waiter),
+) -> u32 {
+    let mut moved = 0u32;
+    match pair {
+        Pair::One(waiters) => {
+            for waiter in waiters.iter_mut().filter(|w| w.key == *key) {
+                if moved == most {
+                    break;
+                }
+                waiter.key = to;
+                change(waiter);
+                moved = moved.saturating_add(1);
+            }
+        }
+        Pair::Two(waiters, target) => {
+            let mut at = 0;
+            while moved < most
+                && let Some(waiter) = waiters.get(at)
+            {
+                if waiter.key != *key {
+                    at = at.saturating_add(1);
+                    continue;
+                }
+                let mut waiter = waiters.remove(at);
+                waiter.key = to;
+                change(&mut waiter);
+                waiter.slot().store(b, Ordering::Release);
+                left(a);
+                if let Some(bucket) = Bucket::at(b) {
+                    bucket.count.fetch_add(1, Ordering::SeqCst);
+                }
+                target.push(waiter);
+                moved = moved.saturating_add(1);
+            }
+        }
+    }
+    moved
 }
 
 /// FUTEX_WAKE_OP: changes the second word, wakes waiters of the first, and, where the second word's
@@ -396,140 +465,6 @@ fn decode_op(op: u32) -> Result<(AtomicOp, impl Fn(u32) -> bool), Errno> {
             _ => old >= cmp_arg,
         }
     }))
-}
-
-/// FUTEX_LOCK_PI and, with `try_only`, FUTEX_TRYLOCK_PI. Priorities are data here, so what is inherited
-/// is the lock alone: the word's protocol, hand-over and owner's death are as on Linux.
-pub fn lock_pi(
-    cx: &Current,
-    addr: u64,
-    private: bool,
-    deadline: Option<u64>,
-    try_only: bool,
-) -> Result<(), SysError> {
-    let key = cx.mm.futex_key(addr, private)?;
-    let index = bucket_of(&key);
-    let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
-    let tid = cx.task.tid();
-    loop {
-        bucket.count.fetch_add(1, Ordering::SeqCst);
-        let mut waiters = bucket.waiters.lock();
-        let outcome = try_pi(cx, addr, &key, tid, &waiters);
-        match outcome {
-            Ok(Some(())) if !try_only => {
-                cx.task.futex.0.store(index, Ordering::Release);
-                let task = cx.task.clone();
-                waiters.push(Waiter { key, bitset: MATCH_ANY, task, pi: true });
-            }
-            other => {
-                left(index);
-                drop(waiters);
-                match other {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(())) => return Err(Errno::EAGAIN.into()),
-                    Err(PiError::Fault) => {
-                        cx.mm.atomic(addr, AtomicOp::Or(0))?;
-                        continue;
-                    }
-                    Err(PiError::Errno(e)) => return Err(e.into()),
-                }
-            }
-        }
-        drop(waiters);
-        match sleep(cx, deadline) {
-            // Handed over, or the owner died: the word tells.
-            Ok(()) => {
-                let word = cx.mm.atomic(addr, AtomicOp::Load)?;
-                if word & TID_MASK == tid {
-                    return Ok(());
-                }
-            }
-            Err(Blocked::TimedOut) => return Err(Errno::ETIMEDOUT.into()),
-            Err(Blocked::Interrupted) => return Err(SysError::Interrupted(Restart::Always)),
-        }
-    }
-}
-
-enum PiError {
-    Fault,
-    Errno(Errno),
-}
-
-/// Takes the lock, or marks it as waited for (`Some`). Under the bucket's lock.
-fn try_pi(
-    cx: &Current,
-    addr: u64,
-    key: &FutexKey,
-    tid: u32,
-    waiters: &[Waiter],
-) -> Result<Option<()>, PiError> {
-    let space = &cx.mm.space;
-    let mut word = space.atomic(addr, AtomicOp::Load).map_err(|_| PiError::Fault)?;
-    loop {
-        let owner = word & TID_MASK;
-        if owner == tid {
-            return Err(PiError::Errno(Errno::EDEADLK));
-        }
-        let new = if owner == 0 {
-            let more = waiters.iter().any(|w| w.pi && w.key == *key);
-            tid | word & OWNER_DIED | if more { WAITERS } else { 0 }
-        } else {
-            if cx.task.process.pids.task(owner).is_none() {
-                return Err(PiError::Errno(Errno::ESRCH));
-            }
-            word | WAITERS
-        };
-        let seen =
-            space.atomic(addr, AtomicOp::CompareExchange(word, new)).map_err(|_| PiError::Fault)?;
-        if seen == word {
-            return Ok((owner != 0).then_some(()));
-        }
-        word = seen;
-    }
-}
-
-/// FUTEX_UNLOCK_PI: hands the lock to the first waiter, or frees it.
-pub fn unlock_pi(cx: &Current, addr: u64, private: bool) -> Result<(), Errno> {
-    let key = cx.mm.futex_key(addr, private)?;
-    let index = bucket_of(&key);
-    let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
-    let tid = cx.task.tid();
-    loop {
-        let mut wakes = Wakes::default();
-        let mut waiters = bucket.waiters.lock();
-        let Ok(word) = cx.mm.space.atomic(addr, AtomicOp::Load) else {
-            drop(waiters);
-            cx.mm.atomic(addr, AtomicOp::Or(0))?;
-            continue;
-        };
-        if word & TID_MASK != tid {
-            return Err(Errno::EPERM);
-        }
-        let next = waiters.iter().position(|w| w.pi && w.key == key);
-        let new = match next.and_then(|at| waiters.get(at)) {
-            None => 0,
-            Some(heir) => {
-                let more = waiters.iter().filter(|w| w.pi && w.key == key).count() > 1;
-                heir.task.tid() | if more { WAITERS } else { 0 }
-            }
-        };
-        match cx.mm.space.atomic(addr, AtomicOp::CompareExchange(word, new)) {
-            Ok(seen) if seen == word => {
-                if let Some(at) = next {
-                    let heir = waiters.remove(at);
-                    left(index);
-                    wakes.add(&heir.task);
-                }
-                return Ok(());
-            }
-            // A waiter marked the word meanwhile: once more.
-            Ok(_) => {}
-            Err(_) => {
-                drop(waiters);
-                cx.mm.atomic(addr, AtomicOp::Or(0))?;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

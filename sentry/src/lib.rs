@@ -22,6 +22,7 @@ pub mod loader;
 pub mod mm;
 pub mod net;
 pub mod platform;
+pub mod seccomp;
 pub mod signal;
 pub mod strace;
 pub mod sync;

@@ -53,7 +53,7 @@ impl Apt {
         }
         // apt sees a machine on which nothing is installed, and so names the whole closure of dependencies.
         write(&folder.join("status"), "")?;
-        let mirror = machine_mirror().unwrap_or_else(|| MIRROR.to_owned());
+        let mirror = mirror();
         let sources: String = ["bookworm", "bookworm-updates", "bookworm-backports"]
             .map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
             .concat();
@@ -239,6 +239,11 @@ pub fn output(command: &mut Command) -> Result<String, Error> {
             stderr: String::from_utf8_lossy(&done.stderr).trim().to_owned(),
         })
     }
+}
+
+/// The Debian mirror to use.
+pub fn mirror() -> String {
+    machine_mirror().unwrap_or_else(|| MIRROR.to_owned())
 }
 
 /// The Debian mirror that the machine's own sources name, so that a local mirror or proxy is used.

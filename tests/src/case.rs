@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::runtime::Runtime;
-use crate::{cases, differential, process};
+use crate::{cases, differential, process, userland};
 
 /// Exit status of a test that cannot run here, with the reason on standard output.
 pub const SKIPPED: i32 = 77;
@@ -30,6 +30,8 @@ pub struct Place {
 pub enum Verdict {
     /// As it should be.
     Passed,
+    /// As it should be; the text says what was expected to differ, and did.
+    Noted(String),
     /// Not; the text says why.
     Failed(String),
     /// It says nothing about this machine or runtime; the text says why.
@@ -50,6 +52,9 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
         let outcome =
             differential::run(&case, &place.reference, &place.runtime, &place.roots, place.slow)?;
         return Ok(outcome.map_or_else(Verdict::Failed, |()| Verdict::Passed));
+    }
+    if name.starts_with(userland::PREFIX) {
+        return userland::run(name, place);
     }
     crate::lifecycle::run(name, place)
 }

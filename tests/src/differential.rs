@@ -19,6 +19,8 @@ pub enum Root {
     Debian,
     /// The C programs.
     Programs,
+    /// The whole of Debian; there only for the suite [`crate::userland`].
+    Userland,
 }
 
 impl Root {
@@ -28,6 +30,7 @@ impl Root {
             Root::Busybox => "busybox",
             Root::Debian => "debian",
             Root::Programs => "programs",
+            Root::Userland => "debian-userland",
         }
     }
 }
@@ -58,6 +61,8 @@ pub struct Case {
     pub env: &'static [(&'static str, &'static str)],
     /// What may differ.
     pub ignore: &'static [Ignore],
+    /// Capabilities beside those that containers have.
+    pub capabilities: &'static [&'static str],
     /// How long each of the two runs may take on an unburdened host; several times that in the VM.
     pub seconds: u32,
 }
@@ -65,7 +70,7 @@ pub struct Case {
 impl Case {
     /// A test of a command on a root, with nothing special.
     pub const fn new(root: Root, name: &'static str, argv: &'static [&'static str]) -> Case {
-        Case { name, root, argv, stdin: "", env: &[], ignore: &[], seconds: 20 }
+        Case { name, root, argv, stdin: "", env: &[], ignore: &[], capabilities: &[], seconds: 20 }
     }
 
     /// With this on standard input.
@@ -83,6 +88,12 @@ impl Case {
     /// Ignoring these differences.
     pub const fn ignore(mut self, ignore: &'static [Ignore]) -> Case {
         self.ignore = ignore;
+        self
+    }
+
+    /// With these capabilities too.
+    pub const fn capabilities(mut self, capabilities: &'static [&'static str]) -> Case {
+        self.capabilities = capabilities;
         self
     }
 
@@ -118,7 +129,12 @@ fn run_one(
     limit: Duration,
 ) -> io::Result<(Finished, String)> {
     let scratch = Scratch::new(role)?;
-    let config = bundle::config(case.argv, case.env);
+    let mut config = bundle::config(case.argv, case.env);
+    for set in ["bounding", "effective", "permitted"] {
+        if let Some(list) = config["process"]["capabilities"][set].as_array_mut() {
+            list.extend(case.capabilities.iter().map(|name| (*name).into()));
+        }
+    }
     let bundle =
         Bundle::new(&scratch.path().join("bundle"), &roots.join(case.root.name()), &config)?;
     let id = format!("case-{}-{role}", std::process::id());

@@ -18,6 +18,7 @@ pub mod protocol;
 pub mod roots;
 pub mod runner;
 pub mod runtime;
+pub mod userland;
 pub mod vm;
 
 use std::path::{Path, PathBuf};

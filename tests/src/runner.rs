@@ -104,17 +104,46 @@ impl Tally {
 }
 
 /// Where container tests run.
-enum Machine {
+pub(crate) enum Machine {
     Host,
     Vm(Box<Vm>),
 }
 
 /// How the harness and what it needs are reached on a machine.
-struct Paths {
+pub(crate) struct Paths {
     harness: String,
     runtime: String,
     reference: String,
     roots: String,
+}
+
+impl Paths {
+    /// The job that runs one container test, whose name begins with the suite's.
+    pub(crate) fn job(&self, name: &str, suite: Suite, slow: u32, limit: Duration) -> Job {
+        let short = name.split_once('/').map_or(name, |(_, short)| short);
+        let words = [
+            self.harness.as_str(),
+            "case",
+            short,
+            "--platform",
+            suite.name(),
+            "--runtime",
+            &self.runtime,
+            "--reference",
+            &self.reference,
+            "--roots",
+            &self.roots,
+            "--slow",
+            &slow.to_string(),
+        ];
+        Job {
+            name: name.to_owned(),
+            argv: words.map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            stdin: Vec::new(),
+            limit,
+        }
+    }
 }
 
 /// Runs what was asked for; returns whether all of it passed.
@@ -221,18 +250,21 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
 }
 
 /// What all container suites share.
-struct Prepared {
+pub(crate) struct Prepared {
     cache: PathBuf,
     apt: Apt,
-    roots: PathBuf,
+    /// The folder of the roots.
+    pub(crate) roots: PathBuf,
+    /// Where the image of the roots for the VM is kept.
+    pub(crate) disks: PathBuf,
     /// runc on this machine.
     runc: String,
     /// Ringwall as it was built, unless another runtime stands in its place.
-    ringwall: Option<PathBuf>,
+    pub(crate) ringwall: Option<PathBuf>,
 }
 
 impl Prepared {
-    fn new(options: &Options) -> Result<Prepared, Error> {
+    pub(crate) fn new(options: &Options) -> Result<Prepared, Error> {
         let ringwall = match options.runtime {
             Some(_) => None,
             None => Some(build(&options.profile)?),
@@ -243,7 +275,7 @@ impl Prepared {
         let programs = crate::workspace().join("tests/programs");
         let roots = roots::make(&cache, &mut apt, &programs)?;
         let runc = image::fetch_runc(&cache, &mut apt)?.join(" ");
-        Ok(Prepared { cache, apt, roots, runc, ringwall })
+        Ok(Prepared { disks: cache.clone(), cache, apt, roots, runc, ringwall })
     }
 }
 
@@ -292,6 +324,36 @@ fn containers(
 ) -> Result<Tally, Error> {
     let deadline = Instant::now() + suite.budget();
     let scratch = crate::runtime::Scratch::new("harness")?;
+    let (mut machine, paths, slow) = place(suite, prepared, options, scratch.path())?;
+
+    let mut tally = Tally::default();
+    for name in names {
+        if Instant::now() >= deadline {
+            println!("FAIL {name}: not run, the suite's budget is spent");
+            tally.failed.push(format!("{name} (not run: budget spent)"));
+            continue;
+        }
+        let limit =
+            (CASE_LIMIT * slow.min(4)).min(deadline.saturating_duration_since(Instant::now()));
+        let job = paths.job(name, suite, slow, limit);
+        let mut output = Vec::new();
+        let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
+        let text = String::from_utf8_lossy(&output);
+        report(name, &ended, &text, &mut tally);
+        if options.fail_fast && !tally.failed.is_empty() {
+            break;
+        }
+    }
+    Ok(tally)
+}
+
+/// Where a suite's containers run: the machine, ready, with what is found there and how slow it is.
+pub(crate) fn place(
+    suite: Suite,
+    prepared: &mut Prepared,
+    options: &Options,
+    folder: &Path,
+) -> Result<(Machine, Paths, u32), Error> {
     let on_host = match (suite, &prepared.ringwall) {
         (Suite::Kvm, Some(ringwall)) => host_kvm_is_sane(ringwall),
         (Suite::Kvm, None) => false,
@@ -314,7 +376,7 @@ fn containers(
         };
         (Machine::Host, paths, 1)
     } else {
-        let vm = make_vm(prepared, &harness, scratch.path())?;
+        let vm = make_vm(prepared, &harness, folder)?;
         let paths = Paths {
             harness: vm::HARNESS.to_owned(),
             runtime: runtime(vm::RUNC, vm::RINGWALL),
@@ -328,52 +390,12 @@ fn containers(
         let greeting = vm.start()?.unwrap_or_default();
         println!("the test VM is up after {:.1} s: {greeting}", booting.elapsed().as_secs_f64());
     }
-
-    let mut tally = Tally::default();
-    for name in names {
-        if Instant::now() >= deadline {
-            println!("FAIL {name}: not run, the suite's budget is spent");
-            tally.failed.push(format!("{name} (not run: budget spent)"));
-            continue;
-        }
-        let short = name.split_once('/').map_or(name.as_str(), |(_, short)| short);
-        let words = [
-            paths.harness.as_str(),
-            "case",
-            short,
-            "--platform",
-            suite.name(),
-            "--runtime",
-            &paths.runtime,
-            "--reference",
-            &paths.reference,
-            "--roots",
-            &paths.roots,
-            "--slow",
-            &slow.to_string(),
-        ];
-        let job = Job {
-            name: name.clone(),
-            argv: words.map(str::to_owned).to_vec(),
-            env: Vec::new(),
-            stdin: Vec::new(),
-            limit: (CASE_LIMIT * slow.min(4))
-                .min(deadline.saturating_duration_since(Instant::now())),
-        };
-        let mut output = Vec::new();
-        let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
-        let text = String::from_utf8_lossy(&output);
-        report(name, &ended, &text, &mut tally);
-        if options.fail_fast && !tally.failed.is_empty() {
-            break;
-        }
-    }
-    Ok(tally)
+    Ok((machine, paths, slow))
 }
 
 fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm, Error> {
     let parts = Parts::fetch(&prepared.cache, &mut prepared.apt)?;
-    let disk = roots::disk(&prepared.cache, &prepared.roots)?;
+    let disk = roots::disk(&prepared.disks, &prepared.roots)?;
     let initramfs = folder.join("initramfs");
     let extra: Vec<(String, PathBuf)> =
         prepared.ringwall.iter().map(|path| (vm::RINGWALL.to_owned(), path.clone())).collect();
@@ -390,7 +412,11 @@ fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm,
 }
 
 impl Machine {
-    fn run(&mut self, job: &Job, on_output: &mut dyn FnMut(Stream, &[u8])) -> Result<Ended, Error> {
+    pub(crate) fn run(
+        &mut self,
+        job: &Job,
+        on_output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Ended, Error> {
         match self {
             Machine::Vm(vm) => Ok(vm.run(job, on_output)?),
             Machine::Host => {

@@ -106,6 +106,8 @@ pub enum Command {
     Create(Create),
     /// Let a created container run
     Start(Id),
+    /// Run another process in a container
+    Exec(Box<Exec>),
     /// Print the state of a container
     State(Id),
     /// Send a signal to a container's init process
@@ -188,6 +190,65 @@ pub struct Run {
     /// Accepted for callers of runc
     #[arg(long, hide = true)]
     pub no_subreaper: bool,
+}
+
+/// `exec`.
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// Working directory in the container [default: that of the container's own process]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Add a variable to the environment of the container's own process
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub tty: bool,
+    /// Unix socket that receives the terminal's master end, with --tty and --detach
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Run it as this user [default: that of the container's own process]
+    #[arg(long, short, value_name = "UID[:GID]")]
+    pub user: Option<String>,
+    /// Add a supplementary group
+    #[arg(long, short = 'g', value_name = "GID", allow_negative_numbers = true)]
+    pub additional_gids: Vec<i64>,
+    /// File with the process as JSON, in place of a command and of all options about it
+    #[arg(long, short, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Return once it runs
+    #[arg(long, short)]
+    pub detach: bool,
+    /// File to write the process id to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Whether it and its children can gain no privileges
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_new_privs: Option<bool>,
+    /// Add a capability
+    #[arg(long, short, value_name = "CAP")]
+    pub cap: Vec<String>,
+    /// Pass this many more descriptors (not supported: an error)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preserve_fds: u32,
+    /// Accepted for callers of runc
+    #[arg(long, value_name = "LABEL", hide = true)]
+    pub process_label: Option<String>,
+    /// Accepted for callers of runc
+    #[arg(long, value_name = "PROFILE", hide = true)]
+    pub apparmor: Option<String>,
+    /// Accepted for callers of runc
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub cgroup: Vec<String>,
+    /// Accepted for callers of runc
+    #[arg(long, hide = true)]
+    pub ignore_paused: bool,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 /// `kill`.
@@ -296,6 +357,18 @@ mod tests {
         assert_eq!(cli.global.log_format, LogFormat::Json);
         let Command::Create(create) = cli.command else { panic!("not create") };
         assert_eq!(create.id, "x");
+    }
+
+    #[test]
+    fn exec_s_options_end_where_the_command_begins() {
+        let line =
+            ["ringwall", "exec", "-t", "-e", "A=1", "--env", "B=2", "-u", "1:2", "--no-new-privs"];
+        let rest = ["--cap", "CAP_KILL", "x", "sh", "-c", "exit 1", "-d"];
+        let cli = Cli::try_parse_from(line.into_iter().chain(rest)).unwrap();
+        let Command::Exec(exec) = cli.command else { panic!("not exec") };
+        assert_eq!((exec.id.as_str(), exec.env.len(), exec.detach), ("x", 2, false));
+        assert_eq!(exec.command, ["sh", "-c", "exit 1", "-d"]);
+        assert_eq!(exec.no_new_privs, Some(true));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod console;
 mod footprint;
 pub mod gofer_process;
 pub mod host;
+pub mod inside;
 pub mod kvm;
 pub mod launch;
 pub mod link;

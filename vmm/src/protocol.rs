@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, Reply};
+use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, ProcessSpec, Reply};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Attach;
@@ -35,8 +35,19 @@ impl Platform {
 pub enum ToSandbox {
     /// Become a sandbox with this container. The first message of the stand-in, and only there.
     Setup(Box<Setup>),
-    /// Asks something of the sentry. `Create` and `Exec` are not for everybody.
+    /// Asks something of the sentry; `Create`, `Exec` and `Delete` are refused. A signal for a process that
+    /// is not init, and a window size, are for whoever has started it over this link, and name the stream
+    /// as it was named then.
     Call(Box<Call>),
+    /// Runs another process, at most one over a link. Its streams are the descriptors of the message, which
+    /// `stdio` numbers from 0. Answered with its pid; its end is told by `Exited`. It is killed when
+    /// the link is closed.
+    Exec {
+        /// In this container.
+        id: String,
+        /// What to run.
+        process: Box<ProcessSpec>,
+    },
     /// Asks what KVM has counted; the sandbox's own process answers.
     Counters,
 }
@@ -49,7 +60,7 @@ pub enum FromSandbox {
     /// KVM's counters by name, summed over the machine and its vCPUs; empty where there is no machine, or
     /// the host does not count.
     Counters(BTreeMap<String, u64>),
-    /// To the stand-in: the container has ended.
+    /// To the stand-in of a container, or of an exec: it has ended.
     Exited(ExitStatus),
     /// To the stand-in, as the last word: why the sandbox ends.
     Failed(String),

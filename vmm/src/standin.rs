@@ -3,7 +3,7 @@
 //! It starts the sandbox and the gofer, and is their parent: they are killed when it is. It forwards
 //! the signals that it gets, hears how the container ended, and ends in the same way.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -34,7 +34,8 @@ const OWN: [Signal; 7] = [
 const LAST_CALL: u16 = 2000;
 
 /// Signals that end a command which has not created its container yet.
-const INTERRUPTS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
+pub const INTERRUPTS: [Signal; 4] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 /// How a container ended, as far as the host can tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +211,16 @@ impl StandIn {
         let number = info.ssi_signo as i32;
         if number == Signal::SIGCHLD as i32 {
             return match self.gofer.try_wait() {
+                // It ends so when its client has gone: what became of that is the reason. The sandbox's
+                // link may be among the last that are closed of a process that ends.
+                Some(status @ WaitStatus::Exited(_, 0)) => match self.last_words() {
+                    Ok(Some((FromSandbox::Failed(reason), _))) => {
+                        Found::Lost(format!("sandbox of container {}: {reason}", self.id))
+                    }
+                    Ok(Some((message, _no_descriptors))) => Found::Message(message),
+                    Err(link::Error::Closed) => Found::Lost(self.autopsy()),
+                    Ok(None) | Err(_) => Found::Lost(self.gofer_end(status)),
+                },
                 Some(status) => Found::Lost(self.gofer_end(status)),
                 // The sandbox's end shows up at its link, after all that it said before.
                 None => Found::Nothing,
@@ -232,6 +243,14 @@ impl StandIn {
             crate::debug!("signal {number} is not forwarded: {e}");
         }
         Found::Nothing
+    }
+
+    /// What the sandbox still says, waiting a little for that.
+    fn last_words(&self) -> Result<Option<(FromSandbox, Vec<OwnedFd>)>, link::Error> {
+        let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
+        // Whatever poll says, the link is asked.
+        let _ready = poll(&mut fds, PollTimeout::from(LAST_CALL));
+        self.link.try_receive()
     }
 
     fn window_size(&self) -> Result<(), link::Error> {

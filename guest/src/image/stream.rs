@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,7 +21,8 @@ pub struct HostStream {
     listeners: spin::Mutex<Vec<(Ready, Arc<dyn Listener>)>>,
 }
 
-static STREAMS: spin::Mutex<BTreeMap<u32, Arc<HostStream>>> = spin::Mutex::new(BTreeMap::new());
+/// Those that somebody has; the host half keeps a descriptor for each.
+static STREAMS: spin::Mutex<BTreeMap<u32, Weak<HostStream>>> = spin::Mutex::new(BTreeMap::new());
 /// Readiness that the listener thread has to tell: stream and poll bits.
 static TOLD: spin::Mutex<VecDeque<(u32, u16)>> = spin::Mutex::new(VecDeque::new());
 /// The listener thread; 0: not started.
@@ -75,8 +76,8 @@ impl Drop for Bounce {
 
 /// The stream with this index.
 pub fn open(id: StreamId) -> Result<Arc<dyn Stream>, Errno> {
-    if let Some(stream) = STREAMS.lock().get(&id.0) {
-        return Ok(stream.clone());
+    if let Some(stream) = living(id.0) {
+        return Ok(stream);
     }
     start_listener()?;
     let request = Request { op: op::STREAM_KIND, handle: id.0, ..Request::default() };
@@ -87,8 +88,23 @@ pub fn open(id: StreamId) -> Result<Arc<dyn Stream>, Errno> {
         stream_kind::SOCKET => StreamKind::Socket,
         _ => StreamKind::CharDevice,
     };
-    let stream = HostStream { number: id.0, kind, listeners: spin::Mutex::new(Vec::new()) };
-    Ok(STREAMS.lock().entry(id.0).or_insert_with(|| Arc::new(stream)).clone())
+    let stream =
+        Arc::new(HostStream { number: id.0, kind, listeners: spin::Mutex::new(Vec::new()) });
+    STREAMS.lock().insert(id.0, Arc::downgrade(&stream));
+    Ok(stream)
+}
+
+/// The stream with this number, while somebody has it.
+fn living(number: u32) -> Option<Arc<HostStream>> {
+    STREAMS.lock().get(&number).and_then(Weak::upgrade)
+}
+
+impl Drop for HostStream {
+    fn drop(&mut self) {
+        STREAMS.lock().remove(&self.number);
+        // Whatever the host half thinks of it, the stream is not used again.
+        let _gone = host::request_now(self.request(op::STREAM_CLOSE));
+    }
 }
 
 /// The host half says that a stream is ready; listeners are told on a thread of their own.
@@ -115,8 +131,7 @@ fn listen() {
             thread::park(None);
             continue;
         };
-        let stream = STREAMS.lock().get(&number).cloned();
-        if let Some(stream) = stream {
+        if let Some(stream) = living(number) {
             stream.tell(Ready::from_bits_truncate(bits));
         }
     }

@@ -82,6 +82,15 @@ impl AnonInode {
         AnonInode { open: Some(open), ..self }
     }
 
+    /// As this inode of this device.
+    pub fn with_identity(self, dev: u64, ino: u64) -> AnonInode {
+        {
+            let mut attr = self.attr.lock();
+            (attr.dev, attr.ino) = (dev, ino);
+        }
+        self
+    }
+
     /// With the device number of the device that it is.
     pub fn with_rdev(self, rdev: u64) -> AnonInode {
         self.attr.lock().rdev = rdev;

@@ -81,6 +81,14 @@ impl FsContext {
         drop(old);
     }
 
+    /// Goes over to another namespace, at its root (setns(2)).
+    pub fn enter_namespace(&self, namespace: Arc<MountNamespace>) {
+        let root = Path::root_of(&namespace.root());
+        let new = Inner { namespace, cwd: root.clone(), root };
+        let old = core::mem::replace(&mut *self.inner.lock(), new);
+        drop(old);
+    }
+
     /// The umask.
     pub fn umask(&self) -> u32 {
         self.umask.load(Ordering::Relaxed)

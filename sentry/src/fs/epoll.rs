@@ -22,6 +22,7 @@ use super::inode::FileOps;
 use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue, WaitToken, Wake};
+use crate::task::Task;
 
 /// How deep instances may watch each other (EP_MAX_NESTS, fs/eventpoll.c).
 const MAX_NESTING: u32 = 4;
@@ -121,7 +122,14 @@ pub fn new(cx: &Cx<'_>) -> Result<Arc<File>, Errno> {
 
 impl Epoll {
     /// epoll_ctl(2) EPOLL_CTL_ADD of `file`, known to the caller as `fd`.
-    pub fn add(&self, fd: i32, file: &Arc<File>, mask: u32, data: u64) -> Result<(), Errno> {
+    pub fn add(
+        &self,
+        task: &Arc<Task>,
+        fd: i32,
+        file: &Arc<File>,
+        mask: u32,
+        data: u64,
+    ) -> Result<(), Errno> {
         let queue = file.ops().queue().ok_or(Errno::EPERM)?;
         let nested = file.ops_as::<Epoll>();
         if mask & EXCLUSIVE != 0 {
@@ -157,16 +165,24 @@ impl Epoll {
             items.insert(key, item.clone());
         }
         let exclusive = mask & EXCLUSIVE != 0;
+        file.ops().waited_for(task);
         let token = queue.enter(u32::MAX, exclusive, Arc::new(Bell(item.clone())));
         *item.token.lock() = Some(token);
         let watcher: Weak<dyn Watcher> = Arc::<Item>::downgrade(&item);
         file.watch(watcher);
-        self.check(&item, file);
+        self.check(task, &item, file);
         Ok(())
     }
 
     /// EPOLL_CTL_MOD.
-    pub fn modify(&self, fd: i32, file: &Arc<File>, mask: u32, data: u64) -> Result<(), Errno> {
+    pub fn modify(
+        &self,
+        task: &Arc<Task>,
+        fd: i32,
+        file: &Arc<File>,
+        mask: u32,
+        data: u64,
+    ) -> Result<(), Errno> {
         let items = self.shared.items.lock();
         let item = items.get(&(fd, file.id)).cloned().ok_or(Errno::ENOENT)?;
         drop(items);
@@ -175,7 +191,7 @@ impl Epoll {
         }
         item.data.store(data, Ordering::Relaxed);
         item.mask.store(mask, Ordering::Release);
-        self.check(&item, file);
+        self.check(task, &item, file);
         Ok(())
     }
 
@@ -188,16 +204,16 @@ impl Epoll {
     }
 
     /// Lists the item if its file is ready already.
-    fn check(&self, item: &Arc<Item>, file: &Arc<File>) {
+    fn check(&self, task: &Arc<Task>, item: &Arc<Item>, file: &Arc<File>) {
         let wanted = Events::from_bits_truncate(item.mask.load(Ordering::Acquire)) | Events::ALWAYS;
-        if file.poll().intersects(wanted) {
+        if file.poll_as(task).intersects(wanted) {
             item.list(&self.shared);
             self.shared.queue.wake(Events::READABLE.bits());
         }
     }
 
     /// Takes up to `most` reports of what is ready; `epoll_wait` without the waiting.
-    pub fn collect(&self, most: usize) -> Vec<Report> {
+    pub fn collect(&self, task: &Arc<Task>, most: usize) -> Vec<Report> {
         let mut reports = Vec::new();
         let mut again = Vec::new();
         // Each item once: those that are put back come again in the next call.
@@ -211,7 +227,7 @@ impl Epoll {
             let mask = item.mask.load(Ordering::Acquire);
             let disarmed = mask & ONESHOT != 0 && mask & Events::all().bits() == 0;
             let wanted = Events::from_bits_truncate(mask) | Events::ALWAYS;
-            let events = file.poll() & wanted;
+            let events = file.poll_as(task) & wanted;
             if events.is_empty() || disarmed {
                 continue;
             }
@@ -240,6 +256,16 @@ impl Epoll {
 }
 
 impl Shared {
+    /// Whether an instance that watches this one would find something, where `poll` asks a file.
+    fn readiness(&self, poll: impl Fn(&File) -> Events) -> Events {
+        let ready: Vec<Arc<Item>> = self.ready.lock().iter().cloned().collect();
+        let is_ready = ready.iter().any(|item| {
+            let mask = Events::from_bits_truncate(item.mask.load(Ordering::Acquire));
+            item.file.upgrade().is_some_and(|f| poll(&f).intersects(mask | Events::ALWAYS))
+        });
+        if is_ready { Events::READABLE } else { Events::empty() }
+    }
+
     fn forget(item: &Arc<Item>, file: &File) {
         if let (Some(queue), Some(token)) = (file.ops().queue(), item.token.lock().take()) {
             queue.leave(token);
@@ -270,12 +296,11 @@ impl FileOps for Epoll {
     }
 
     fn poll(&self, _file: &File) -> Events {
-        let ready: Vec<Arc<Item>> = self.shared.ready.lock().iter().cloned().collect();
-        let is_ready = ready.iter().any(|item| {
-            let mask = Events::from_bits_truncate(item.mask.load(Ordering::Acquire));
-            item.file.upgrade().is_some_and(|f| f.poll().intersects(mask | Events::ALWAYS))
-        });
-        if is_ready { Events::READABLE } else { Events::empty() }
+        self.shared.readiness(File::poll)
+    }
+
+    fn poll_as(&self, _file: &File, task: &Arc<Task>) -> Events {
+        self.shared.readiness(|file| file.poll_as(task))
     }
 
     fn queue(&self) -> Option<&WaitQueue> {

@@ -19,7 +19,7 @@ use crate::error::{Restart, SysError};
 use crate::mm::Mappable;
 use crate::signal::Signal;
 use crate::sync::{Mutex, SpinLock, WaitQueue};
-use crate::task::{Blocked, Current, limit};
+use crate::task::{Blocked, Current, Task, limit};
 
 /// One who can wait: a task, or a test.
 pub trait Blocker {
@@ -364,7 +364,14 @@ impl File {
             }
             let Some(queue) = self.ops.queue() else { return Err(Errno::EAGAIN.into()) };
             let wanted = events | Events::ALWAYS;
-            let mut ready = || self.ops.poll(self).intersects(wanted);
+            let task = waiter.current().map(|cx| &cx.task);
+            if let Some(task) = task {
+                self.ops.waited_for(task);
+            }
+            let mut ready = || match task {
+                Some(task) => self.poll_as(task).intersects(wanted),
+                None => self.poll().intersects(wanted),
+            };
             match waiter.wait(queue, wanted, deadline, &mut ready) {
                 Ok(()) => {}
                 Err(Blocked::Interrupted) => return Err(SysError::Interrupted(Restart::Sys)),
@@ -410,6 +417,11 @@ impl File {
         self.ops.poll(self)
     }
 
+    /// What it is ready for in the eyes of a task.
+    pub fn poll_as(&self, task: &Arc<Task>) -> Events {
+        self.ops.poll_as(self, task)
+    }
+
     /// lseek(2).
     pub fn seek(&self, offset: i64, whence: Whence) -> Result<u64, Errno> {
         let mut now = self.offset.lock();
@@ -450,7 +462,11 @@ impl File {
         if let Some(locks) = self.inode.state().locks_if_any() {
             locks.clear(Owner::Files(files, 0), 0, u64::MAX);
         }
-        if self.is_path() { Ok(()) } else { self.ops.flush(self) }
+        if self.is_path() {
+            return Ok(());
+        }
+        self.ops.closed_in(files);
+        self.ops.flush(self)
     }
 
     /// Has `watcher` told when the last descriptor is gone.

@@ -23,7 +23,7 @@ use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
 use crate::mm::Mappable;
 use crate::sync::WaitQueue;
-use crate::task::Current;
+use crate::task::{Current, Task};
 
 /// How far the dentry cache may trust what it has seen of a file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -314,6 +314,12 @@ pub trait FileOps: Send + Sync {
     fn poll(&self, _file: &File) -> Events {
         Events::READABLE | Events::WRITABLE
     }
+    /// As [`poll`](Self::poll), for the few whose state is that of whoever asks (signalfd).
+    fn poll_as(&self, file: &File, _task: &Arc<Task>) -> Events {
+        self.poll(file)
+    }
+    /// A task is about to wait in the queue, itself or through an epoll instance.
+    fn waited_for(&self, _task: &Arc<Task>) {}
     /// Whom to tell of changes; `None`: it never waits (epoll refuses it).
     fn queue(&self) -> Option<&WaitQueue> {
         None
@@ -358,6 +364,8 @@ pub trait FileOps: Send + Sync {
     fn flush(&self, _file: &File) -> Result<(), Errno> {
         Ok(())
     }
+    /// A descriptor of the table with this id is closed, maybe not the last.
+    fn closed_in(&self, _files: u64) {}
     /// The status flags are about to become these (fcntl(F_SETFL)).
     fn set_flags(&self, _file: &File, _flags: OpenFlags) -> Result<(), Errno> {
         Ok(())

@@ -24,7 +24,9 @@ pub mod inotify;
 pub mod io;
 pub mod lock;
 pub mod mount;
+pub mod mqueue;
 pub mod ninep;
+pub mod nsfs;
 pub mod ops;
 pub mod overlay;
 pub mod pages;
@@ -33,6 +35,7 @@ pub mod perm;
 pub mod pipe;
 pub mod proc;
 pub mod setup;
+pub mod signalfd;
 pub mod special;
 pub mod stream;
 pub mod sysfs;
@@ -53,6 +56,7 @@ pub use io::{IoDst, IoSrc, IoVec, UserMemory};
 pub use lock::InodeState;
 pub use mount::{Mount, MountNamespace};
 pub use path::Path;
+pub use proc::may_inspect;
 pub use setup::{MountError, mount_container};
 pub use types::{
     Access, Attr, DirEntry, Events, FileType, MountFlags, New, OpenFlags, Perm, RenameFlags,

@@ -11,6 +11,7 @@ use super::path::Path;
 use super::types::MountFlags;
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock};
+use crate::task::NamespaceId;
 
 /// Most mounts of a namespace (/proc/sys/fs/mount-max).
 const MAX_MOUNTS: usize = 100_000;
@@ -117,7 +118,7 @@ pub type MountPairs = Vec<(Arc<Mount>, Arc<Mount>)>;
 /// The tree of mounts that a set of tasks sees.
 pub struct MountNamespace {
     /// Its inode number, as /proc/PID/ns/mnt shows it.
-    pub id: u64,
+    pub id: NamespaceId,
     root: SpinLock<Arc<Mount>>,
     /// Held while the tree changes.
     changing: Mutex<()>,
@@ -127,7 +128,7 @@ impl MountNamespace {
     /// One with this root.
     pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
         Arc::new(MountNamespace {
-            id: super::anon::next_ino(),
+            id: NamespaceId::default(),
             root: SpinLock::new(root),
             changing: Mutex::new(()),
         })

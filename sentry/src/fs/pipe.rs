@@ -4,6 +4,8 @@
 //! lock, and one wait queue for both sides: readers wait there for `IN`, writers for `OUT`. A transfer
 //! allocates nothing once the ring has grown.
 
+mod splice;
+
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

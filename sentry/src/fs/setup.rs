@@ -20,6 +20,7 @@ use super::types::{FileType, MountFlags};
 use super::walk::WalkFlags;
 use crate::control::{Capabilities, ContainerSpec, MountSource, MountSpec};
 use crate::errno::Errno;
+use crate::ipc::Ipc;
 use crate::kernel::Container;
 use crate::task::Creds;
 
@@ -43,6 +44,8 @@ pub struct Sources<'a> {
     pub attach: &'a mut Attach<'a>,
     /// Whose processes /proc shows.
     pub container: &'a Weak<Container>,
+    /// Whose message queues an mqueue has.
+    pub ipc: &'a Ipc,
 }
 
 /// A mount that failed.
@@ -75,6 +78,7 @@ pub fn internal(
     fstype: &str,
     data: &[u8],
     container: &Weak<Container>,
+    ipc: &Ipc,
 ) -> Result<Arc<dyn FileSystem>, Errno> {
     match fstype {
         "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data)?)?),
@@ -83,7 +87,7 @@ pub fn internal(
         "sysfs" => Ok(sysfs::new()?),
         "cgroup" => Ok(sysfs::cgroup("cgroup")),
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
-        "mqueue" => Ok(sysfs::mqueue()),
+        "mqueue" => Ok(ipc.mqueue().0.clone()),
         "devpts" => Ok(Devpts::new(data)?),
         _ => Err(Errno::ENODEV),
     }
@@ -187,7 +191,7 @@ fn one(
     let flags = MountFlags::from_bits_truncate(spec.flags);
     let (fs, source) = match &spec.source {
         MountSource::Internal { fstype, data } => {
-            (internal(fstype, data.as_bytes(), sources.container)?, fstype.as_str())
+            (internal(fstype, data.as_bytes(), sources.container, sources.ipc)?, fstype.as_str())
         }
         MountSource::Gofer { gofer, attach, overlay, .. } => {
             let source = GoferSource { gofer: *gofer, attach, shared: true };

@@ -1,5 +1,5 @@
 //! File systems whose content is fixed when they are mounted: sysfs with what programs look for (the
-//! CPUs, mostly), an empty cgroup hierarchy, and mqueue's directory.
+//! CPUs, mostly), and an empty cgroup hierarchy.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -23,7 +23,6 @@ use crate::platform::{PAGE_SIZE, platform};
 /// Magic numbers (linux/magic.h).
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-const MQUEUE_MAGIC: u64 = 0x1980_0202;
 
 /// A fixed file system.
 pub struct Fixed {
@@ -182,11 +181,6 @@ pub fn cgroup(name: &'static str) -> Arc<Fixed> {
         ("cgroup.type", file("domain\n")),
     ]);
     Fixed::new(name, CGROUP2_MAGIC, tree)
-}
-
-/// The directory of message queues: none.
-pub fn mqueue() -> Arc<Fixed> {
-    Fixed::new("mqueue", MQUEUE_MAGIC, dir([]))
 }
 
 impl FileSystem for Fixed {

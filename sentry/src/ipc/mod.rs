@@ -1,18 +1,50 @@
-//! System V IPC (sysvipc(7)): an IPC namespace with its semaphore sets. Shared memory and message
-//! queues are not there.
+//! System V IPC (sysvipc(7)): an IPC namespace with its semaphore sets, shared memory segments and message
+//! queues. What the three have in common is here and in [`table`].
 
+pub mod msg;
 pub mod sem;
+pub mod shm;
+pub mod table;
+
+use alloc::sync::Arc;
 
 use crate::errno::Errno;
-use crate::task::{Creds, cap};
+use crate::fs::Super;
+use crate::fs::mqueue::MqFs;
+use crate::task::{Creds, NamespaceId, cap};
+use crate::time::Clock;
 
 pub use sem::Semaphores;
+pub use table::{Object, Table};
 
 /// An IPC namespace (ipc_namespaces(7)).
 #[derive(Default)]
 pub struct Ipc {
+    /// Its number.
+    pub id: NamespaceId,
     /// Its semaphores.
     pub semaphores: Semaphores,
+    /// Its shared memory.
+    pub segments: shm::Segments,
+    /// Its message queues.
+    pub queues: msg::Queues,
+    /// Its POSIX message queues, made when they are first asked for.
+    mqueue: spin::Once<(Arc<MqFs>, Arc<Super>)>,
+}
+
+impl Ipc {
+    /// Its POSIX message queues, as a file system, and this as it is in use.
+    pub fn mqueue(&self) -> &(Arc<MqFs>, Arc<Super>) {
+        self.mqueue.call_once(|| {
+            let fs = Arc::new(MqFs::default());
+            (fs.clone(), Super::new(fs))
+        })
+    }
+}
+
+/// The time of day in seconds, as objects keep it.
+fn seconds() -> u64 {
+    Clock::Realtime.now() / 1_000_000_000
 }
 
 /// A key that finds nothing.

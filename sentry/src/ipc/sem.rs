@@ -9,11 +9,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use super::{IPC_PRIVATE, Perm, flag};
+use super::{Object, Perm, Table, flag, seconds};
 use crate::errno::Errno;
 use crate::sync::{Mutex, WaitQueue};
 use crate::task::{Blocked, Creds, Current, Pid};
-use crate::time::Clock;
 
 /// Sets in a namespace (SEMMNI).
 pub const SETS: usize = 32_000;
@@ -28,23 +27,17 @@ pub const OPERATIONS: usize = 500;
 pub const MAX_VALUE: i32 = 32_767;
 /// Adjustments that a set keeps for the ends of processes.
 const ADJUSTMENTS: usize = 32_000;
-/// Places for ids: an id is a place and, times this, how often it was used (IPCMNI).
-const PLACES: u32 = 32_768;
-
 /// The sets of a namespace.
 #[derive(Default)]
 pub struct Semaphores {
-    table: Mutex<Table>,
+    table: Mutex<Inner>,
     /// Sets, so that the end of a process looks at nothing where there are none.
     count: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Table {
-    /// By place.
-    sets: BTreeMap<u32, Arc<SemSet>>,
-    /// Of the next set.
-    sequence: u32,
+struct Inner {
+    sets: Table<SemSet>,
     semaphores: usize,
 }
 
@@ -98,11 +91,15 @@ pub struct Stat {
     pub otime: u64,
     pub ctime: u64,
     pub nsems: usize,
-    pub sequence: u32,
 }
 
-fn seconds() -> u64 {
-    Clock::Realtime.now() / 1_000_000_000
+impl Object for SemSet {
+    fn id(&self) -> i32 {
+        self.id
+    }
+    fn perm(&self) -> Perm {
+        self.state.lock().perm.clone()
+    }
 }
 
 impl Semaphores {
@@ -110,32 +107,17 @@ impl Semaphores {
     pub fn get(&self, creds: &Creds, key: i32, len: i32, flags: u32) -> Result<i32, Errno> {
         let len = usize::try_from(len).ok().filter(|n| *n <= PER_SET).ok_or(Errno::EINVAL)?;
         let mut table = self.table.lock();
-        let known = match key {
-            IPC_PRIVATE => None,
-            _ => table.sets.values().find(|set| set.state.lock().perm.key == key).cloned(),
-        };
-        if let Some(set) = known {
-            if flags & (flag::CREAT | flag::EXCL) == flag::CREAT | flag::EXCL {
-                return Err(Errno::EEXIST);
-            }
-            if len > set.len {
-                return Err(Errno::EINVAL);
-            }
-            set.state.lock().perm.check(creds, flags & 0o777)?;
-            return Ok(set.id);
-        }
-        if key != IPC_PRIVATE && flags & flag::CREAT == 0 {
-            return Err(Errno::ENOENT);
+        let suits = |set: &SemSet| if len > set.len { Err(Errno::EINVAL) } else { Ok(()) };
+        if let Some(id) = table.sets.get(creds, key, flags, suits)? {
+            return Ok(id);
         }
         if len == 0 {
             return Err(Errno::EINVAL);
         }
         let all = table.semaphores.saturating_add(len);
-        let place = (0..SETS as u32).find(|place| !table.sets.contains_key(place));
-        let (Some(place), true) = (place, all <= ALL) else { return Err(Errno::ENOSPC) };
-        let sequence = table.sequence;
-        table.sequence = sequence.wrapping_add(1) % (i32::MAX as u32 / PLACES);
-        let id = sequence.saturating_mul(PLACES).saturating_add(place) as i32;
+        if all > ALL {
+            return Err(Errno::ENOSPC);
+        }
         let state = State {
             perm: Perm::new(key, creds, flags),
             values: vec![Value::default(); len],
@@ -145,8 +127,8 @@ impl Semaphores {
             adjustments: BTreeMap::new(),
             waiting: Vec::new(),
         };
-        let set = SemSet { id, len, state: Mutex::new(state), queue: WaitQueue::new() };
-        table.sets.insert(place, Arc::new(set));
+        let set = |id| SemSet { id, len, state: Mutex::new(state), queue: WaitQueue::new() };
+        let id = table.sets.add(SETS, set)?;
         table.semaphores = all;
         self.count.fetch_add(1, Ordering::Relaxed);
         Ok(id)
@@ -154,36 +136,35 @@ impl Semaphores {
 
     /// The set with this id. `EINVAL` where there is none, or none any more.
     pub fn find(&self, id: i32) -> Result<Arc<SemSet>, Errno> {
-        let place = u32::try_from(id).map_err(|_| Errno::EINVAL)? % PLACES;
-        let set = self.at(place)?;
-        if set.id == id { Ok(set) } else { Err(Errno::EINVAL) }
+        self.table.lock().sets.find(id)
     }
 
     /// The set at this place.
     pub fn at(&self, place: u32) -> Result<Arc<SemSet>, Errno> {
-        self.table.lock().sets.get(&place).cloned().ok_or(Errno::EINVAL)
+        self.table.lock().sets.at(place)
     }
 
     /// Sets, semaphores, and the highest place in use (0 where none is).
     pub fn usage(&self) -> (usize, usize, u32) {
         let table = self.table.lock();
-        let highest = table.sets.keys().next_back().copied().unwrap_or(0);
-        (table.sets.len(), table.semaphores, highest)
+        (table.sets.len(), table.semaphores, table.sets.highest())
+    }
+
+    /// All sets.
+    pub fn all(&self) -> Vec<Arc<SemSet>> {
+        self.table.lock().sets.all()
     }
 
     /// IPC_RMID: whoever waits gets `EIDRM`.
     pub fn remove(&self, creds: &Creds, id: i32) -> Result<(), Errno> {
-        let set = self.find(id)?;
         let mut table = self.table.lock();
+        let set = table.sets.find(id)?;
         {
             let mut state = set.state.lock();
             state.perm.check_owner(creds)?;
-            if state.removed {
-                return Err(Errno::EIDRM);
-            }
             state.removed = true;
         }
-        table.sets.remove(&(id as u32 % PLACES));
+        table.sets.remove(id)?;
         table.semaphores = table.semaphores.saturating_sub(set.len);
         self.count.fetch_sub(1, Ordering::Relaxed);
         drop(table);
@@ -196,8 +177,7 @@ impl Semaphores {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let sets: Vec<Arc<SemSet>> = self.table.lock().sets.values().cloned().collect();
-        for set in sets {
+        for set in self.all() {
             set.undo(pid);
         }
     }
@@ -303,7 +283,6 @@ impl SemSet {
                 otime: state.operated,
                 ctime: state.changed,
                 nsems: self.len,
-                sequence: self.id as u32 / PLACES,
             })
         })
     }

@@ -40,9 +40,21 @@ pub struct Container {
     waiting: SpinLock<Option<Birth>>,
     /// Whether init runs.
     running: AtomicBool,
-    /// Terminals of processes that the host half started, by their streams.
-    consoles: SpinLock<Vec<(StreamId, Weak<Tty>)>>,
+    /// Who is killed when its memory is spent.
+    pub oom: task::oom::OomKiller,
+    /// Processes that the host half has started and is told the end of.
+    hosted: SpinLock<Vec<Hosted>>,
 }
+
+/// A process that the host half has started.
+struct Hosted {
+    process: Weak<Process>,
+    /// Its terminal, by the stream behind it.
+    console: Option<(StreamId, Arc<Tty>)>,
+}
+
+/// How long the end of a process waits for its terminal to take what was written, nanoseconds.
+const LAST_WORDS: u64 = 5_000_000_000;
 
 /// The longest name that sethostname(2) takes, bytes.
 const UTS_NAME: usize = 64;
@@ -78,7 +90,8 @@ impl Container {
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
-            consoles: SpinLock::default(),
+            oom: Default::default(),
+            hosted: SpinLock::default(),
         })
     }
 }
@@ -100,14 +113,16 @@ impl Container {
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
-            consoles: SpinLock::default(),
+            oom: Default::default(),
+            hosted: SpinLock::default(),
         });
         if let Some(limit) = spec.limits.pids {
             container.pids.set_limit(limit);
         }
         let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
         let weak: Weak<Container> = Arc::downgrade(&container);
-        let sources = Sources { attach: &mut attach, container: &weak };
+        let sources =
+            Sources { attach: &mut attach, container: &weak, ipc: &container.namespaces.ipc };
         let mounts = mount_container(spec, sources)
             .map_err(|e: MountError| Failure::other(e.to_string()))?;
         container.mounts.call_once(|| mounts);
@@ -133,16 +148,28 @@ impl Container {
         })
     }
 
-    /// Starts another process in the running container; its id.
+    /// Starts another process in the container, whose init may not have been started yet; its id.
     pub(super) fn exec(self: &Arc<Self>, spec: &ProcessSpec) -> Result<Pid, Failure> {
-        if !self.is_running() {
+        if !self.is_running() && self.waiting.lock().is_none() {
             return Err(Failure::other(format!("container {} is not running", self.id)));
         }
         let birth = self.prepare(spec, false)?;
-        let pid = birth.task.process.pid;
-        task::start(birth)
-            .map_err(|e| Failure::other(format!("container {}: exec: {e}", self.id)))?;
-        Ok(pid)
+        let process = birth.task.process.clone();
+        task::start(birth).map_err(|e| {
+            task::discard(&process);
+            if let Some(Hosted { console: Some((_, tty)), .. }) = self.take_hosted(&process) {
+                tty.hang_up();
+            }
+            Failure::other(format!("container {}: exec: {e}", self.id))
+        })?;
+        Ok(process.pid)
+    }
+
+    fn take_hosted(&self, process: &Arc<Process>) -> Option<Hosted> {
+        let mut hosted = self.hosted.lock();
+        let of = |h: &Hosted| core::ptr::eq(h.process.as_ptr(), Arc::as_ptr(process));
+        let at = hosted.iter().position(of)?;
+        Some(hosted.swap_remove(at))
     }
 
     /// Whether init runs.
@@ -175,16 +202,26 @@ impl Container {
             waiting.take()
         };
         if let Some(birth) = birth {
-            task::discard(birth);
+            task::discard(&birth.task.process);
+            self.take_hosted(&birth.task.process);
             let status = ExitStatus::Signaled(signal.number());
             self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: INIT, status });
         }
         true
     }
 
-    /// A process without a parent inside has ended: the host half started it, and is told. `status`
-    /// is as wait(2) encodes it.
+    /// A process without a parent inside has ended: where the host half started it, it is told.
+    /// `status` is as wait(2) encodes it.
     pub fn process_ended(&self, process: &Arc<Process>, status: i32) {
+        // Else it is the child of such a one that has been made its sibling (CLONE_PARENT).
+        let Some(hosted) = self.take_hosted(process) else { return };
+        if let Some((_, tty)) = hosted.console {
+            tty.drain(platform().monotonic().saturating_add(LAST_WORDS));
+            if !process.is_init() {
+                // As runc does, which has the other side and closes it.
+                tty.hang_up();
+            }
+        }
         if process.is_init() {
             self.running.store(false, Ordering::SeqCst);
         }
@@ -256,12 +293,13 @@ impl Container {
         };
         let birth =
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
-        if let Some((tty, _)) = console {
+        let console = console.map(|(tty, _)| {
             tty.control(&birth.task.process);
-            if init && let [Some(stream), _, _] = spec.stdio {
-                self.consoles.lock().push((stream, Arc::downgrade(&tty)));
-            }
-        }
+            tty
+        });
+        let [stream, ..] = spec.stdio;
+        let process = Arc::downgrade(&birth.task.process);
+        self.hosted.lock().push(Hosted { process, console: stream.zip(console) });
         Ok(birth)
     }
 
@@ -288,7 +326,7 @@ impl Container {
             Failure::other("process.terminal needs a mount of type devpts at /dev/pts".into())
         })?;
         let stream = platform().stream(stream).map_err(|e| fail("standard input", e))?;
-        let tty = pts.console(stream, spec.uid).map_err(|e| fail("/dev/pts", e))?;
+        let tty = pts.console(stream, spec.uid, init).map_err(|e| fail("/dev/pts", e))?;
         if let Some((rows, columns)) = spec.window {
             tty.resize(rows, columns);
         }
@@ -313,13 +351,9 @@ impl Container {
 
     /// A terminal of the host has a new size.
     pub(super) fn resize(&self, stream: StreamId, rows: u16, columns: u16) -> bool {
-        let tty = self
-            .consoles
-            .lock()
-            .iter()
-            .find(|(id, _)| *id == stream)
-            .and_then(|(_, tty)| tty.upgrade());
-        tty.is_some_and(|tty| {
+        let consoles = self.hosted.lock().iter().filter_map(|h| h.console.clone()).collect();
+        let consoles: Vec<(StreamId, Arc<Tty>)> = consoles;
+        consoles.into_iter().find(|(id, _)| *id == stream).is_some_and(|(_, tty)| {
             tty.resize(rows, columns);
             true
         })

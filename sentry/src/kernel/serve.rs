@@ -94,7 +94,8 @@ impl Kernel {
         let container = self.known(id)?;
         let signal = Signal::new(i32::from(signal))
             .map_err(|_| Failure::other(format!("signal {signal} does not exist")))?;
-        if container.signal_unstarted(signal) {
+        let init = pid.is_none_or(|pid| pid == container.init_pid());
+        if init && container.signal_unstarted(signal) {
             return Ok(Reply::Done);
         }
         let processes: Vec<Arc<Process>> = if all {

@@ -28,6 +28,8 @@ impl From<Errno> for FaultError {
     }
 }
 
+/// Times that room is asked for. What is lacking after so many is not frames.
+const TRIES: u32 = 64;
 /// Bytes that must stay free below a stack that grows (vm.stack_guard_gap, 256 pages).
 const STACK_GUARD_GAP: u64 = 256 * PAGE;
 
@@ -35,7 +37,20 @@ impl Mm {
     /// Makes the page behind a fault accessible, with some of its neighbours.
     pub fn handle_fault(&self, fault: Fault) -> Result<(), FaultError> {
         count(&self.faults);
-        self.resolve(fault.addr, fault.access)
+        self.resolve_or_wait(fault.addr, fault.access)
+    }
+
+    /// As [`resolve`](Self::resolve), but where frames have run out it waits for room. Without locks.
+    pub(super) fn resolve_or_wait(&self, addr: u64, access: Access) -> Result<(), FaultError> {
+        for _ in 0..TRIES {
+            match self.resolve(addr, access) {
+                Err(FaultError::OutOfMemory) => {}
+                done => return done,
+            }
+            let handler = self.oom.get().and_then(|handler| handler.upgrade());
+            handler.ok_or(Errno::ENOMEM).and_then(|handler| handler.make_room())?;
+        }
+        Err(FaultError::OutOfMemory)
     }
 
     pub(super) fn resolve(&self, addr: u64, access: Access) -> Result<(), FaultError> {
@@ -95,7 +110,12 @@ impl Mm {
     }
 
     /// The first touch of anonymous memory.
-    fn fresh(&self, state: &mut State, vma: &Vma, number: u64) -> Result<(), FaultError> {
+    pub(super) fn fresh(
+        &self,
+        state: &mut State,
+        vma: &Vma,
+        number: u64,
+    ) -> Result<(), FaultError> {
         let most = u64::from(platform().fault_around().fresh);
         let pages = state.empty_around(vma, number, window(number, most));
         let (first, frames) = match FrameRef::alloc_run((pages.end - pages.start) as u32) {
@@ -121,7 +141,12 @@ impl Mm {
 
     /// A write to a private page that has other owners: this page and some neighbours that would
     /// fault soon get frames of their own.
-    fn copy_on_write(&self, state: &mut State, vma: &Vma, number: u64) -> Result<(), FaultError> {
+    pub(super) fn copy_on_write(
+        &self,
+        state: &mut State,
+        vma: &Vma,
+        number: u64,
+    ) -> Result<(), FaultError> {
         let most = u64::from(platform().fault_around().copied).max(1);
         let window = clip(window(number, most), vma);
         let mut first = number;

@@ -7,7 +7,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::{FrameRef, Mm, PAGE, Page, State, Vma, VmaFlags, VmaSet};
 use crate::errno::Errno;
@@ -108,7 +108,9 @@ impl Mm {
             space,
             user: self.user.clone(),
             state: Mutex::new(child),
+            owner: AtomicU32::new(self.owner.load(Ordering::Relaxed)),
             faults: AtomicU64::new(0),
+            oom: self.oom.get().cloned().map_or(spin::Once::new(), spin::Once::initialized),
         });
         for file in files {
             file.pages.attach(&mm);

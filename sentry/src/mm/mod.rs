@@ -18,6 +18,7 @@ mod fault;
 mod fork;
 mod frame;
 mod map;
+mod remote;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -33,10 +34,10 @@ pub use user::FutexKey;
 pub use vma::{Vma, VmaFile, VmaFlags, VmaSet};
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::errno::Errno;
 use crate::platform::{AddressSpace, Backing, FileId, Mapping, PAGE_SIZE, Prot, platform};
@@ -84,8 +85,19 @@ pub trait Mappable: Send + Sync {
     }
     /// Device and inode number, for /proc/PID/maps and for futexes.
     fn identity(&self) -> (u64, u64);
+    /// Whether it is what shmat(2) maps, and so shmdt(2) unmaps.
+    fn is_segment(&self) -> bool {
+        false
+    }
     /// Writes dirty pages of the range back: msync(MS_SYNC).
     fn sync(&self, first: u64, pages: u64) -> Result<(), Errno>;
+}
+
+/// Who makes room when frames run out.
+pub trait OomHandler: Send + Sync {
+    /// No frame could be had; called without locks. Waits until there are some again, if need be by ending a
+    /// process, which may be the caller's. `ENOMEM` where that is so, and where nobody can be ended.
+    fn make_room(&self) -> Result<(), Errno>;
 }
 
 /// Where a program's parts lie, for brk(2) and /proc.
@@ -132,8 +144,12 @@ pub struct Mm {
     /// Where applications may map.
     user: Range<u64>,
     state: Mutex<State>,
+    /// The process that it was made for; its parent's until then.
+    pub owner: AtomicU32,
     /// Page faults served.
     pub faults: AtomicU64,
+    /// Who makes room for it, once it is a process's.
+    oom: spin::Once<Weak<dyn OomHandler>>,
 }
 
 /// A resident page.
@@ -192,8 +208,15 @@ impl Mm {
             space: platform().new_space()?,
             user: platform().user_range(),
             state: Mutex::new(State::default()),
+            owner: AtomicU32::new(0),
             faults: AtomicU64::new(0),
+            oom: spin::Once::new(),
         }))
+    }
+
+    /// Says who makes room for it; the first call counts.
+    pub fn set_oom_handler(&self, handler: Weak<dyn OomHandler>) {
+        self.oom.call_once(|| handler);
     }
 
     /// The addresses that an application can have mapped.

@@ -1,10 +1,12 @@
-//! Memory that several address spaces share without a file: MAP_SHARED | MAP_ANONYMOUS, SysV segments.
+//! Memory that several address spaces share without a file: MAP_SHARED | MAP_ANONYMOUS, System V segments.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{FilePage, FrameRef, Mappable, Mm};
+use super::{FilePage, FrameRef, Mappable, Mm, PAGE, Vma, VmaFile};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
 
@@ -18,13 +20,19 @@ pub struct SharedMemory {
 /// Linux shows shared anonymous memory as inodes of a tmpfs of the kernel's own; its device is 0:1.
 const DEVICE: u64 = 1;
 
-static NEXT: AtomicU64 = AtomicU64::new(1024);
+/// Above what ids of segments can be, which are inode numbers too.
+static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
 
 impl SharedMemory {
     /// So many pages, all zero.
     pub fn new(pages: u64) -> Arc<SharedMemory> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Arc::new(SharedMemory { number, pages, frames: SpinLock::new(BTreeMap::new()) })
+    }
+
+    /// Pages that are there.
+    pub fn resident(&self) -> u64 {
+        self.frames.lock().len() as u64
     }
 
     /// Gives up the content of a range (MADV_REMOVE); the caller makes sure that it is not mapped.
@@ -76,5 +84,33 @@ impl Mappable for SharedMemory {
 
     fn sync(&self, _first: u64, _pages: u64) -> Result<(), Errno> {
         Ok(()) // nothing stands behind it
+    }
+}
+
+impl Mm {
+    /// shmdt(2): unmaps what is left of the segment that was attached at `start`. `EINVAL`: none was.
+    pub fn detach_segment(&self, start: u64) -> Result<(), Errno> {
+        let mut state = self.state.lock();
+        let begins = |vma: &Vma, file: &VmaFile| {
+            // What it would begin at, had nothing of it been unmapped.
+            file.first.checked_mul(PAGE).and_then(|into| vma.start.checked_sub(into)) == Some(start)
+        };
+        let first = state.vmas.overlapping(start..u64::MAX).find_map(|vma| {
+            let file = vma.file.as_ref().filter(|file| file.pages.is_segment())?;
+            begins(vma, file).then(|| file.pages.clone())
+        });
+        let pages = first.ok_or(Errno::EINVAL)?;
+        let areas: Vec<Range<u64>> = state
+            .vmas
+            .overlapping(start..u64::MAX)
+            .filter(|vma| {
+                vma.file.as_ref().is_some_and(|f| Arc::ptr_eq(&f.pages, &pages) && begins(vma, f))
+            })
+            .map(|vma| vma.start..vma.end)
+            .collect();
+        let gone: Vec<_> = areas.into_iter().map(|range| self.cut_out(&mut state, range)).collect();
+        drop(state);
+        drop(gone);
+        Ok(())
     }
 }

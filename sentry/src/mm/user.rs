@@ -6,7 +6,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Mm, PAGE, VmaFlags};
+use super::{FaultError, Mm, PAGE, VmaFlags};
 use crate::errno::Errno;
 use crate::platform::{Access, AtomicOp, CopyFault};
 
@@ -140,7 +140,7 @@ impl Mm {
             match self.space.atomic(addr, op) {
                 Ok(old) => return Ok(old),
                 Err(fault) => {
-                    self.resolve(fault.addr, access).map_err(|_| Errno::EFAULT)?;
+                    self.resolve_or_wait(fault.addr, access).map_err(unreachable_memory)?;
                 }
             }
         }
@@ -175,9 +175,9 @@ impl Mm {
         access: Access,
     ) -> Result<usize, (usize, Errno)> {
         let done = done.saturating_add(fault.done);
-        match self.resolve(fault.addr, access) {
+        match self.resolve_or_wait(fault.addr, access) {
             Ok(()) => Ok(done),
-            Err(_) => Err((done, Errno::EFAULT)),
+            Err(e) => Err((done, unreachable_memory(e))),
         }
     }
 
@@ -190,5 +190,13 @@ impl Mm {
             Some(end) if addr >= self.user.start && end <= self.user.end => Ok(()),
             _ => Err(Errno::EFAULT),
         }
+    }
+}
+
+/// The error of a call whose memory could not be reached.
+fn unreachable_memory(e: FaultError) -> Errno {
+    match e {
+        FaultError::OutOfMemory => Errno::ENOMEM,
+        FaultError::NotMapped | FaultError::NotAllowed | FaultError::Unreadable => Errno::EFAULT,
     }
 }

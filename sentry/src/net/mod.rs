@@ -210,6 +210,8 @@ pub trait Socket: Send + Sync {
 /// What a network namespace holds (network_namespaces(7)).
 #[derive(Default)]
 pub struct NetNamespace {
+    /// Its number.
+    pub id: crate::task::NamespaceId,
     /// Abstract names of AF_UNIX sockets.
     pub abstract_names: unix::AbstractNames,
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::errno::Errno;
 use crate::error::Restart;
 use crate::platform::platform;
-use crate::task::{Current, ParentEvent};
+use crate::task::{Current, ParentEvent, trace};
 
 /// restart_syscall(2).
 const RESTART_SYSCALL: u64 = 219;
@@ -30,6 +30,10 @@ enum Found {
     Nothing,
     Exit(i32),
     Stop,
+    /// A stop for a tracer alone.
+    Trap,
+    /// A signal that a tracer is to see first.
+    Traced(SigInfo),
     Continued(bool),
     Signal(SigInfo, super::SigAction),
 }
@@ -45,11 +49,19 @@ pub fn attend(cx: &mut Current) -> Next {
             Found::Nothing => break,
             Found::Exit(status) => return Next::Exit(status),
             Found::Stop => stop(cx),
+            Found::Trap => trace::stop::job(cx),
+            Found::Traced(info) => {
+                if let Some(info) = trace::stop::signal(cx, info)
+                    && let Some(next) = deliver(cx, info, None)
+                {
+                    return next;
+                }
+            }
             Found::Continued(full) => {
                 cx.task.process.tell_parent(ParentEvent::Continued { full });
             }
             Found::Signal(info, action) => {
-                if let Some(next) = deliver(cx, info, action) {
+                if let Some(next) = deliver(cx, info, Some(action)) {
                     return next;
                 }
             }
@@ -63,9 +75,7 @@ pub fn attend(cx: &mut Current) -> Next {
             Restart::Never => {}
         }
     }
-    if let Some(mask) = cx.saved_mask.take() {
-        cx.set_blocked(mask);
-    }
+    cx.restore_mask();
     Next::Run
 }
 
@@ -90,6 +100,10 @@ fn find(cx: &Current) -> Found {
     if own.stopping {
         return Found::Stop;
     }
+    if own.trace.as_ref().is_some_and(|t| t.wants()) {
+        return Found::Trap;
+    }
+    let traced = own.trace.is_some();
     let wanted = SigSet(u64::MAX).without(blocked);
     // Faults of the task itself come first, then its own signals, then the process's.
     let info = own.pending.take(wanted);
@@ -99,21 +113,31 @@ fn find(cx: &Current) -> Found {
         task.attention.store(false, Ordering::SeqCst);
         return Found::Nothing;
     };
-    let action = {
-        let mut actions = state.actions.lock();
-        let action = actions.get(info.signal);
-        if action.disposition() == Disposition::Handler && action.flags & sa::SA_RESETHAND != 0 {
-            let mut reset = action;
-            reset.handler = 0;
-            actions.set(info.signal, reset);
-        }
-        action
-    };
+    if traced && info.signal != Signal::SIGKILL {
+        return Found::Traced(info);
+    }
+    let action = take_action(&state, info.signal);
     Found::Signal(info, action)
 }
 
-/// Does what a signal asks for; `Some` where the task ends.
-fn deliver(cx: &mut Current, mut info: SigInfo, action: super::SigAction) -> Option<Next> {
+/// What is done with a signal; a handler for one time is taken away.
+fn take_action(state: &SignalState, signal: Signal) -> super::SigAction {
+    let mut actions = state.actions.lock();
+    let action = actions.get(signal);
+    if action.disposition() == Disposition::Handler && action.flags & sa::SA_RESETHAND != 0 {
+        let mut reset = action;
+        reset.handler = 0;
+        actions.set(signal, reset);
+    }
+    action
+}
+
+/// Does what a signal asks for; `Some` where the task ends. `action`: what was found with the signal.
+fn deliver(cx: &mut Current, mut info: SigInfo, action: Option<super::SigAction>) -> Option<Next> {
+    let action = match action {
+        Some(action) => action,
+        None => take_action(&cx.task.process.signals.lock(), info.signal),
+    };
     let signal = info.signal;
     if let Some(timer) = info.timer
         && let Some(overrun) = cx.task.process.timers.delivered(timer)
@@ -194,22 +218,27 @@ fn handle(cx: &mut Current, info: &SigInfo, action: super::SigAction) {
 }
 
 /// Takes part in a stop of the group, until it is over.
-fn stop(cx: &Current) {
-    let task = &cx.task;
+fn stop(cx: &mut Current) {
+    let task = cx.task.clone();
     let process = &task.process;
-    let (all, signal) = {
+    let (all, signal, traced) = {
         let mut state = process.signals.lock();
         let mut own = task.signals.lock();
         if !own.stopping {
             return;
         }
         own.stopping = false;
-        own.stopped = true;
+        let traced = own.trace.is_some();
+        own.stopped = !traced;
         drop(own);
-        (state.one_stopped(), state.stop.signal)
+        let before = state.stop.is_stopped();
+        (state.one_stopped() && !before, state.stop.signal, traced)
     };
     if let (true, Some(signal)) = (all, signal) {
         process.tell_parent(ParentEvent::Stopped { signal });
+    }
+    if traced {
+        return trace::stop::job(cx);
     }
     loop {
         {

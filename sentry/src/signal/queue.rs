@@ -28,6 +28,11 @@ impl Pending {
         self.set.is_empty()
     }
 
+    /// The one at this place of the queue, which stays there.
+    pub fn nth(&self, n: usize) -> Option<SigInfo> {
+        self.queue.get(n).copied()
+    }
+
     /// Adds one. With `limit` entries there, what may be lost loses its information, and the rest
     /// is refused with `EAGAIN`. Returns whether it is new (a standard signal may be there already).
     pub fn push(&mut self, info: SigInfo, limit: usize) -> Result<bool, Errno> {

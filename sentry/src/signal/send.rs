@@ -1,6 +1,6 @@
 //! Sending: from whoever raises a signal to the queue it waits in, and to the task that will take it.
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
 use super::{
@@ -64,6 +64,9 @@ fn send_locked(
         None => state.pending.push(info, limit)?,
     };
     if new {
+        for bell in state.bells.iter().filter_map(Weak::upgrade) {
+            bell.ring(signal);
+        }
         complete(state, to, &first, signal);
     }
     Ok(new)
@@ -75,6 +78,7 @@ fn prepare(state: &mut SignalState, signal: Signal) {
         state.flush(Signal::SIGCONT.bit());
     } else if signal == Signal::SIGCONT {
         state.flush(SigSet::STOPS);
+        state.notify_tracers();
         state.end_stop();
     } else if signal == Signal::SIGKILL {
         state.end_stop();
@@ -84,9 +88,15 @@ fn prepare(state: &mut SignalState, signal: Signal) {
 
 /// Whether the signal would do nothing, so that it need not be queued.
 fn ignored(state: &SignalState, task: &Task, signal: Signal, origin: Origin) -> bool {
-    if task.blocked().contains(signal) || task.signals.lock().awaited.contains(signal) {
+    if task.blocked().contains(signal) {
         return false;
     }
+    let own = task.signals.lock();
+    // A tracer sees what is ignored, too.
+    if own.awaited.contains(signal) || own.trace.is_some() && signal != Signal::SIGKILL {
+        return false;
+    }
+    drop(own);
     let actions = state.actions.lock();
     let action = actions.get(signal);
     if state.unkillable
@@ -114,7 +124,9 @@ fn complete(state: &mut SignalState, to: Option<&Arc<Task>>, first: &Arc<Task>, 
             return true;
         }
         let own = task.signals.lock();
-        !own.stopped && (!task.blocked().contains(signal) || own.awaited.contains(signal))
+        !own.stopped
+            && own.trap.is_none()
+            && (!task.blocked().contains(signal) || own.awaited.contains(signal))
     };
     let target = if wants(first) {
         first.clone()
@@ -133,6 +145,7 @@ fn complete(state: &mut SignalState, to: Option<&Arc<Task>>, first: &Arc<Task>, 
             && matches!(signal.default_action(), DefaultAction::Terminate)
             && !target.blocked().contains(signal)
             && !target.signals.lock().awaited.contains(signal)
+            && (signal == Signal::SIGKILL || target.signals.lock().trace.is_none())
             && (!state.unkillable || signal == Signal::SIGKILL)
     };
     if fatal {
@@ -154,7 +167,9 @@ pub fn force(cx: &Current, info: SigInfo) {
         if blocked || action.disposition() == Disposition::Ignore {
             actions.set(signal, SigAction::default());
         }
-        if actions.get(signal).disposition() == Disposition::Default {
+        // Whoever debugs init does not expect to lose it.
+        let traced = task.signals.lock().trace.is_some();
+        if actions.get(signal).disposition() == Disposition::Default && !traced {
             drop(actions);
             state.unkillable = false;
         }

@@ -1,12 +1,15 @@
 //! The part of a process that signals, stops and its end are decided by.
 
-use alloc::sync::Arc;
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::{Actions, Pending, SigSet, Signal};
+use crate::fs::signalfd::Bell;
 use crate::sync::SpinLock;
 use crate::task::Task;
+use crate::task::trace::{Stopped, Tracing};
 
 /// The one state machine for the end of a thread group: exit, exit_group, a fatal signal and exec
 /// all go through it, under the process's signal lock.
@@ -52,6 +55,8 @@ pub struct SignalState {
     pub stop: GroupStop,
     /// Living tasks; the first is the leader while that lives.
     pub tasks: Vec<Arc<Task>>,
+    /// Signalfds that tasks of the group wait for.
+    pub bells: Vec<Weak<Bell>>,
     /// Init of a pid namespace: signals with the default action do nothing.
     pub unkillable: bool,
 }
@@ -65,6 +70,7 @@ impl SignalState {
             end: End::Alive,
             stop: GroupStop::default(),
             tasks: Vec::new(),
+            bells: Vec::new(),
             unkillable: false,
         }
     }
@@ -88,11 +94,24 @@ impl SignalState {
             self.stop.signal = Some(signal);
             self.stop.continued = None;
         }
+        self.notify_tracers();
         for task in &self.tasks {
             let mut own = task.signals.lock();
             if !own.stopping && !own.stopped {
                 own.stopping = true;
                 self.stop.running = self.stop.running.saturating_add(1);
+                drop(own);
+                task.notice();
+            }
+        }
+    }
+
+    /// A stop begins, or SIGCONT comes: tracers of seized tasks are told by another stop.
+    pub fn notify_tracers(&self) {
+        for task in &self.tasks {
+            let mut own = task.signals.lock();
+            if let Some(trace) = own.trace.as_mut().filter(|t| t.seized) {
+                trace.notify = true;
                 drop(own);
                 task.notice();
             }
@@ -141,6 +160,7 @@ impl SignalState {
         };
         ending
             || own.stopping
+            || own.trace.as_ref().is_some_and(|t| t.wants())
             || self.stop.continued.is_some()
             || !own.pending.set().with(self.pending.set()).without(blocked).is_empty()
     }
@@ -157,6 +177,10 @@ pub struct TaskSignals {
     pub stopped: bool,
     /// Signals that rt_sigtimedwait(2) waits for: they wake it though they are blocked.
     pub awaited: SigSet,
+    /// Somebody traces it.
+    pub trace: Option<Box<Tracing>>,
+    /// It is in a ptrace-stop.
+    pub trap: Option<Box<Stopped>>,
 }
 
 impl Task {

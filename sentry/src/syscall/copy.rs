@@ -5,8 +5,10 @@ use alloc::vec;
 
 use super::Args;
 use super::rw::broken_pipe;
+use super::splice::file_to_pipe;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::pipe::PipeEnd;
 use crate::fs::types::{MAX_OFFSET, MAX_RW};
 use crate::fs::{File, FileType, IoDst, IoSrc, OpenFlags};
 use crate::task::Current;
@@ -16,7 +18,7 @@ const CHUNK: usize = 64 << 10;
 
 /// Copies up to `count` bytes, each side at an offset or where it stands (`None`); how many, and both
 /// offsets move on.
-fn copy(
+pub(super) fn copy(
     cx: &Current,
     from: &Arc<File>,
     mut from_at: Option<&mut u64>,
@@ -91,6 +93,24 @@ pub fn sendfile(cx: &mut Current, args: Args) -> SysResult {
     if !from.flags().reads() || !to.flags().writes() {
         return Err(Errno::EBADF.into());
     }
+    let pipe = to.ops_as::<PipeEnd>().map(PipeEnd::pipe);
+    let offset = |addr: u64| match cx.mm.copy_in_u64(addr)? {
+        at if at > MAX_OFFSET => Err(Errno::EINVAL),
+        at => Ok(at),
+    };
+    if let Some(pipe) = pipe {
+        // Filled as by splice(2): with what fits.
+        let mut at = match args.get(2) {
+            0 => None,
+            _ if from.is_stream() => return Err(Errno::ESPIPE.into()),
+            addr => Some(offset(addr)?),
+        };
+        let done = file_to_pipe(cx, &from, at.as_mut(), pipe, count, to.nonblocking())?;
+        if let Some(at) = at {
+            cx.mm.copy_out(args.get(2), &at.to_le_bytes())?;
+        }
+        return Ok(done);
+    }
     if to.flags().contains(OpenFlags::APPEND) {
         return Err(Errno::EINVAL.into());
     }
@@ -101,10 +121,7 @@ pub fn sendfile(cx: &mut Current, args: Args) -> SysResult {
     if args.get(2) == 0 {
         return Ok(copy(cx, &from, None, &to, None, count)? as u64);
     }
-    let mut at = cx.mm.copy_in_u64(args.get(2))?;
-    if at > MAX_OFFSET {
-        return Err(Errno::EINVAL.into());
-    }
+    let mut at = offset(args.get(2))?;
     let done = copy(cx, &from, Some(&mut at), &to, None, count)?;
     cx.mm.copy_out(args.get(2), &at.to_le_bytes())?;
     Ok(done as u64)

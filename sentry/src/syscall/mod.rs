@@ -8,21 +8,29 @@ mod creds;
 mod dir;
 mod fd;
 mod file_args;
+mod filter;
 mod futex;
 mod inotify;
 mod memory;
 mod message;
 mod mount;
+mod mqueue;
+mod msg;
 mod names;
 mod open;
 mod poll;
 mod prctl;
 mod process;
+mod ptrace;
+mod ptrace_regs;
+mod remote;
 mod rw;
 mod sched;
 mod sem;
+mod shm;
 mod signal;
 mod socket;
+mod splice;
 mod stat;
 mod system;
 mod table;
@@ -36,9 +44,10 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::Errno;
-use crate::error::{SysError, SysResult};
+use crate::error::{Restart, SysError, SysResult};
 use crate::platform::{Level, PAGE_SIZE, Registers, platform};
-use crate::task::Current;
+use crate::seccomp;
+use crate::task::{Current, oom, trace};
 
 /// Serves one call.
 pub type Handler = fn(&mut Current, Args) -> SysResult;
@@ -192,16 +201,21 @@ pub fn dispatch(cx: &mut Current) {
     let calls = &cx.task.syscalls;
     // The task alone writes it: no locked instruction is needed.
     calls.store(calls.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    if cx.task.watched.load(Ordering::Relaxed) {
+        return watched(cx);
+    }
     let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
-    let result = if cx.watched {
-        let args = args(&cx.regs);
-        crate::strace::watch(cx, number, args, handler)
-    } else {
-        let args = args(&cx.regs);
-        handler(cx, args)
-    };
+    let args = args(&cx.regs);
+    let result = handler(cx, args);
+    finish(cx, result);
+}
+
+/// Puts a call's result where it belongs.
+#[inline(always)] // two callers, one of them on the way of every system call
+fn finish(cx: &mut Current, result: SysResult) {
     match result {
         Ok(value) => cx.regs.rax = value,
+        Err(SysError::Errno(Errno::ENOMEM)) => out_of_memory(cx),
         Err(SysError::Errno(e)) => cx.regs.rax = e.to_rax(),
         Err(SysError::Interrupted(restart)) => {
             cx.regs.rax = Errno::EINTR.to_rax();
@@ -210,6 +224,37 @@ pub fn dispatch(cx: &mut Current) {
             cx.task.attention.store(true, Ordering::SeqCst);
         }
     }
+}
+
+/// A call found no memory. Where it was frames that it wanted, room is made, and it is made again.
+#[cold]
+fn out_of_memory(cx: &mut Current) {
+    cx.regs.rax = Errno::ENOMEM.to_rax();
+    if oom::retry_call(cx) {
+        cx.restart = Some(Restart::Always);
+        cx.task.attention.store(true, Ordering::SeqCst);
+    }
+}
+
+/// As [`dispatch`], of a task whose calls somebody has to do with: a tracer, a filter, the log.
+#[cold]
+fn watched(cx: &mut Current) {
+    // A tracer may have put another number and other arguments there, or -1 for no call at all: then
+    // its own result counts. A filter sees what the tracer has left.
+    let wanted = trace::stop::syscall_entry(cx) && seccomp::check(cx);
+    let number = cx.regs.orig_rax as u32;
+    if wanted && number != u32::MAX {
+        let r = &cx.regs;
+        let args = Args([r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9]);
+        let handler = HANDLERS.get(number as usize).copied().unwrap_or(missing);
+        let result = if cx.is_logged() {
+            crate::strace::watch(cx, number, args, handler)
+        } else {
+            handler(cx, args)
+        };
+        finish(cx, result);
+    }
+    trace::stop::syscall_exit(cx);
 }
 
 /// Little-endian word `n` of some bytes; 0 past their end.

@@ -38,6 +38,7 @@ fn wait_any(
         if let Some(file) = &ask.file
             && let Some(queue) = file.ops().queue()
         {
+            file.ops().waited_for(&cx.task);
             let events = (ask.want | Events::ALWAYS).bits();
             tokens.push((file, queue.enter(events, false, cx.waker.clone())));
         }
@@ -108,7 +109,7 @@ fn do_poll(cx: &Current, addr: u64, count: u32, deadline: Option<u64>) -> Result
         let mut any = false;
         for (ask, found) in asks.iter().zip(found.iter_mut()) {
             if let Some(file) = &ask.file {
-                *found = file.poll() & (ask.want | Events::ALWAYS);
+                *found = file.poll_as(&cx.task) & (ask.want | Events::ALWAYS);
             }
             any |= !found.is_empty();
         }
@@ -153,8 +154,9 @@ pub(super) fn poll_until(
 /// ppoll(2).
 pub fn ppoll(cx: &mut Current, args: Args) -> SysResult {
     let deadline = deadline_after(timeout(cx, args.get(2), 1)?);
-    mask_for_call(cx, args.get(3), args.get(4))?;
-    let result = do_poll(cx, args.get(0), args.uint(1), deadline);
+    let result = under_mask(cx, args.get(3), args.get(4), |cx| {
+        do_poll(cx, args.get(0), args.uint(1), deadline)
+    });
     put_left(cx, args.get(2), deadline, 1);
     result
 }
@@ -207,7 +209,7 @@ fn do_select(cx: &Current, args: Args, deadline: Option<u64>) -> Result<u64, Sys
         let mut any = false;
         for (ask, found) in asks.iter().zip(found.iter_mut()) {
             if let Some(file) = &ask.file {
-                *found = file.poll() & ask.want;
+                *found = file.poll_as(&cx.task) & ask.want;
             }
             any |= !found.is_empty();
         }
@@ -247,27 +249,38 @@ pub fn select(cx: &mut Current, args: Args) -> SysResult {
 /// pselect6(2).
 pub fn pselect6(cx: &mut Current, args: Args) -> SysResult {
     let deadline = deadline_after(timeout(cx, args.get(4), 1)?);
+    let (mut mask, mut size) = (0, 0);
     if args.get(5) != 0 {
-        let mask = cx.mm.copy_in_u64(args.get(5))?;
-        let size = cx.mm.copy_in_u64(args.get(5).wrapping_add(8))?;
-        mask_for_call(cx, mask, size)?;
+        mask = cx.mm.copy_in_u64(args.get(5))?;
+        size = cx.mm.copy_in_u64(args.get(5).wrapping_add(8))?;
     }
-    let result = do_select(cx, args, deadline);
+    let result = under_mask(cx, mask, size, |cx| do_select(cx, args, deadline));
     put_left(cx, args.get(4), deadline, 1);
     result
 }
 
-/// Sets the signal mask at `addr`, if there is one, for the time of this call.
-fn mask_for_call(cx: &mut Current, addr: u64, size: u64) -> Result<(), Errno> {
+/// Does `call` under the signal mask at `addr`, if there is one. The old mask is back before any signal is
+/// delivered, unless a signal has interrupted the call: then it is back after that one's handler
+/// (restore_saved_sigmask_unless()).
+fn under_mask(
+    cx: &mut Current,
+    addr: u64,
+    size: u64,
+    call: impl FnOnce(&mut Current) -> SysResult,
+) -> SysResult {
     if addr == 0 {
-        return Ok(());
+        return call(cx);
     }
     if size != 8 {
-        return Err(Errno::EINVAL);
+        return Err(Errno::EINVAL.into());
     }
     let mask = cx.mm.copy_in_u64(addr)?;
     cx.set_mask_for_call(SigSet(mask));
-    Ok(())
+    let result = call(cx);
+    if !matches!(result, Err(SysError::Interrupted(_))) {
+        cx.restore_mask();
+    }
+    result
 }
 
 /// epoll_create1(2).
@@ -314,9 +327,9 @@ pub fn epoll_ctl(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     match operation {
-        ADD => epoll.add(fd, &file, mask, data)?,
+        ADD => epoll.add(&cx.task, fd, &file, mask, data)?,
         DEL => epoll.remove(fd, &file)?,
-        MOD => epoll.modify(fd, &file, mask, data)?,
+        MOD => epoll.modify(&cx.task, fd, &file, mask, data)?,
         _ => return Err(Errno::EINVAL.into()),
     }
     Ok(0)
@@ -333,7 +346,7 @@ fn do_epoll_wait(cx: &Current, args: Args, deadline: Option<u64>) -> SysResult {
     let epoll = instance.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     let most = most as usize;
     let take = || {
-        let reports = if epoll.may_be_ready() { epoll.collect(most) } else { Vec::new() };
+        let reports = if epoll.may_be_ready() { epoll.collect(&cx.task, most) } else { Vec::new() };
         (!reports.is_empty()).then_some(reports)
     };
     let reports = if deadline == Some(0) {
@@ -368,13 +381,11 @@ pub fn epoll_wait(cx: &mut Current, args: Args) -> SysResult {
 
 /// epoll_pwait(2).
 pub fn epoll_pwait(cx: &mut Current, args: Args) -> SysResult {
-    mask_for_call(cx, args.get(4), args.get(5))?;
-    do_epoll_wait(cx, args, millis(args.int(3)))
+    under_mask(cx, args.get(4), args.get(5), |cx| do_epoll_wait(cx, args, millis(args.int(3))))
 }
 
 /// epoll_pwait2(2).
 pub fn epoll_pwait2(cx: &mut Current, args: Args) -> SysResult {
     let deadline = deadline_after(timeout(cx, args.get(3), 1)?);
-    mask_for_call(cx, args.get(4), args.get(5))?;
-    do_epoll_wait(cx, args, deadline)
+    under_mask(cx, args.get(4), args.get(5), |cx| do_epoll_wait(cx, args, deadline))
 }

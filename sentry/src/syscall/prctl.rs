@@ -22,6 +22,7 @@ mod pr {
     pub const SET_NAME: i32 = 15;
     pub const GET_NAME: i32 = 16;
     pub const GET_SECCOMP: i32 = 21;
+    pub const SET_SECCOMP: i32 = 22;
     pub const CAPBSET_READ: i32 = 23;
     pub const CAPBSET_DROP: i32 = 24;
     pub const GET_TSC: i32 = 25;
@@ -88,7 +89,8 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
         }
         pr::GET_TIMING => Ok(0),
         pr::SET_TIMING if a == 0 => Ok(0),
-        pr::GET_SECCOMP => Ok(0),
+        pr::GET_SECCOMP => Ok(cx.task.seccomp.lock().mode().into()),
+        pr::SET_SECCOMP => super::filter::prctl_set(cx, a, b),
         pr::GET_TSC => {
             cx.mm.copy_out(a, &1u32.to_le_bytes())?;
             Ok(0)

@@ -11,7 +11,9 @@ use crate::fs::{OpenFlags, WalkFlags};
 use crate::signal::{SigInfo, Signal, code};
 use crate::task::exec::{self, Exec, MAX_ARG_STRLEN};
 use crate::task::wait::{ChildEvent, WaitOptions, Which, wait};
-use crate::task::{CloneArgs, CloneFlags, Current, Pid, Process, clone, limit};
+use crate::task::{
+    AccessMode, CloneArgs, CloneFlags, Current, Pid, Process, UNSHARED, clone, limit, may_access,
+};
 
 /// The signal in clone(2)'s flags.
 const CSIGNAL: u64 = 0xff;
@@ -264,6 +266,7 @@ pub fn waitid(cx: &mut Current, args: Args) -> SysResult {
             }
             ChildEvent::Ended(status) => (code::CLD_KILLED, status & 0x7f),
             ChildEvent::Stopped(signal) => (code::CLD_STOPPED, signal.number().into()),
+            ChildEvent::Trapped(status) => (code::CLD_TRAPPED, status),
             ChildEvent::Continued => (code::CLD_CONTINUED, Signal::SIGCONT.number().into()),
         };
         let child = SigInfo::child(Signal::SIGCHLD, code, waited.pid, waited.uid, status, (0, 0));
@@ -401,8 +404,7 @@ pub fn get_robust_list(cx: &mut Current, args: Args) -> SysResult {
         Ok(tid) => cx.task.process.pids.task(tid).ok_or(Errno::ESRCH)?,
         Err(_) => return Err(Errno::ESRCH.into()),
     };
-    if !Arc::ptr_eq(&task.process, &cx.task.process) && !exec::may_inspect(&cx.creds, &task.process)
-    {
+    if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::RealCreds) {
         return Err(Errno::EPERM.into());
     }
     cx.mm.copy_out(args.get(2), &(ROBUST_LIST_HEAD as u64).to_le_bytes())?;
@@ -416,7 +418,7 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
     use CloneFlags as F;
     let flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;
     let known =
-        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | F::NEWUTS;
+        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | UNSHARED;
     if !known.contains(flags) {
         return Err(Errno::EINVAL.into());
     }
@@ -427,7 +429,7 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
             return Err(Errno::EINVAL.into());
         }
     }
-    if flags.intersects(F::NEWNS | F::NEWUTS) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
         return Err(Errno::EPERM.into());
     }
     if flags.intersects(F::FS | F::NEWNS) {
@@ -445,9 +447,16 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
         let old = cx.task.shared.lock().files.replace(files);
         drop(old);
     }
-    if flags.contains(F::NEWUTS) {
-        cx.unshare_uts();
+    if flags.intersects(UNSHARED) {
+        cx.set_namespaces(cx.namespaces.unshare(flags));
     }
+    Ok(0)
+}
+
+/// setns(2).
+pub fn setns(cx: &mut Current, args: Args) -> SysResult {
+    let kinds = CloneFlags::from_bits(args.uint(1).into()).ok_or(Errno::EINVAL)?;
+    cx.set_ns(args.int(0), kinds)?;
     Ok(0)
 }
 

@@ -6,6 +6,7 @@ use super::Args;
 use super::file_args::Vectors;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::signalfd::SignalFd;
 use crate::fs::types::MAX_OFFSET;
 use crate::fs::{File, IoDst, IoSrc, Whence};
 use crate::net::SocketFile;
@@ -27,6 +28,9 @@ fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At) -> SysResult 
     let mut dst = IoDst::user(&*cx.mm, to.slots());
     if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
         return super::message::read(cx, file, socket.socket(), &mut dst);
+    }
+    if let (Some(signals), At::Current) = (file.ops_as::<SignalFd>(), at) {
+        return Ok(signals.read(cx, file, &mut dst)? as u64);
     }
     let n = match at {
         At::Current => file.read(cx, &mut dst)?,

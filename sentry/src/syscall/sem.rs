@@ -7,6 +7,7 @@ use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::ipc::sem::{ALL, MAX_VALUE, OPERATIONS, Operation, PER_SET, SETS, Stat};
+use crate::ipc::{Perm, table};
 use crate::platform::platform;
 use crate::task::Current;
 use crate::time::TimeSpec;
@@ -28,9 +29,6 @@ mod cmd {
     pub const SEM_INFO: i32 = 19;
     pub const SEM_STAT_ANY: i32 = 20;
 }
-
-/// Bytes of struct semid64_ds, and of the struct ipc64_perm that it begins with (asm/sembuf.h).
-const DS: usize = 104;
 
 /// semget(2).
 pub fn semget(cx: &mut Current, args: Args) -> SysResult {
@@ -102,12 +100,12 @@ pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         cmd::IPC_STAT => {
-            mm.copy_out(arg, &encode(&semaphores.find(id)?.stat(creds, true)?))?;
+            mm.copy_out(arg, &encode(id, &semaphores.find(id)?.stat(creds, true)?))?;
             0
         }
         cmd::SEM_STAT | cmd::SEM_STAT_ANY => {
             let set = semaphores.at(id as u32)?;
-            mm.copy_out(arg, &encode(&set.stat(creds, command == cmd::SEM_STAT)?))?;
+            mm.copy_out(arg, &encode(set.id, &set.stat(creds, command == cmd::SEM_STAT)?))?;
             set.id as u64
         }
         cmd::IPC_INFO | cmd::SEM_INFO => {
@@ -155,24 +153,17 @@ pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
     Ok(result)
 }
 
-/// struct semid64_ds.
-fn encode(stat: &Stat) -> [u8; DS] {
-    let perm = &stat.perm;
-    let words = [
-        perm.key as u32,
-        perm.uid,
-        perm.gid,
-        perm.cuid,
-        perm.cgid,
-        perm.mode,
-        stat.sequence & 0xffff,
-    ];
-    let head = words.iter().flat_map(|n| n.to_le_bytes());
-    // The rest of the permissions, and unused words between the times and at the end.
-    let head = head.chain([0; 20]);
+/// struct ipc64_perm, with which what IPC_STAT gives of any object begins (asm-generic/ipcbuf.h).
+pub(super) fn ipc_perm(perm: &Perm, id: i32) -> Vec<u8> {
+    let sequence = table::sequence(id) & 0xffff;
+    let words = [perm.key as u32, perm.uid, perm.gid, perm.cuid, perm.cgid, perm.mode, sequence];
+    words.iter().flat_map(|n| n.to_le_bytes()).chain([0; 20]).collect()
+}
+
+/// struct semid64_ds (asm/sembuf.h); words between the times and at the end are unused.
+fn encode(id: i32, stat: &Stat) -> Vec<u8> {
+    let mut bytes = ipc_perm(&stat.perm, id);
     let tail = [stat.otime, 0, stat.ctime, 0, stat.nsems as u64, 0, 0];
-    let mut bytes = [0; DS];
-    let all = head.chain(tail.iter().flat_map(|n| n.to_le_bytes()));
-    bytes.iter_mut().zip(all).for_each(|(to, from)| *to = from);
+    bytes.extend(tail.iter().flat_map(|n| n.to_le_bytes()));
     bytes
 }

@@ -5,12 +5,14 @@ use alloc::sync::Arc;
 use super::Args;
 use crate::errno::Errno;
 use crate::error::{Restart, SysError, SysResult};
+use crate::fs::OpenFlags;
+use crate::fs::signalfd::{self, SignalFd};
 use crate::platform::platform;
 use crate::signal::{
     Disposition, Origin, SIGINFO_SIZE, SigAction, SigInfo, SigSet, Signal, code, deliver, frame,
     sa, send_process, send_task,
 };
-use crate::task::{Blocked, Current, Process, Task};
+use crate::task::{Blocked, Current, Process, Task, limit};
 use crate::time::TimeSpec;
 
 /// Bytes of the kernel's sigset_t.
@@ -121,8 +123,7 @@ pub fn rt_sigreturn(cx: &mut Current, _args: Args) -> SysResult {
 /// rt_sigsuspend(2).
 pub fn rt_sigsuspend(cx: &mut Current, args: Args) -> SysResult {
     let mask = read_set(cx, args.get(0), args.size(1))?;
-    cx.saved_mask = Some(cx.task.blocked());
-    cx.set_blocked(mask);
+    cx.set_mask_for_call(mask);
     pause(cx, args)
 }
 
@@ -176,6 +177,30 @@ pub fn sigaltstack(cx: &mut Current, args: Args) -> SysResult {
         cx.mm.copy_out(old, &was)?;
     }
     Ok(0)
+}
+
+/// signalfd4(2).
+pub fn signalfd4(cx: &mut Current, args: Args) -> SysResult {
+    let flags = OpenFlags::from_bits(args.uint(3)).ok_or(Errno::EINVAL);
+    let mask = read_set(cx, args.get(1), args.size(2))?;
+    let flags = flags?;
+    if !(OpenFlags::CLOEXEC | OpenFlags::NONBLOCK).contains(flags) {
+        return Err(Errno::EINVAL.into());
+    }
+    let fd = args.int(0);
+    if fd != -1 {
+        cx.files.get(fd)?.ops_as::<SignalFd>().ok_or(Errno::EINVAL)?.set_mask(mask);
+        return Ok(fd as u64);
+    }
+    let file = signalfd::new(&cx.cx(), mask, flags)?;
+    let most = cx.task.process.limits.soft(limit::RLIMIT_NOFILE);
+    Ok(cx.files.insert(file, flags.contains(OpenFlags::CLOEXEC), most)? as u64)
+}
+
+/// signalfd(2).
+pub fn signalfd(cx: &mut Current, args: Args) -> SysResult {
+    let [fd, mask, size, ..] = args.0;
+    signalfd4(cx, Args([fd, mask, size, 0, 0, 0]))
 }
 
 /// Number 0 asks only whether the target is there and may be signalled.
@@ -361,7 +386,11 @@ pub fn pidfd_send_signal(cx: &mut Current, args: Args) -> SysResult {
     if args.uint(3) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let (process, _) = crate::task::pidfd::process_of(cx, args.int(0))?;
+    let process = match crate::task::pidfd::process_of(cx, args.int(0)) {
+        Ok((process, _)) => process,
+        // The folder of a process in proc names it too.
+        Err(e) => crate::fs::proc::process_of(&*cx.files.get(args.int(0))?).ok_or(e)?,
+    };
     let signal = signal_or_probe(args.int(1))?;
     let info = match (signal, args.get(2)) {
         (None, _) => None,

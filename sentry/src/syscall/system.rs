@@ -8,9 +8,8 @@ use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::platform::{PAGE_SIZE, platform};
-use crate::sync::SpinLock;
 use crate::task::limit::Rlimit;
-use crate::task::{Current, Namespaces, Task, Uts, cap, exec};
+use crate::task::{Current, Task, cap, exec};
 
 /// The release that uname(2) gives: an ABI that programs know, and whose it is.
 pub const RELEASE: &str = "6.1.0-ringwall";
@@ -67,20 +66,6 @@ pub fn setdomainname(cx: &mut Current, args: Args) -> SysResult {
     let name = new_name(cx, args)?;
     cx.namespaces.uts.names.lock().domain = name;
     Ok(0)
-}
-
-impl Current {
-    /// unshare(CLONE_NEWUTS).
-    pub fn unshare_uts(&mut self) {
-        let names = self.namespaces.uts.names.lock().clone();
-        let new = Arc::new(Namespaces {
-            uts: Arc::new(Uts { names: SpinLock::new(names) }),
-            ..(*self.namespaces).clone()
-        });
-        self.namespaces = new.clone();
-        let old = core::mem::replace(&mut self.task.shared.lock().namespaces, new);
-        drop(old);
-    }
 }
 
 /// sysinfo(2).

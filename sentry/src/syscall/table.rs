@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, inotify, memory, message, mount, names, open, poll, rw, socket, stat,
-    xattr,
+    attr, copy, dir, fd, filter, inotify, memory, message, mount, mqueue, msg, names, open, poll,
+    ptrace, remote, rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -58,9 +58,9 @@ syscalls! {
     26 msync Full() memory::msync, (Hex, Size, Hex);
     27 mincore Full() memory::mincore, (Hex, Size, Hex);
     28 madvise Partial("MADV_REMOVE, HWPOISON; no core dumps") memory::madvise, (Hex, Size, Int);
-    29 shmget Missing() missing, ();
-    30 shmat Missing() missing, ();
-    31 shmctl Missing() missing, ();
+    29 shmget Full() shm::shmget, (Hex, Size, Hex);
+    30 shmat Full() shm::shmat, (Int, Hex, Hex);
+    31 shmctl Full() shm::shmctl, (Int, Int, Hex);
     32 dup Full() fd::dup, (Fd);
     33 dup2 Full() fd::dup2, (Fd, Fd);
     34 pause Full() signal::pause, ();
@@ -85,7 +85,7 @@ syscalls! {
     53 socketpair Partial("AF_UNIX only") socket::socketpair, (Int, Hex, Int, Hex);
     54 setsockopt Partial("the common options of SOL_SOCKET") socket::setsockopt, (Fd, Int, Int, Hex, Size);
     55 getsockopt Partial("the common options of SOL_SOCKET") socket::getsockopt, (Fd, Int, Int, Hex, Hex);
-    56 clone Partial("no namespaces but mount and UTS") process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
+    56 clone Partial("no user, pid, cgroup or time namespaces") process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
     57 fork Full() process::fork, ();
     58 vfork Full() process::vfork, ();
     59 execve Partial("no file capabilities") process::execve, (Path, Strings, Hex);
@@ -96,12 +96,12 @@ syscalls! {
     64 semget Full() sem::semget, (Hex, Int, Hex);
     65 semop Full() sem::semop, (Int, Hex, Size);
     66 semctl Full() sem::semctl, (Int, Int, Int, Hex);
-    67 shmdt Missing() missing, ();
-    68 msgget Missing() missing, ();
-    69 msgsnd Missing() missing, ();
-    70 msgrcv Missing() missing, ();
-    71 msgctl Missing() missing, ();
-    72 fcntl Partial("no leases, directory notification or read and write hints") fd::fcntl, (Fd, Int, Hex);
+    67 shmdt Full() shm::shmdt, (Hex);
+    68 msgget Full() msg::msgget, (Hex, Hex);
+    69 msgsnd Full() msg::msgsnd, (Int, Hex, Size, Hex);
+    70 msgrcv Full() msg::msgrcv, (Int, Hex, Size, Int, Hex);
+    71 msgctl Full() msg::msgctl, (Int, Int, Hex);
+    72 fcntl Partial("no leases, directory notification or read and write hints; O_ASYNC sends no signal") fd::fcntl, (Fd, Int, Hex);
     73 flock Full() fd::flock, (Fd, Int);
     74 fsync Full() fd::fsync, (Fd);
     75 fdatasync Full() fd::fdatasync, (Fd);
@@ -130,7 +130,7 @@ syscalls! {
     98 getrusage Full() system::getrusage, (Int, Hex);
     99 sysinfo Partial("no load averages") system::sysinfo, (Hex);
     100 times Full() time::times, (Hex);
-    101 ptrace Missing() missing, ();
+    101 ptrace Partial("no debug registers in use") ptrace::ptrace, (Int, Int, Hex, Hex);
     102 getuid Full() creds::getuid, ();
     103 syslog Partial("an empty log") system::syslog, (Int, Hex, Int);
     104 getgid Full() creds::getgid, ();
@@ -231,7 +231,7 @@ syscalls! {
     199 fremovexattr Full() xattr::fremovexattr, (Fd, Path);
     200 tkill Full() signal::tkill, (Int, Signal);
     201 time Full() time::time, (Hex);
-    202 futex Partial("no FUTEX_WAIT_REQUEUE_PI; priorities are not inherited") futex::futex, (Hex, FutexOp, Size, Hex, Hex, Hex);
+    202 futex Partial("priorities are not inherited") futex::futex, (Hex, FutexOp, Size, Hex, Hex, Hex);
     203 sched_setaffinity Full() sched::sched_setaffinity, (Int, Size, Hex);
     204 sched_getaffinity Full() sched::sched_getaffinity, (Int, Size, Hex);
     205 set_thread_area Missing() missing, ();
@@ -269,12 +269,12 @@ syscalls! {
     237 mbind Missing() missing, ();
     238 set_mempolicy Missing() missing, ();
     239 get_mempolicy Missing() missing, ();
-    240 mq_open Missing() missing, ();
-    241 mq_unlink Missing() missing, ();
-    242 mq_timedsend Missing() missing, ();
-    243 mq_timedreceive Missing() missing, ();
-    244 mq_notify Missing() missing, ();
-    245 mq_getsetattr Missing() missing, ();
+    240 mq_open Full() mqueue::mq_open, (Path, OpenFlags, Mode, Hex);
+    241 mq_unlink Full() mqueue::mq_unlink, (Path);
+    242 mq_timedsend Full() mqueue::mq_timedsend, (Fd, InBuf, Size, Size, Hex);
+    243 mq_timedreceive Full() mqueue::mq_timedreceive, (Fd, OutBuf, Size, Hex, Hex);
+    244 mq_notify Partial("no SIGEV_THREAD: there are no netlink sockets") mqueue::mq_notify, (Fd, Hex);
+    245 mq_getsetattr Full() mqueue::mq_getsetattr, (Fd, Hex, Hex);
     246 kexec_load Missing() missing, ();
     247 waitid Full() process::waitid, (Int, Int, Hex, Hex, Hex);
     248 add_key Missing() missing, ();
@@ -301,24 +301,24 @@ syscalls! {
     269 faccessat Full() stat::faccessat, (DirFd, Path, Mode);
     270 pselect6 Full() poll::pselect6, (Int, Hex, Hex, Hex, Hex, Hex);
     271 ppoll Full() poll::ppoll, (Hex, Int, Hex, Hex, Size);
-    272 unshare Partial("no namespaces but mount and UTS") process::unshare, (CloneFlags);
+    272 unshare Partial("no user, pid, cgroup or time namespaces") process::unshare, (CloneFlags);
     273 set_robust_list Full() process::set_robust_list, (Hex, Size);
     274 get_robust_list Full() process::get_robust_list, (Int, Hex, Hex);
-    275 splice Missing() missing, ();
-    276 tee Missing() missing, ();
+    275 splice Full() splice::splice, (Fd, Hex, Fd, Hex, Size, Hex);
+    276 tee Full() splice::tee, (Fd, Fd, Size, Hex);
     277 sync_file_range Full() fd::sync_file_range, (Fd, Int, Int, Hex);
-    278 vmsplice Missing() missing, ();
+    278 vmsplice Full() splice::vmsplice, (Fd, Hex, Size, Hex);
     279 move_pages Missing() missing, ();
     280 utimensat Full() attr::utimensat, (DirFd, Path, Hex, Hex);
     281 epoll_pwait Full() poll::epoll_pwait, (Fd, Hex, Int, Int, Hex, Size);
-    282 signalfd Missing() missing, ();
+    282 signalfd Full() signal::signalfd, (Fd, Hex, Size);
     283 timerfd_create Full() time::timerfd_create, (Int, Hex);
     284 eventfd Full() fd::eventfd, (Int);
     285 fallocate Full() attr::fallocate, (Fd, Hex, Int, Int);
     286 timerfd_settime Full() time::timerfd_settime, (Fd, Hex, Hex, Hex);
     287 timerfd_gettime Full() time::timerfd_gettime, (Fd, Hex);
     288 accept4 Full() socket::accept4, (Fd, Hex, Hex, Hex);
-    289 signalfd4 Missing() missing, ();
+    289 signalfd4 Full() signal::signalfd4, (Fd, Hex, Size, OpenFlags);
     290 eventfd2 Full() fd::eventfd2, (Int, Hex);
     291 epoll_create1 Full() poll::epoll_create1, (Hex);
     292 dup3 Full() fd::dup3, (Fd, Fd, OpenFlags);
@@ -337,16 +337,16 @@ syscalls! {
     305 clock_adjtime Partial("asking only") time::clock_adjtime, (Int, Hex);
     306 syncfs Full() fd::syncfs, (Fd);
     307 sendmmsg Partial("no MSG_OOB") message::sendmmsg, (Fd, Hex, Size, Hex);
-    308 setns Missing() missing, ();
+    308 setns Partial("no user, pid or time namespaces but the container's own") process::setns, (Fd, CloneFlags);
     309 getcpu Full() sched::getcpu, (Hex, Hex);
-    310 process_vm_readv Missing() missing, ();
-    311 process_vm_writev Missing() missing, ();
+    310 process_vm_readv Full() remote::process_vm_readv, (Int, Hex, Size, Hex, Size, Hex);
+    311 process_vm_writev Full() remote::process_vm_writev, (Int, Hex, Size, Hex, Size, Hex);
     312 kcmp Missing() missing, ();
     313 finit_module Missing() missing, ();
     314 sched_setattr Partial("kept, not honoured; no SCHED_DEADLINE") sched::sched_setattr, (Int, Hex, Hex);
     315 sched_getattr Full() sched::sched_getattr, (Int, Hex, Size, Hex);
     316 renameat2 Full() names::renameat2, (DirFd, Path, DirFd, Path, Hex);
-    317 seccomp Missing() missing, ();
+    317 seccomp Partial("no SECCOMP_RET_USER_NOTIF") filter::seccomp, (Int, Hex, Hex);
     318 getrandom Full() system::getrandom, (OutBuf, Size, Hex);
     319 memfd_create Partial("no huge pages") fd::memfd_create, (Path, Hex);
     320 kexec_file_load Missing() missing, ();
@@ -375,7 +375,7 @@ syscalls! {
     432 fsmount Missing() missing, ();
     433 fspick Missing() missing, ();
     434 pidfd_open Full() signal::pidfd_open, (Int, Hex);
-    435 clone3 Partial("no namespaces but mount and UTS, no cgroups") process::clone3, (Hex, Size);
+    435 clone3 Partial("no user, pid, cgroup or time namespaces, no cgroups") process::clone3, (Hex, Size);
     436 close_range Full() open::close_range, (Int, Int, Hex);
     437 openat2 Full() open::openat2, (DirFd, Path, Hex, Size);
     438 pidfd_getfd Missing() missing, ();
@@ -389,14 +389,14 @@ syscalls! {
     446 landlock_restrict_self Missing() missing, ();
     447 memfd_secret Missing() missing, ();
     448 process_mrelease Missing() missing, ();
-    449 futex_waitv Missing() missing, ();
+    449 futex_waitv Full() futex::futex_waitv, (Hex, Size, Hex, Hex, Int);
     450 set_mempolicy_home_node Missing() missing, ();
     451 cachestat Missing() missing, ();
     452 fchmodat2 Full() attr::fchmodat2, (DirFd, Path, Mode, Hex);
     453 map_shadow_stack Missing() missing, ();
-    454 futex_wake Missing() missing, ();
-    455 futex_wait Missing() missing, ();
-    456 futex_requeue Missing() missing, ();
+    454 futex_wake Full() futex::futex_wake, (Hex, Hex, Int, Hex);
+    455 futex_wait Full() futex::futex_wait, (Hex, Hex, Hex, Hex, Hex, Int);
+    456 futex_requeue Full() futex::futex_requeue, (Hex, Hex, Int, Int);
     457 statmount Missing() missing, ();
     458 listmount Missing() missing, ();
     459 lsm_get_self_attr Missing() missing, ();

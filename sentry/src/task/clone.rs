@@ -6,12 +6,13 @@ use core::sync::atomic::Ordering;
 
 use super::run::{Birth, start};
 use super::{
-    Blocked, CloneFlags, Current, Links, Namespaces, Pid, PidTable, Process, ProcessParts, Shared,
-    Task, Uts, cap, limit,
+    Blocked, CloneFlags, Current, Links, Pid, PidTable, Process, ProcessParts, Shared, Task,
+    UNSHARED, cap, limit, trace,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::platform::platform;
+use crate::seccomp;
 use crate::signal::frame::AltStack;
 use crate::signal::{Actions, End};
 use crate::sync::SpinLock;
@@ -19,10 +20,8 @@ use crate::sync::SpinLock;
 impl CloneFlags {
     /// Namespaces that this kernel does not have more than one of: as if it were built without them.
     pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
-        .union(CloneFlags::NEWIPC)
         .union(CloneFlags::NEWUSER)
         .union(CloneFlags::NEWPID)
-        .union(CloneFlags::NEWNET)
         .union(CloneFlags::NEWTIME);
 }
 
@@ -70,11 +69,15 @@ pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     if result.is_err() {
         pids.give_up(tid);
     }
-    let task = result?;
+    let (task, event) = result?;
+    if let Some(event) = event {
+        trace::stop::event(cx, event, tid.into());
+    }
     if flags.contains(CloneFlags::VFORK) {
         let released = || (task.vfork_parent.load(Ordering::SeqCst) == 0).then_some(());
         match cx.park_killable(None, released) {
-            Ok(()) | Err(Blocked::Interrupted | Blocked::TimedOut) => {}
+            Ok(()) => trace::stop::event(cx, trace::Event::VforkDone, tid.into()),
+            Err(Blocked::Interrupted | Blocked::TimedOut) => {}
         }
         task.vfork_parent.store(0, Ordering::SeqCst);
     }
@@ -87,6 +90,8 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
     let both = |set: CloneFlags| flags.contains(set);
     if both(F::NEWNS | F::FS)
         || both(F::NEWUSER | F::FS)
+        // Semaphores that are owed could not be of both.
+        || both(F::NEWIPC | F::SYSVSEM)
         || (both(F::THREAD) && !both(F::SIGHAND))
         || (both(F::SIGHAND) && !both(F::VM))
         || (both(F::PARENT) && cx.task.process.is_init())
@@ -97,7 +102,7 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
     {
         return Err(Errno::EINVAL);
     }
-    if flags.intersects(F::NEWNS | F::NEWUTS) && !cx.creds.capable(cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -120,7 +125,12 @@ fn limit_processes(cx: &Current) -> Result<(), Errno> {
     if mine as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
-fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysError> {
+/// The new task, and the event that it is for a tracer.
+fn make(
+    cx: &mut Current,
+    args: &CloneArgs,
+    tid: Pid,
+) -> Result<(Arc<Task>, Option<trace::Event>), SysError> {
     use CloneFlags as F;
     let flags = args.flags;
     let has = |flag| flags.contains(flag);
@@ -132,8 +142,15 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
     if has(F::NEWNS) {
         fs.unshare_namespace();
     }
-    let namespaces = if has(F::NEWUTS) { new_uts(&cx.namespaces) } else { cx.namespaces.clone() };
+    let namespaces = if flags.intersects(UNSHARED) {
+        Arc::new(cx.namespaces.unshare(flags))
+    } else {
+        cx.namespaces.clone()
+    };
     let process = if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid) };
+    if !has(F::VM) {
+        mm.owner.store(process.pid, Ordering::Relaxed);
+    }
     let shared = Shared {
         mm: Some(mm.clone()),
         files: Some(files.clone()),
@@ -191,7 +208,9 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
             let _ = file.closed(cx.files.id);
         }
     };
-    if let Err(e) = enter(cx, &task, flags) {
+    let event =
+        trace::clone_event(&cx.task, flags, if has(F::THREAD) { 0 } else { args.exit_signal });
+    if let Err(e) = enter(cx, &task, flags, event) {
         undo(cx);
         return Err(e);
     }
@@ -200,18 +219,13 @@ fn make(cx: &mut Current, args: &CloneArgs, tid: Pid) -> Result<Arc<Task>, SysEr
         undo(cx);
         return Err(e.into());
     }
-    Ok(task)
+    Ok((task, event))
 }
 
 fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> {
     let fd = super::pidfd::open(cx, process, false)?;
     cx.mm.copy_out(addr, &fd.to_le_bytes())?;
     Ok(fd)
-}
-
-fn new_uts(old: &Namespaces) -> Arc<Namespaces> {
-    let names = old.uts.names.lock().clone();
-    Arc::new(Namespaces { uts: Arc::new(Uts { names: SpinLock::new(names) }), ..old.clone() })
 }
 
 fn inherit_sched(task: &Task) -> super::Sched {
@@ -267,7 +281,12 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
 }
 
 /// Makes the new task known: from here on it can be signalled.
-fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysError> {
+fn enter(
+    cx: &Current,
+    task: &Arc<Task>,
+    flags: CloneFlags,
+    event: Option<trace::Event>,
+) -> Result<(), SysError> {
     let own = &cx.task.process;
     let mut table = own.pids.lock();
     if flags.contains(CloneFlags::THREAD) {
@@ -276,9 +295,11 @@ fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysErr
         if state.end != End::Alive || state.wants(&cx.task) {
             return Err(SysError::Interrupted(Restart::Always));
         }
+        seccomp::inherit(&cx.task, task);
         state.tasks.push(task.clone());
         drop(state);
         table.insert_task(task.tid(), task);
+        trace::inherit(&table, &cx.task, task, flags, event);
         return Ok(());
     }
     {
@@ -286,6 +307,7 @@ fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysErr
         if state.wants(&cx.task) {
             return Err(SysError::Interrupted(Restart::Always));
         }
+        seccomp::inherit(&cx.task, task);
     }
     let process = &task.process;
     let parent = if flags.contains(CloneFlags::PARENT) { own.parent() } else { Some(own.clone()) };
@@ -295,6 +317,7 @@ fn enter(cx: &Current, task: &Arc<Task>, flags: CloneFlags) -> Result<(), SysErr
         process.adopt(&parent);
     }
     insert(&mut table, process, task);
+    trace::inherit(&table, &cx.task, task, flags, event);
     Ok(())
 }
 
@@ -307,6 +330,7 @@ fn insert(table: &mut PidTable, process: &Arc<Process>, task: &Arc<Task>) {
 fn leave_again(task: &Arc<Task>, thread: bool) {
     let process = &task.process;
     let mut table = process.pids.lock();
+    trace::unlink(&table, task, 0);
     process.signals.lock().tasks.retain(|t| !Arc::ptr_eq(t, task));
     table.remove_task(task.tid());
     if !thread {

@@ -45,8 +45,8 @@ pub struct Current {
     pub saved_mask: Option<SigSet>,
     /// The task ends with this wait(2) status instead of going back to the application.
     pub exit: Option<i32>,
-    /// Somebody watches its system calls.
-    pub watched: bool,
+    /// A tracer lets it execute one instruction, by a flag that is not the application's.
+    pub stepping: bool,
     /// This thread as a waiter, made once.
     pub waker: Arc<dyn Wake>,
     /// For vector state on its way to and from signal frames.
@@ -181,13 +181,19 @@ impl Current {
         }
     }
 
-    /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend): the old one
-    /// comes back after the handlers of what interrupts the call, or at its end.
+    /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend). If a signal
+    /// interrupts it, the old one comes back after that one's handler; else the call itself must
+    /// [`restore_mask`](Self::restore_mask).
     pub fn set_mask_for_call(&mut self, mask: SigSet) {
         self.saved_mask = Some(self.task.blocked());
         self.set_blocked(mask);
-        // Whether or not a signal comes: the old mask is restored on the way out.
-        self.task.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends [`set_mask_for_call`](Self::set_mask_for_call) when no signal has interrupted the call.
+    pub fn restore_mask(&mut self) {
+        if let Some(mask) = self.saved_mask.take() {
+            self.set_blocked(mask);
+        }
     }
 
     /// Gives the task a new identity.
@@ -196,6 +202,11 @@ impl Current {
         self.creds = creds.clone();
         let old = core::mem::replace(&mut self.task.shared.lock().creds, creds);
         drop(old);
+    }
+
+    /// Whether its system calls go to the log.
+    pub fn is_logged(&self) -> bool {
+        self.task.process.container.is_watched()
     }
 
     /// Vector-state components that an application has (XCR0, CPUID leaf 0xd).

@@ -9,13 +9,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{release_memory, release_vfork};
-use super::{Comm, Creds, Current, Process, cap, limit};
+use super::{Comm, Creds, Current, limit, trace};
 use crate::errno::Errno;
 use crate::error::SysError;
 use crate::fs::{Cx, File, MountFlags, OpenFlags, Path, WalkFlags};
 use crate::loader::{self, Ids, Image};
 use crate::mm::{Mappable, MmLimits};
-use crate::platform::PAGE_SIZE;
+use crate::platform::{PAGE_SIZE, Registers};
 use crate::signal::End;
 use crate::sync::SpinLock;
 
@@ -120,16 +120,18 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> 
     };
     let file = ExecFile::new(exec.file, root.clone());
     let prepared = loader::prepare(file, &exec.filename, exec.argv, open)?;
-    let (creds, secure) = identity(cx.creds, prepared.file.file())?;
+    let lessened = cx.task.is_some_and(|task| trace::is_watched_by_less(task));
+    let (creds, secure) = identity(cx.creds, prepared.file.file(), lessened)?;
     let ids = Ids { uid: creds.uid, euid: creds.euid, gid: creds.gid, egid: creds.egid, secure };
     let program = prepared.load(&exec.envp, ids, limits, open)?;
     Ok(Loaded { program, file: prepared.file.file().clone(), creds, secure, name })
 }
 
-/// Who the caller will be.
-fn identity(creds: &Creds, file: &File) -> Result<(Creds, bool), Errno> {
+/// Who the caller will be; the file's set-id bits do not count for one that is `lessened`.
+fn identity(creds: &Creds, file: &File, lessened: bool) -> Result<(Creds, bool), Errno> {
     let attr = file.attr()?;
-    let counts = file.path().is_none_or(|p| !p.mount.flags().contains(MountFlags::NOSUID));
+    let counts =
+        !lessened && file.path().is_none_or(|p| !p.mount.flags().contains(MountFlags::NOSUID));
     let setuid = (counts && attr.mode & S_ISUID != 0).then_some(attr.uid);
     let group = S_ISGID | S_IXGRP;
     let setgid = (counts && attr.mode & group == group).then_some(attr.gid);
@@ -146,6 +148,7 @@ pub fn arg_space(stack_limit: u64) -> usize {
 pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let limits = mm_limits(&cx.task.process.limits);
     let loaded = load(&cx.cx(), exec, limits)?;
+    let tid = cx.task.tid();
     become_alone(cx)?;
 
     // From here on there is no way back.
@@ -153,8 +156,10 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let process = &task.process;
     release_memory(&task, &cx.mm);
     let program = loaded.program;
+    program.mm.set_oom_handler(process.oom_handler());
     let old = process.exe.lock().replace(loaded.file);
     drop(old);
+    program.mm.owner.store(task.process.pid, Ordering::Relaxed);
     let old = core::mem::replace(&mut cx.mm, program.mm.clone());
     let old_shared = task.shared.lock().mm.replace(program.mm);
     drop((old, old_shared));
@@ -185,8 +190,10 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     if loaded.creds != *cx.creds {
         cx.set_creds(loaded.creds);
     }
-    cx.regs = program.regs;
+    // The number of the call stays, for whoever looks at its end.
+    cx.regs = Registers { orig_rax: cx.regs.orig_rax, ..program.regs };
     cx.user.reset_xstate();
+    trace::stop::event(cx, trace::Event::Exec, tid.into());
     Ok(())
 }
 
@@ -235,15 +242,7 @@ fn become_alone(cx: &Current) -> Result<(), Errno> {
         process.pids.one_gone();
         task.tid.store(process.pid, Ordering::SeqCst);
         table.insert_task(process.pid, task);
+        trace::leader_replaced(&mut table, task);
     }
     Ok(())
-}
-
-/// Whether a caller may look into another process as a debugger could (ptrace_may_access()): the same
-/// user throughout and a dumpable target, or CAP_SYS_PTRACE.
-pub fn may_inspect(caller: &Creds, target: &Process) -> bool {
-    let Some(creds) = target.creds() else { return false };
-    let same = [creds.uid, creds.euid, creds.suid].iter().all(|id| *id == caller.uid)
-        && [creds.gid, creds.egid, creds.sgid].iter().all(|id| *id == caller.gid);
-    (same && target.dumpable.load(Ordering::Relaxed)) || caller.capable(cap::SYS_PTRACE)
 }

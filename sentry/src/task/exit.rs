@@ -5,12 +5,15 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::process::is_orphaned;
-use super::{PidTable, Process, Task, TaskState, ThreadWaker, Zombie, robust};
+use super::{PidTable, Process, Task, TaskState, ThreadWaker, Zombie, robust, trace};
+use crate::errno::Errno;
 use crate::fs::{FdTable, FsContext};
 use crate::futex;
 use crate::mm::Mm;
 use crate::platform::{ThreadId, platform};
-use crate::signal::{Disposition, End, Origin, SigInfo, Signal, code, sa, send_process, send_task};
+use crate::signal::{
+    Disposition, End, Origin, SigInfo, Signal, TaskSignals, code, sa, send_process, send_task,
+};
 
 /// What a task gives back when it ends.
 pub(super) struct Held {
@@ -38,6 +41,7 @@ pub enum ParentEvent {
 pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
     let process = &task.process;
     let Held { mm, files, fs } = held;
+    trace::tracer_ends(task);
     let usage = task.usage();
     release_memory(task, &mm);
     {
@@ -53,7 +57,11 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
         let mut state = process.signals.lock();
         process.used.lock().add(&usage);
         state.tasks.retain(|t| !Arc::ptr_eq(t, task));
-        let own = core::mem::take(&mut *task.signals.lock());
+        let own = {
+            let mut own = task.signals.lock();
+            let trace = own.trace.take();
+            core::mem::replace(&mut *own, TaskSignals { trace, ..TaskSignals::default() })
+        };
         task.set_state(TaskState::Dead);
         if task.is_leader() {
             *process.last_name.lock() = *task.name.lock();
@@ -75,7 +83,7 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
         if state.tasks.is_empty() { Some(state.begin_exit(status)) } else { None }
     };
     task.kernel().count_calls(task.syscalls.load(Ordering::Relaxed));
-    if !task.is_leader() {
+    if !trace::tracee_ends(task, status) && !task.is_leader() {
         process.pids.lock().remove_task(task.tid());
         process.pids.one_gone();
     }
@@ -153,6 +161,7 @@ fn end_process(process: &Arc<Process>, status: i32, last: &Arc<Task>) {
     process.links.lock().zombie = Some(zombie);
     let parent = process.parent();
     match &parent {
+        Some(_) if withhold(process, &zombie, parent.as_ref()) => {}
         Some(parent) => {
             if tell_end(process, &zombie, parent) {
                 reap(&mut table, process, Some(parent));
@@ -186,6 +195,7 @@ fn end_namespace(init: &Arc<Process>) {
     }
     {
         let mut table = pids.lock();
+        table.close();
         let children = init.links.lock().children.clone();
         for child in children.iter().filter(|c| c.is_zombie()) {
             reap(&mut table, child, Some(init));
@@ -238,7 +248,10 @@ fn orphan(
         }
         Some(reaper) => {
             child.adopt(reaper);
-            let zombie = child.links.lock().zombie;
+            let zombie = {
+                let links = child.links.lock();
+                links.zombie.filter(|_| !links.withheld)
+            };
             if let Some(zombie) = zombie {
                 if tell_end(child, &zombie, reaper) {
                     reap(table, child, Some(reaper));
@@ -273,6 +286,16 @@ fn hang_up_stopped(group: &[Arc<Process>]) {
 /// Tells the parent of a process's end. Whether nobody will wait for it.
 fn tell_end(process: &Arc<Process>, zombie: &Zombie, parent: &Arc<Process>) -> bool {
     let signal = Signal::new(process.exit_signal.load(Ordering::Relaxed).into());
+    tell(process, zombie, parent, signal)
+}
+
+/// As [`tell_end`], by this signal.
+fn tell(
+    process: &Arc<Process>,
+    zombie: &Zombie,
+    parent: &Arc<Process>,
+    signal: Result<Signal, Errno>,
+) -> bool {
     let mut unwanted = false;
     if signal == Ok(Signal::SIGCHLD) {
         let state = parent.signals.lock();
@@ -295,10 +318,46 @@ fn tell_end(process: &Arc<Process>, zombie: &Zombie, parent: &Arc<Process>) -> b
     unwanted
 }
 
+/// A process that somebody else than its parent traces has ended: the tracer is told first. Whether it
+/// is so; under the table's lock.
+fn withhold(process: &Arc<Process>, zombie: &Zombie, parent: Option<&Arc<Process>>) -> bool {
+    let tracer = {
+        let mut links = process.links.lock();
+        let tracer = links.tracer.as_ref().and_then(|t| t.upgrade());
+        let Some(tracer) = tracer.filter(|t| !parent.is_some_and(|p| Arc::ptr_eq(p, t))) else {
+            return false;
+        };
+        links.withheld = true;
+        tracer
+    };
+    let _wanted = tell(process, zombie, &tracer, Ok(Signal::SIGCHLD));
+    tracer.child_events.wake_all();
+    true
+}
+
+/// The tracer of a process that has ended has waited for it, or is gone: its parent is told.
+pub(super) fn tell_withheld(table: &mut PidTable, process: &Arc<Process>) {
+    let zombie = {
+        let mut links = process.links.lock();
+        let withheld = core::mem::take(&mut links.withheld);
+        links.zombie.filter(|_| withheld)
+    };
+    let (Some(zombie), Some(parent)) = (zombie, process.parent()) else { return };
+    if tell_end(process, &zombie, &parent) {
+        reap(table, process, Some(&parent));
+    }
+    parent.child_events.wake_all();
+}
+
 /// Removes a zombie for good; under the table's lock. What it used is the parent's then.
 pub(super) fn reap(table: &mut PidTable, process: &Arc<Process>, parent: Option<&Arc<Process>>) {
     if let Some(parent) = parent {
         parent.links.lock().children.retain(|c| !Arc::ptr_eq(c, process));
+    }
+    let tracer = process.links.lock().tracer.take().and_then(|t| t.upgrade());
+    if let Some(tracer) = tracer {
+        let first = |t: &Arc<Task>| t.is_leader() && Arc::ptr_eq(&t.process, process);
+        tracer.links.lock().tracees.retain(|t| !first(t));
     }
     table.remove_process(process);
     process.pids.one_gone();
@@ -318,6 +377,13 @@ impl Process {
     pub fn tell_parent(self: &Arc<Self>, event: ParentEvent) {
         let table = self.pids.lock();
         let Some(parent) = self.parent() else { return };
+        // A parent that traces it hears of the stops of its tasks one by one.
+        let traced = self.links.lock().tracer.as_ref().and_then(|t| t.upgrade());
+        if matches!(event, ParentEvent::Stopped { .. })
+            && traced.is_some_and(|tracer| Arc::ptr_eq(&tracer, &parent))
+        {
+            return;
+        }
         let (code, status) = {
             let state = self.signals.lock();
             let mut links = self.links.lock();

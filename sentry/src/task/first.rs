@@ -35,6 +35,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     let cx = Cx { fs: &parts.fs, creds: &parts.creds, task: None };
     let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits))?;
     let mm = loaded.program.mm;
+    mm.owner.store(1, core::sync::atomic::Ordering::Relaxed);
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;
     let pid = parts.pids.allocate()?;
@@ -49,6 +50,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         },
     ));
     *process.exe.lock() = Some(loaded.file);
+    mm.set_oom_handler(process.oom_handler());
     let shared = Shared {
         mm: Some(mm.clone()),
         files: Some(parts.files.clone()),
@@ -58,6 +60,11 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     };
     let task = Arc::new(Task::new(pid, process.clone(), shared, loaded.name));
     let mut table = parts.pids.lock();
+    if table.is_closed() {
+        drop(table);
+        parts.pids.give_up(pid);
+        return Err(Errno::ENOMEM);
+    }
     process.signals.lock().tasks.push(task.clone());
     table.insert_process(&process);
     table.insert_task(pid, &task);
@@ -77,8 +84,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
 }
 
 /// Undoes [`first_process`] for one that is never going to run.
-pub fn discard(birth: Birth) {
-    let process = &birth.task.process;
+pub fn discard(process: &Arc<Process>) {
     let mut table = process.pids.lock();
     process.signals.lock().tasks.clear();
     table.remove_task(process.pid);

@@ -8,6 +8,7 @@
 //!
 //! One platform thread runs one task from [`start`] to its end; see [`run`] for its life.
 
+mod access;
 mod clone;
 mod creds;
 mod current;
@@ -17,14 +18,17 @@ mod first;
 mod flags;
 pub mod limit;
 mod namespace;
+pub mod oom;
 pub mod pidfd;
 mod pids;
 mod process;
 mod robust;
 pub mod run;
+pub mod trace;
 mod usage;
 pub mod wait;
 
+pub use access::{AccessMode, may_access};
 pub use clone::{CloneArgs, clone};
 pub use creds::{Creds, cap, has as has_cap, securebits};
 pub use current::{Blocked, Current, RestartBlock, TrapInfo};
@@ -32,7 +36,7 @@ pub use exit::ParentEvent;
 pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
 pub use limit::Rlimits;
-pub use namespace::{Namespaces, Uts, UtsNames};
+pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
 pub use pids::{PID_MAX, PidNamespace, PidTable};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use run::{Birth, start};
@@ -45,6 +49,7 @@ use crate::fs::{FdTable, FsContext};
 use crate::kernel::Kernel;
 use crate::mm::Mm;
 use crate::platform::{CpuTime, ThreadId, platform};
+use crate::seccomp::Seccomp;
 use crate::signal::{SigSet, TaskSignals};
 use crate::sync::{SpinLock, Wake};
 
@@ -91,10 +96,19 @@ pub struct Task {
     pub parent_key: AtomicU64,
     /// System calls made; written by the task alone.
     pub syscalls: AtomicU64,
+    /// Somebody has to do with its system calls: the log, a tracer, a filter. The one flag that costs
+    /// a system call of the others something.
+    pub watched: AtomicBool,
+    /// Its filters (seccomp(2)); changed under its process's signal lock.
+    pub seccomp: SpinLock<Seccomp>,
+    /// Another thread has set a filter for it, and has given up gaining rights for both.
+    pub owes_no_new_privs: AtomicBool,
     /// When it was made, monotonic nanoseconds.
     pub start_time: u64,
     /// Voluntary switches: times that it waited.
     pub waits: AtomicU64,
+    /// It ends, and nobody can be traced by it any more.
+    pub traces_no_more: AtomicBool,
 }
 
 /// A task's name, at most [`COMM_LEN`] bytes.
@@ -130,6 +144,7 @@ pub enum TaskState {
     Stopped = 2,
     DiskSleep = 3,
     Dead = 4,
+    Traced = 5,
 }
 
 /// References that a task replaces only itself (exec, unshare, setuid) and others read.
@@ -201,8 +216,12 @@ impl Task {
             parent_death_signal: AtomicU8::new(0),
             parent_key: AtomicU64::new(0),
             syscalls: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            seccomp: SpinLock::new(Seccomp::Off),
+            owes_no_new_privs: AtomicBool::new(false),
             start_time: platform().monotonic(),
             waits: AtomicU64::new(0),
+            traces_no_more: AtomicBool::new(false),
         }
     }
 
@@ -242,8 +261,14 @@ impl Task {
 
     /// What it does now.
     pub fn state(&self) -> TaskState {
-        if self.signals.lock().stopped {
-            return TaskState::Stopped;
+        {
+            let own = self.signals.lock();
+            if own.trap.is_some() {
+                return TaskState::Traced;
+            }
+            if own.stopped {
+                return TaskState::Stopped;
+            }
         }
         match self.state.load(Ordering::Relaxed) {
             1 => TaskState::Sleeping,

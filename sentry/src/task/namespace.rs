@@ -1,8 +1,12 @@
-//! Namespaces of a task (namespaces(7)), as data.
+//! Namespaces of a task (namespaces(7)): data, and files that stand for them (/proc/PID/ns, setns(2)).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::{CloneFlags, Current, Task, cap, pidfd};
+use crate::errno::Errno;
+use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
 use crate::net::NetNamespace;
 use crate::sync::SpinLock;
@@ -21,6 +25,8 @@ pub struct Namespaces {
 /// A UTS namespace (uts_namespaces(7)).
 #[derive(Default)]
 pub struct Uts {
+    /// Its number.
+    pub id: NamespaceId,
     /// The names.
     pub names: SpinLock<UtsNames>,
 }
@@ -34,14 +40,197 @@ pub struct UtsNames {
     pub domain: Vec<u8>,
 }
 
+/// The inode number of a namespace's file; no two are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamespaceId(pub u64);
+
+impl NamespaceId {
+    /// Of the container's only namespaces of these kinds: PROC_PID_INIT_INO and its like
+    /// (linux/proc_ns.h).
+    const CGROUP: NamespaceId = NamespaceId(0xefff_fffb);
+    const PID: NamespaceId = NamespaceId(0xefff_fffc);
+    const USER: NamespaceId = NamespaceId(0xefff_fffd);
+    const TIME: NamespaceId = NamespaceId(0xefff_fffa);
+}
+
+impl Default for NamespaceId {
+    /// The next one. Linux's begin here too (PROC_DYNAMIC_FIRST).
+    fn default() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0xf000_0000);
+        NamespaceId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 impl Namespaces {
     /// New ones with these names.
     pub fn new(host: &str, domain: &str) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
-        Namespaces {
-            uts: Arc::new(Uts { names: SpinLock::new(names) }),
-            ipc: Arc::default(),
-            net: Arc::default(),
+        let uts = Uts { names: SpinLock::new(names), ..Uts::default() };
+        Namespaces { uts: Arc::new(uts), ipc: Arc::default(), net: Arc::default() }
+    }
+
+    /// What a task has that unshares these kinds, of which a task can have its own ([`UNSHARED`]) beside the
+    /// mount namespace.
+    pub fn unshare(&self, flags: CloneFlags) -> Namespaces {
+        let mut new = self.clone();
+        if flags.contains(CloneFlags::NEWUTS) {
+            let names = self.uts.names.lock().clone();
+            new.uts = Arc::new(Uts { names: SpinLock::new(names), ..Uts::default() });
         }
+        if flags.contains(CloneFlags::NEWIPC) {
+            new.ipc = Arc::default();
+        }
+        if flags.contains(CloneFlags::NEWNET) {
+            new.net = Arc::default();
+        }
+        new
+    }
+}
+
+/// Kinds of which there can be several, the mount namespace aside.
+pub const UNSHARED: CloneFlags =
+    CloneFlags::NEWUTS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWNET);
+
+/// A namespace, as a file stands for it.
+#[derive(Clone)]
+pub enum Namespace {
+    /// Mounts.
+    Mount(Arc<MountNamespace>),
+    /// Names of the host.
+    Uts(Arc<Uts>),
+    /// System V IPC.
+    Ipc(Arc<Ipc>),
+    /// Sockets.
+    Net(Arc<NetNamespace>),
+    /// The container's only one of its kind.
+    Cgroup,
+    /// The container's only one of its kind.
+    Pid,
+    /// The container's only one of its kind.
+    User,
+    /// The container's only one of its kind.
+    Time,
+}
+
+impl Namespace {
+    /// Kinds by their names in /proc/PID/ns. `None`: of another name.
+    pub fn of(task: &Task, name: &str) -> Option<Namespace> {
+        let shared = task.shared.lock();
+        Some(match name {
+            "mnt" => Namespace::Mount(shared.fs.as_ref()?.namespace()),
+            "uts" => Namespace::Uts(shared.namespaces.uts.clone()),
+            "ipc" => Namespace::Ipc(shared.namespaces.ipc.clone()),
+            "net" => Namespace::Net(shared.namespaces.net.clone()),
+            "cgroup" => Namespace::Cgroup,
+            "pid" => Namespace::Pid,
+            "user" => Namespace::User,
+            "time" => Namespace::Time,
+            _ => return None,
+        })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> NamespaceId {
+        match self {
+            Namespace::Mount(mount) => mount.id,
+            Namespace::Uts(uts) => uts.id,
+            Namespace::Ipc(ipc) => ipc.id,
+            Namespace::Net(net) => net.id,
+            Namespace::Cgroup => NamespaceId::CGROUP,
+            Namespace::Pid => NamespaceId::PID,
+            Namespace::User => NamespaceId::USER,
+            Namespace::Time => NamespaceId::TIME,
+        }
+    }
+
+    /// Its name in links, and its flag.
+    pub fn kind(&self) -> (&'static str, CloneFlags) {
+        match self {
+            Namespace::Mount(_) => ("mnt", CloneFlags::NEWNS),
+            Namespace::Uts(_) => ("uts", CloneFlags::NEWUTS),
+            Namespace::Ipc(_) => ("ipc", CloneFlags::NEWIPC),
+            Namespace::Net(_) => ("net", CloneFlags::NEWNET),
+            Namespace::Cgroup => ("cgroup", CloneFlags::NEWCGROUP),
+            Namespace::Pid => ("pid", CloneFlags::NEWPID),
+            Namespace::User => ("user", CloneFlags::NEWUSER),
+            Namespace::Time => ("time", CloneFlags::NEWTIME),
+        }
+    }
+}
+
+impl Current {
+    /// Goes over to other namespaces; what semaphores are owed is done in the old one.
+    pub fn set_namespaces(&mut self, new: Namespaces) {
+        if !Arc::ptr_eq(&self.namespaces.ipc, &new.ipc) {
+            self.namespaces.ipc.semaphores.process_ended(self.task.process.pid);
+        }
+        let new = Arc::new(new);
+        self.namespaces = new.clone();
+        let old = core::mem::replace(&mut self.task.shared.lock().namespaces, new);
+        drop(old);
+    }
+
+    /// setns(2): into the namespace of a file, or into those of a process that `kinds` names.
+    pub fn set_ns(&mut self, fd: i32, kinds: CloneFlags) -> Result<(), Errno> {
+        let file = self.files.get(fd)?;
+        let mut all = Vec::new();
+        if let Some(namespace) = nsfs::namespace_of(&file) {
+            if !kinds.is_empty() && namespace.kind().1 != kinds {
+                return Err(Errno::EINVAL);
+            }
+            all.push(namespace.clone());
+        } else {
+            let (process, _) = pidfd::process_of(self, fd).map_err(|_| Errno::EINVAL)?;
+            let known = UNSHARED
+                | CloneFlags::NEWNS
+                | CloneFlags::NEWCGROUP
+                | CloneFlags::NEWPID
+                | CloneFlags::NEWUSER
+                | CloneFlags::NEWTIME;
+            if kinds.is_empty() || !known.contains(kinds) {
+                return Err(Errno::EINVAL);
+            }
+            let task = process.first_task().ok_or(Errno::ESRCH)?;
+            crate::fs::may_inspect(&self.cx(), &task)?;
+            for name in ["user", "mnt", "uts", "ipc", "pid", "cgroup", "net", "time"] {
+                all.extend(Namespace::of(&task, name).filter(|ns| kinds.contains(ns.kind().1)));
+            }
+        }
+        // All are checked before any is taken.
+        for namespace in &all {
+            self.may_enter(namespace)?;
+        }
+        for namespace in all {
+            let mut new = (*self.namespaces).clone();
+            match namespace {
+                Namespace::Mount(mount) => {
+                    self.fs.enter_namespace(mount);
+                    continue;
+                }
+                Namespace::Uts(uts) => new.uts = uts,
+                Namespace::Ipc(ipc) => new.ipc = ipc,
+                Namespace::Net(net) => new.net = net,
+                // It is there already.
+                Namespace::Cgroup | Namespace::Pid | Namespace::User | Namespace::Time => continue,
+            }
+            self.set_namespaces(new);
+        }
+        Ok(())
+    }
+
+    fn may_enter(&self, namespace: &Namespace) -> Result<(), Errno> {
+        match namespace {
+            // Nobody gains capabilities by entering where he is.
+            Namespace::User => return Err(Errno::EINVAL),
+            // Threads of a process have one time.
+            Namespace::Time if self.task.process.tasks().len() > 1 => return Err(Errno::EUSERS),
+            // Others that share the root would go along.
+            Namespace::Mount(_) if Arc::strong_count(&self.fs) > 2 => return Err(Errno::EINVAL),
+            Namespace::Mount(_) if !self.creds.capable(cap::SYS_CHROOT) => {
+                return Err(Errno::EPERM);
+            }
+            _ => {}
+        }
+        if self.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
     }
 }

@@ -46,6 +46,8 @@ impl Default for PidNamespace {
 pub struct PidTable {
     slots: HashMap<Pid, Slot>,
     last: Pid,
+    /// Its init ends: nothing new begins in it.
+    closed: bool,
 }
 
 /// Who uses an id.
@@ -188,6 +190,16 @@ impl PidTable {
         self.slots.get(&group).map_or(&[], |slot| &slot.group)
     }
 
+    /// Lets nobody in any more.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether its init ends or has ended.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether a session or group has this id.
     pub fn is_session(&self, id: Pid) -> bool {
         self.slots.get(&id).is_some_and(|slot| slot.session > 0)
@@ -209,6 +221,22 @@ impl PidTable {
     pub(super) fn remove_task(&mut self, tid: Pid) {
         if let Some(slot) = self.slots.get_mut(&tid) {
             slot.task = None;
+        }
+        self.tidy(tid);
+    }
+
+    /// A task has ended, but its id stays taken until [`release`](Self::release).
+    pub(super) fn retire(&mut self, tid: Pid) {
+        if let Some(slot) = self.slots.get_mut(&tid) {
+            slot.task = None;
+            slot.reserved = true;
+        }
+    }
+
+    /// The id of a retired task is free.
+    pub(super) fn release(&mut self, tid: Pid) {
+        if let Some(slot) = self.slots.get_mut(&tid) {
+            slot.reserved = false;
         }
         self.tidy(tid);
     }

@@ -92,6 +92,12 @@ pub struct Links {
     pub continued: bool,
     /// The key of the parent's task that made it (__WNOTHREAD).
     pub parent_key: u64,
+    /// What its tasks trace, of this process or of others; see [`super::trace`].
+    pub tracees: Vec<Arc<Task>>,
+    /// Whose task traces its first task.
+    pub tracer: Option<Weak<Process>>,
+    /// It has ended, and its tracer is to hear of that before its parent does.
+    pub withheld: bool,
 }
 
 /// How a process has ended.

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{self, Held};
-use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo};
+use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo, trace};
 use crate::errno::Errno;
 use crate::fs::{FdTable, FsContext};
 use crate::mm::{FaultError, Mm};
@@ -69,9 +69,11 @@ fn live(birth: Birth) {
         drop(user);
         return stillborn(task, held, e);
     }
+    if task.process.container.is_watched() {
+        task.watched.store(true, Ordering::SeqCst);
+    }
     let mut cx = Current {
         waker: Arc::new(ThreadWaker(thread)),
-        watched: task.process.container.is_watched(),
         task,
         regs: birth.regs,
         user,
@@ -86,6 +88,7 @@ fn live(birth: Birth) {
         restart_block: None,
         saved_mask: None,
         exit: None,
+        stepping: false,
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };
     if birth.set_tid != 0 {
@@ -113,6 +116,7 @@ fn run(cx: &mut Current) -> i32 {
         if cx.task.attention.load(Ordering::SeqCst)
             && let Next::Exit(status) = attend(cx)
         {
+            trace::stop::exit(cx, status);
             return status;
         }
         match cx.user.switch(&mut cx.regs, &cx.mm.space) {
@@ -162,6 +166,10 @@ fn page_fault(cx: &mut Current, fault: Fault) {
         FaultError::NotAllowed => SigInfo::fault(Signal::SIGSEGV, code::SEGV_ACCERR, fault.addr),
         FaultError::Unreadable => SigInfo::fault(Signal::SIGBUS, code::BUS_ADRERR, fault.addr),
         FaultError::OutOfMemory => {
+            if cx.must_die() {
+                // It was its own turn to make room.
+                return;
+            }
             let (pid, tid) = (cx.task.process.pid, cx.task.tid());
             platform().log(
                 Level::Warning,

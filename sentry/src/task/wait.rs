@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::{Blocked, Current, Pid, Process, Usage, Zombie, exit};
+use super::{Blocked, Current, Pid, PidTable, Process, Usage, Zombie, exit, trace};
 
 pub use super::flags::WaitOptions;
 use crate::errno::Errno;
@@ -45,6 +45,8 @@ pub enum ChildEvent {
     Stopped(Signal),
     /// It went on.
     Continued,
+    /// A traced task has stopped; why, as wait4(2) gives it above the lowest byte.
+    Trapped(i32),
 }
 
 impl ChildEvent {
@@ -54,6 +56,7 @@ impl ChildEvent {
             ChildEvent::Ended(status) => status,
             ChildEvent::Stopped(signal) => i32::from(signal.number()) << 8 | 0x7f,
             ChildEvent::Continued => 0xffff,
+            ChildEvent::Trapped(code) => code << 8 | 0x7f,
         }
     }
 }
@@ -79,10 +82,18 @@ fn scan(cx: &Current, which: &Which, options: WaitOptions) -> Result<Option<Wait
     let mut table = process.pids.lock();
     let mut any = false;
     let mut found = None;
+    if !process.links.lock().tracees.is_empty()
+        && let Some(waited) = scan_traced(cx, which, options, &mut table, &mut any)
+    {
+        return Ok(Some(waited));
+    }
     {
         let links = process.links.lock();
         for child in links.children.iter().filter(|c| is_meant(cx, c, which, options)) {
             any = true;
+            if child.links.lock().withheld {
+                continue;
+            }
             if let Some(event) = look(child, options) {
                 found = Some((child.clone(), event));
                 break;
@@ -111,6 +122,77 @@ fn scan(cx: &Current, which: &Which, options: WaitOptions) -> Result<Option<Wait
     Ok(Some(Waited { pid: child.pid, uid, event, usage }))
 }
 
+/// Looks at what the caller's process traces; whether there is `any`.
+fn scan_traced(
+    cx: &Current,
+    which: &Which,
+    options: WaitOptions,
+    table: &mut PidTable,
+    any: &mut bool,
+) -> Option<Waited> {
+    let process = &cx.task.process;
+    let keep = options.contains(WaitOptions::WNOWAIT);
+    let tracees = process.links.lock().tracees.clone();
+    for task in tracees {
+        let meant = match which {
+            Which::Any => true,
+            Which::Pid(pid) => task.tid() == *pid,
+            Which::Group(group) => task.process.group() == *group,
+            Which::Process(process) => task.is_leader() && Arc::ptr_eq(process, &task.process),
+        };
+        let (mine, dead, report) = {
+            let mut own = task.signals.lock();
+            let trapped = own.trap.is_some();
+            let Some(trace) = &mut own.trace else { continue };
+            let mine = core::ptr::eq(trace.tracer.as_ptr(), Arc::as_ptr(&cx.task));
+            let wanted = meant && (mine || !options.contains(WaitOptions::WNOTHREAD));
+            let mut report = trace.report.filter(|_| wanted && trapped && !trace.listening);
+            if report.is_some() && !keep {
+                report = trace.report.take();
+            }
+            (mine, trace.dead, report)
+        };
+        if !meant || (options.contains(WaitOptions::WNOTHREAD) && !mine) {
+            continue;
+        }
+        *any = true;
+        let waited = |event| Waited {
+            pid: task.tid(),
+            uid: task.creds().uid,
+            event,
+            usage: task.process.usage(),
+        };
+        if let Some(code) = report {
+            return Some(waited(ChildEvent::Trapped(code)));
+        }
+        if !options.contains(WaitOptions::WEXITED) {
+            continue;
+        }
+        if let Some(status) = dead {
+            let found = Waited { usage: Usage::default(), ..waited(ChildEvent::Ended(status)) };
+            if !keep {
+                trace::forget_dead(table, &task);
+            }
+            return Some(found);
+        }
+        let (zombie, withheld) = {
+            let links = task.process.links.lock();
+            (links.zombie, links.withheld)
+        };
+        // One whose parent is the caller is found among its children.
+        if let Some(zombie) = zombie.filter(|_| withheld && task.is_leader()) {
+            let event = ChildEvent::Ended(zombie.status);
+            let found = Waited { pid: task.tid(), uid: zombie.uid, event, usage: zombie.usage };
+            if !keep {
+                trace::unlink(table, &task, 0);
+                exit::tell_withheld(table, &task.process);
+            }
+            return Some(found);
+        }
+    }
+    None
+}
+
 fn is_meant(cx: &Current, child: &Arc<Process>, which: &Which, options: WaitOptions) -> bool {
     let meant = match which {
         Which::Any => true,
@@ -123,6 +205,10 @@ fn is_meant(cx: &Current, child: &Arc<Process>, which: &Which, options: WaitOpti
     }
     if options.contains(WaitOptions::WNOTHREAD) && child.links.lock().parent_key != cx.task.key {
         return false;
+    }
+    let tracer = child.links.lock().tracer.as_ref().and_then(|t| t.upgrade());
+    if tracer.is_some_and(|tracer| Arc::ptr_eq(&tracer, &cx.task.process)) {
+        return true;
     }
     // A clone child does not signal its end by SIGCHLD.
     let signal = child.exit_signal.load(Ordering::Relaxed);

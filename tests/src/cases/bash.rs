@@ -36,4 +36,7 @@ pub(super) const CASES: &[Case] = &[
     bash!("errors", "nosuch; echo $?; /tmp; echo $?; cd /none; cat </none; echo >/none/x; exit 300"),
     bash!("deep-recursion", "f() { (($1 > 0)) && f $(($1 - 1)); return 0; }; f 500; echo deep"),
     bash!("large-data", "x=$(head -c 1000000 /dev/zero | tr '\\0' q); echo ${#x}; echo $x | md5sum"),
+    bash!("namespace-files", "cd /proc/self/ns; for n in *; do stat -L -c \"$n %F %a %s\" $n; readlink $n; exec 3<$n && readlink /proc/self/fd/3; done; for n in uts mnt; do [ $n -ef /proc/$$/ns/$n ] && echo same; unshare --$n bash -c \"[ $n -ef /proc/\\$\\$/ns/$n ] && echo same\" 2>&1; done; [ ipc -ef net ] || echo different; lsns -n -o TYPE -p $$ | sort").ignore(&[Ignore::Numbers]),
+    // The quick part of the userland's lists.
+    bash!("features", include_str!("../../userland/shells.sh")),
 ];

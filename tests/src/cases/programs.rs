@@ -4,10 +4,14 @@ use crate::differential::{Case, Root};
 
 /// A program in both its forms.
 macro_rules! both {
-    ($(($name:literal, $seconds:literal $(, $arg:literal)*)),* $(,)?) => {
+    ($(($name:literal, $seconds:literal $(, $arg:literal)* $(; $capability:literal)*)),* $(,)?) => {
         &[$(
-            Case::new(Root::Programs, concat!("static/", $name), &[concat!("/programs/static/", $name) $(, $arg)*]).seconds($seconds),
-            Case::new(Root::Programs, concat!("dynamic/", $name), &[concat!("/programs/dynamic/", $name) $(, $arg)*]).seconds($seconds),
+            Case::new(Root::Programs, concat!("static/", $name), &[concat!("/programs/static/", $name) $(, $arg)*])
+                .capabilities(&[$($capability),*])
+                .seconds($seconds),
+            Case::new(Root::Programs, concat!("dynamic/", $name), &[concat!("/programs/dynamic/", $name) $(, $arg)*])
+                .capabilities(&[$($capability),*])
+                .seconds($seconds),
         )*]
     };
 }
@@ -22,11 +26,22 @@ pub(super) const CASES: &[Case] = both![
     ("signals", 30),
     ("sigaltstack", 20),
     ("waits", 20),
+    ("remote", 20),
+    ("ptrace", 30),
+    ("seccomp", 30),
     ("execs", 20),
     ("futex", 20),
+    ("futexes2", 20),
     ("semaphores", 20),
+    ("namespaces", 20; "CAP_SYS_ADMIN"),
+    ("sharedmem", 20),
+    ("messages", 20),
+    ("mqueues", 20),
+    ("signalfds", 20),
+    ("splices", 20),
     ("timers", 30),
     ("polls", 20),
+    ("masks", 20),
     ("unix", 30),
     ("notify", 30),
     ("mxcsr", 10),

@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod deaths;
+mod exec;
+mod limits;
 mod machine;
 mod states;
 mod terminals;
@@ -55,10 +57,18 @@ pub fn names() -> Vec<String> {
 }
 
 fn tests() -> impl Iterator<Item = Test> {
-    [states::TESTS, terminals::TESTS, bad_input::TESTS, deaths::TESTS, machine::TESTS]
-        .into_iter()
-        .flatten()
-        .copied()
+    [
+        states::TESTS,
+        exec::TESTS,
+        terminals::TESTS,
+        bad_input::TESTS,
+        deaths::TESTS,
+        limits::TESTS,
+        machine::TESTS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }
 
 /// Runs one.

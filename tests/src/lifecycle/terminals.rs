@@ -21,10 +21,10 @@ pub(super) const TESTS: &[Test] = &[
     ("lifecycle/terminal-hang-up", hang_up),
 ];
 
-/// A container with a terminal, whose master is here.
-struct Session<'a> {
+/// A terminal of a container, whose master is here.
+pub(super) struct Session<'a> {
     context: &'a Context,
-    master: File,
+    pub(super) master: File,
     /// What it has written and nobody has looked at yet.
     seen: String,
 }
@@ -46,30 +46,22 @@ impl<'a> Session<'a> {
             &socket,
             "x",
         ])?;
-        let (stream, _) = listener.accept()?;
-        let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut text = [0; 256];
-        let mut into = [std::io::IoSliceMut::new(&mut text)];
-        let flags = RecvFlags::CMSG_CLOEXEC;
-        recvmsg(&stream, &mut into, &mut control, flags).map_err(std::io::Error::from)?;
-        let master = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        let Some(master) = master else {
-            return Err(Stop::Failed("no descriptor came over the console socket".to_owned()));
-        };
+        let master = receive_master(&listener)?;
         context.must(&["start", "x"])?;
-        Ok(Session { context, master: File::from(master), seen: String::new() })
+        Ok(Session::on(context, master))
     }
 
-    fn type_in(&mut self, text: &str) -> Outcome {
+    /// On a terminal whose master this is.
+    pub(super) fn on(context: &'a Context, master: File) -> Session<'a> {
+        Session { context, master, seen: String::new() }
+    }
+
+    pub(super) fn type_in(&mut self, text: &str) -> Outcome {
         Ok(self.master.write_all(text.as_bytes())?)
     }
 
     /// Reads until `text` has come, and gives what came before it.
-    fn expect(&mut self, text: &str) -> Result<String, Stop> {
+    pub(super) fn expect(&mut self, text: &str) -> Result<String, Stop> {
         let deadline = Instant::now() + self.context.limit();
         loop {
             if let Some((before, after)) = self.seen.split_once(text) {
@@ -99,6 +91,25 @@ impl<'a> Session<'a> {
     fn end(self) -> Outcome {
         self.context.await_status("x", "stopped")?;
         self.context.must(&["delete", "x"]).map(drop)
+    }
+}
+
+/// The master that comes over a console socket.
+pub(super) fn receive_master(listener: &UnixListener) -> Result<File, Stop> {
+    let (stream, _) = listener.accept()?;
+    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; 256];
+    let mut into = [std::io::IoSliceMut::new(&mut text)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    recvmsg(&stream, &mut into, &mut control, flags).map_err(std::io::Error::from)?;
+    let master = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    match master {
+        Some(master) => Ok(File::from(master)),
+        None => Err(Stop::Failed("no descriptor came over the console socket".to_owned())),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The README's table of system calls: made from the sentry's own, and compared with it.
+//! The README's tables of system calls and of the userland's failures: made from the sentry's own table and from
+//! `tests/userland/expected`, and compared with them.
 
 use std::fs;
 use std::io;
@@ -11,34 +12,32 @@ const BEGIN: &str =
     "<!-- system calls: written by `tests/run readme` from sentry/src/syscall/table.rs -->\n";
 const END: &str = "<!-- end of system calls -->\n";
 
+/// What stands before and after the userland's failures.
+const BEGIN_FAILURES: &str =
+    "<!-- failures: written by `tests/run readme` from tests/userland/expected -->\n";
+const END_FAILURES: &str = "<!-- end of failures -->\n";
+
 /// How wide the lines of names get.
 const WIDTH: usize = 110;
 
 /// Compares the README with the sentry's table. Returns what is wrong, and the number of calls.
 pub fn check() -> io::Result<(Vec<String>, usize)> {
     let text = fs::read_to_string(path())?;
-    let findings = match replaced(&text, &table()) {
-        None => vec![format!(
-            "{}: the marks around the table of system calls are missing",
-            path().display()
-        )],
+    let findings = match renewed(&text)? {
+        None => vec![format!("{}: the marks around a table are missing", path().display())],
         Some(new) if new != text => {
-            vec![format!(
-                "{}: the table of system calls is old; run `tests/run readme`",
-                path().display()
-            )]
+            vec![format!("{}: a table is old; run `tests/run readme`", path().display())]
         }
         Some(_) => Vec::new(),
     };
     Ok((findings, CALLS.len()))
 }
 
-/// Writes the table into the README.
+/// Writes the tables into the README.
 pub fn write() -> io::Result<()> {
     let text = fs::read_to_string(path())?;
-    let new = replaced(&text, &table()).ok_or_else(|| {
-        io::Error::other("the README has no marks around a table of system calls")
-    })?;
+    let new = renewed(&text)?
+        .ok_or_else(|| io::Error::other("the README has no marks around its tables"))?;
     fs::write(path(), new)
 }
 
@@ -46,10 +45,22 @@ fn path() -> PathBuf {
     crate::workspace().join("README.md")
 }
 
-fn replaced(text: &str, table: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+/// The README with both tables as they should be; `None` where the marks are missing.
+fn renewed(text: &str) -> io::Result<Option<String>> {
+    let failures = crate::userland::expected::table().map_err(io::Error::other)?;
+    Ok(replaced(text, (BEGIN, END), &table())
+        .and_then(|text| replaced(&text, (BEGIN_FAILURES, END_FAILURES), &failures)))
+}
+
+fn replaced(text: &str, (begin, end): (&str, &str), table: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}{table}{end}{after}"))
+}
+
+/// A name as Markdown shows it.
+pub fn escaped(name: &str) -> String {
+    format!("`{name}`")
 }
 
 fn table() -> String {
@@ -112,8 +123,11 @@ mod tests {
     #[test]
     fn only_what_is_between_the_marks_is_replaced() {
         let text = format!("a\n{BEGIN}old\n{END}b\n");
-        assert_eq!(replaced(&text, "new\n").unwrap(), format!("a\n{BEGIN}new\n{END}b\n"));
-        assert_eq!(replaced("a\nb\n", "new\n"), None);
+        assert_eq!(
+            replaced(&text, (BEGIN, END), "new\n").unwrap(),
+            format!("a\n{BEGIN}new\n{END}b\n")
+        );
+        assert_eq!(replaced("a\nb\n", (BEGIN, END), "new\n"), None);
     }
 
     #[test]

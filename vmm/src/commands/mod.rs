@@ -1,6 +1,7 @@
 //! What each command of the command line does.
 
 mod bench;
+mod exec;
 mod host_config;
 mod lifecycle;
 mod query;
@@ -38,6 +39,9 @@ pub enum Error {
     /// `create`: its exit status is 1 whatever went wrong, as runc's.
     #[error("{0}")]
     Create(run::Error),
+    /// `exec`, in runc's words.
+    #[error("exec failed: {0}")]
+    Exec(#[from] exec::Error),
     /// Commands at a container.
     #[error("{0}")]
     Lifecycle(#[from] lifecycle::Error),
@@ -54,6 +58,7 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Error::Run(e) => e.status(),
+            Error::Exec(_) => exec::Error::STATUS,
             _ => 1,
         }
     }
@@ -95,6 +100,7 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
     match &cli.command {
         Command::Do(args) => return Ok(run::throw_away(global, args)?),
         Command::Run(args) => return Ok(run::run(global, args)?),
+        Command::Exec(args) => return Ok(exec::exec(global, args)?),
         Command::Create(args) => run::create(global, args).map(drop).map_err(Error::Create)?,
         Command::Start(args) => lifecycle::start(global, args)?,
         Command::Kill(args) => lifecycle::kill(global, args)?,

@@ -222,13 +222,18 @@ fn platform(global: &Global) -> Result<Platform, Error> {
 
 /// What a detached stand-in tells the command that started it.
 #[derive(Debug, Serialize, Deserialize)]
-enum Report {
+pub(super) enum Report {
     Ready,
     Failed { message: String, status: u8 },
 }
 
 /// Starts a stand-in of its own for the container, and returns when that has created it.
 fn detached(plan: Plan, start: bool) -> Result<(), Error> {
+    stand_in_of_its_own(|link| detached_stand_in(&plan, start, link))
+}
+
+/// Starts a process that leads this life, whose exit status it gives, and returns when it has reported.
+pub(super) fn stand_in_of_its_own(life: impl FnOnce(Link<Report, ()>) -> u8) -> Result<(), Error> {
     let stand_in = |e: link::Error| Error::StandIn(e.to_string());
     let (here, there) = link::pair().map_err(stand_in)?;
     // SAFETY: this process has one thread, so the child may do anything that the parent might.
@@ -236,7 +241,7 @@ fn detached(plan: Plan, start: bool) -> Result<(), Error> {
         Err(e) => Err(Error::StandIn(e.to_string())),
         Ok(ForkResult::Child) => {
             drop(here);
-            std::process::exit(detached_stand_in(&plan, start, Link::new(there)).into())
+            std::process::exit(life(Link::new(there)).into())
         }
         Ok(ForkResult::Parent { child }) => {
             drop(there);
@@ -294,12 +299,7 @@ fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
     let host = |errno: Errno| Error::StandIn(errno.to_string());
     setsid().map_err(host)?;
     let mut created = plan.create()?;
-    // The container's streams are the sandbox's now; whoever reads them is not to wait for us.
-    let flags = nix::fcntl::OFlag::O_RDWR;
-    let null =
-        nix::fcntl::open(c"/dev/null", flags, nix::sys::stat::Mode::empty()).map_err(host)?;
-    nix::unistd::dup2_stdin(&null).map_err(host)?;
-    nix::unistd::dup2_stdout(&null).map_err(host)?;
+    leave_streams()?;
     if let Some(path) = &plan.pid_file {
         write_pid(path)?;
     }
@@ -310,8 +310,18 @@ fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
     Ok(created)
 }
 
+/// The container's streams are the sandbox's now; whoever reads them is not to wait for us.
+pub(super) fn leave_streams() -> Result<(), Error> {
+    let host = |errno: Errno| Error::StandIn(errno.to_string());
+    let flags = nix::fcntl::OFlag::O_RDWR;
+    let null =
+        nix::fcntl::open(c"/dev/null", flags, nix::sys::stat::Mode::empty()).map_err(host)?;
+    nix::unistd::dup2_stdin(&null).map_err(host)?;
+    nix::unistd::dup2_stdout(&null).map_err(host)
+}
+
 /// Writes this process's id, as a whole: who watches the file never sees half of it.
-fn write_pid(path: &Path) -> Result<(), Error> {
+pub(super) fn write_pid(path: &Path) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default();
     let mut temporary = OsString::from(".");
     temporary.push(name);

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
-use sentry::control::ContainerSpec;
+use sentry::control::{ContainerSpec, ProcessSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::reason::reason;
@@ -108,11 +108,7 @@ pub fn load(bundle: &Path, id: &str) -> Result<Container, Error> {
         source,
     })?;
     let path = folder.join("config.json");
-    let text = fs::read(&path).map_err(|source| Error::Io {
-        what: "config",
-        path: path.clone(),
-        source,
-    })?;
+    let text = read("config", &path)?;
     let (spec, missing) = parse(&text).map_err(|(field, reason)| Error::Parse {
         path: path.clone(),
         field,
@@ -126,6 +122,63 @@ pub fn load(bundle: &Path, id: &str) -> Result<Container, Error> {
         translate::Error::Invalid(invalid) => Error::Invalid { invalid, path },
         translate::Error::Io { what, path, source } => Error::Io { what, path, source },
     })
+}
+
+/// The process of a bundle whose container is there.
+pub fn process_of(bundle: &Path) -> Result<Process, Error> {
+    let path = bundle.join("config.json");
+    let text = read("config", &path)?;
+    let (spec, _said_before) = parse(&text).map_err(|(field, reason)| Error::Parse {
+        path: path.clone(),
+        field,
+        reason,
+    })?;
+    let missing = || Error::Invalid { invalid: Invalid::new("process", "must be there"), path };
+    spec.process().clone().ok_or_else(missing)
+}
+
+/// A process that is described in a file of its own.
+pub fn process_file(path: &Path) -> Result<ProcessSpec, Error> {
+    let text = read("process", path)?;
+    let wrong = |e: serde_json::Error| Error::Parse {
+        path: path.to_owned(),
+        field: "not a process".into(),
+        reason: e.to_string(),
+    };
+    let mut tree: serde_json::Value = serde_json::from_slice(&text).map_err(wrong)?;
+    // The specification demands them, runc does not.
+    for (name, default) in [("user", serde_json::json!({})), ("cwd", serde_json::json!(""))] {
+        if let Some(fields) = tree.as_object_mut() {
+            fields.entry(name).or_insert(default);
+        }
+    }
+    let whole = serde_json::json!({ "process": tree });
+    for field in honoured::missing(&whole) {
+        crate::warning!("{}: {field} is not honoured", path.display());
+    }
+    let process = serde_json::from_value(tree).map_err(wrong)?;
+    let invalid = |invalid| Error::Invalid { invalid, path: path.to_owned() };
+    check_process(&process).map_err(invalid)?;
+    translate::process(&process).map_err(invalid)
+}
+
+/// A process of a bundle, changed by a command line, for the sentry; checked.
+pub fn translate_process(process: &Process, bundle: &Path) -> Result<ProcessSpec, Error> {
+    let path = bundle.join("config.json");
+    let invalid = |invalid| Error::Invalid { invalid, path: path.clone() };
+    check_process(process).map_err(invalid)?;
+    translate::process(process).map_err(invalid)
+}
+
+/// The bit of a capability by its name, with or without `CAP_`.
+pub fn capability(name: &str) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    capabilities::NAMES.iter().position(|known| *known == name).map(|n| 1 << n)
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|source| Error::Io { what, path: path.to_owned(), source })
 }
 
 /// The specification, and the fields of it that are not honoured; or the field and the reason.

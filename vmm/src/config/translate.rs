@@ -1,5 +1,6 @@
 //! From the words of a `config.json` to those of the sentry.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, PosixRlimitType, Process, Spec};
@@ -88,7 +89,7 @@ fn id_map(ranges: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
         .collect()
 }
 
-fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
+pub fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
     let user = process.user();
     let mut rlimits: Vec<(u32, u64, u64)> = Vec::new();
     for (index, limit) in process.rlimits().iter().flatten().enumerate() {
@@ -106,7 +107,7 @@ fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
     let cwd = process.cwd().to_str().ok_or_else(|| Invalid::new("process.cwd", "not UTF-8"))?;
     Ok(ProcessSpec {
         args: process.args().clone().unwrap_or_default(),
-        env: process.env().clone().unwrap_or_default(),
+        env: environment(process.env().iter().flatten()),
         cwd: cwd.to_owned(),
         uid: user.uid(),
         gid: user.gid(),
@@ -122,6 +123,23 @@ fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
             Some((side(size.height())?, side(size.width())?))
         }),
     })
+}
+
+/// Of two variables with one name the later one counts, in the place of the first, as in runc.
+fn environment<'a>(all: impl Iterator<Item = &'a String>) -> Vec<String> {
+    fn name(variable: &str) -> &str {
+        variable.split_once('=').map_or(variable, |(name, _)| name)
+    }
+    let mut places = HashMap::new();
+    let mut made: Vec<String> = Vec::new();
+    for variable in all {
+        let place = *places.entry(name(variable)).or_insert(made.len());
+        match made.get_mut(place) {
+            Some(earlier) => earlier.clone_from(variable),
+            None => made.push(variable.clone()),
+        }
+    }
+    made
 }
 
 /// The number of a limit (asm-generic/resource.h).
@@ -149,6 +167,12 @@ fn rlimit(limit: PosixRlimitType) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_variable_of_a_name_counts() {
+        let all = ["A=1", "B=2", "A=3", "C", "B="].map(str::to_owned);
+        assert_eq!(environment(all.iter()), ["A=3", "B=", "C"]);
+    }
 
     #[test]
     fn the_default_configuration_becomes_a_container() {

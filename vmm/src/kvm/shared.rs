@@ -275,6 +275,19 @@ impl Shared {
                 self.stream(handle, |stream| stream.seek(request.offset.cast_signed(), request.len))
             }
             op::STREAM_KIND => self.stream(handle, |stream| stream.kind()),
+            op::STREAM_CLOSE => {
+                if lock(&self.streams).get(handle).is_none() {
+                    return Ok(Some(BADF));
+                }
+                // By the event loop, which may be watching it.
+                let mut gone = lock(&self.gone_streams);
+                if !gone.contains(&handle) {
+                    gone.push(handle);
+                }
+                drop(gone);
+                self.bell();
+                0
+            }
             op::RELEASE => {
                 self.run_of_ram(request)?;
                 outcome(self.ram.release(request.gpa, request.len))

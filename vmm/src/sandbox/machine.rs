@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use guest::contract::mode;
 use kvm_ioctls::Kvm;
+use nix::sys::stat::{SFlag, fstat};
 use ptrace_fallback::{Config, ControlHost, Prepared, PtracePlatform, control_pair};
-use sentry::platform::Level;
+use sentry::platform::{Level, StreamId};
 
 use crate::kvm;
 use crate::protocol::Platform;
@@ -41,9 +42,10 @@ pub enum Ready {
 }
 
 /// A platform that runs the sentry.
+#[derive(Clone)]
 pub enum Machine {
     /// The sentry is threads of this process.
-    Ptrace,
+    Ptrace(&'static PtracePlatform),
     /// The sentry is a guest; the machine serves it on the event loop.
     Kvm(Rc<RefCell<kvm::Machine>>),
     /// See [`fake`](super::fake).
@@ -86,9 +88,10 @@ impl Ready {
             Ready::Ptrace(prepared) => {
                 let log = Box::new(log);
                 let config = Config { control, gofers, streams, memory, cpus, log };
-                sentry::platform::install(prepared.start(config)?);
+                let platform = prepared.start(config)?;
+                sentry::platform::install(platform);
                 sentry_thread(sentry::run)?;
-                Ok((Machine::Ptrace, host))
+                Ok((Machine::Ptrace(platform), host))
             }
             Ready::Kvm(device) => {
                 let level = if crate::log::debugging() { Level::Debug } else { Level::Info };
@@ -114,6 +117,34 @@ impl Ready {
                 sentry_thread(move || super::fake::run(&control, &gofers, &streams))?;
                 Ok((Machine::Fake, host))
             }
+        }
+    }
+}
+
+impl Machine {
+    /// Adds a descriptor for a process to the running platform. An error for what is no stream.
+    pub fn add_stream(&self, fd: OwnedFd) -> std::io::Result<StreamId> {
+        let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+        let streams =
+            [SFlag::S_IFIFO, SFlag::S_IFCHR, SFlag::S_IFREG, SFlag::S_IFSOCK, SFlag::S_IFBLK];
+        if !streams.contains(&kind) {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        match self {
+            Machine::Ptrace(platform) => Ok(platform.add_stream(fd)),
+            Machine::Kvm(machine) => machine.borrow().handle().add_stream(fd),
+            #[cfg(feature = "fake-sentry")]
+            Machine::Fake => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Lets a stream go that no process has taken.
+    pub fn remove_stream(&self, id: StreamId) {
+        match self {
+            Machine::Ptrace(platform) => platform.remove_stream(id),
+            Machine::Kvm(machine) => machine.borrow().handle().remove_stream(id),
+            #[cfg(feature = "fake-sentry")]
+            Machine::Fake => {}
         }
     }
 }

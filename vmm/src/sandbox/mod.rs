@@ -5,6 +5,7 @@
 //! capabilities, starts the platform, installs its filter, and serves: the sentry on its threads,
 //! and the [`supervisor`] on the first one.
 
+mod execs;
 #[cfg(feature = "fake-sentry")]
 mod fake;
 mod machine;

@@ -15,10 +15,11 @@ use event_manager::{
 };
 use ptrace_fallback::ControlHost;
 use sentry::control::{
-    Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, MAX_MESSAGE, Reply, Request,
-    decode, encode,
+    Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, MAX_MESSAGE, ProcessSpec, Reply,
+    Request, decode, encode,
 };
 
+use super::execs::{Begun, Execs};
 use super::machine::Machine;
 use crate::kvm;
 use crate::link::{self, Link};
@@ -46,6 +47,9 @@ pub enum Error {
 
 type Peer = Link<FromSandbox, ToSandbox>;
 
+/// Init's id in a container.
+const INIT: u32 = 1;
+
 /// Serves until no container is left.
 pub fn run(
     machine: Machine,
@@ -56,18 +60,19 @@ pub fn run(
 ) -> Result<(), Error> {
     let id = container.id.clone();
     let stand_in_fd = stand_in.as_raw_fd();
-    let machine = match machine {
-        Machine::Kvm(machine) => Some(machine),
+    let virtual_machine = match &machine {
+        Machine::Kvm(machine) => Some(Rc::clone(machine)),
         _ => None,
     };
     let supervisor = Rc::new(RefCell::new(Supervisor {
         control,
-        machine: machine.clone(),
+        machine,
         listener,
         stand_in,
         clients: HashMap::new(),
         containers: HashMap::from([(id, Container { stand_in: stand_in_fd, ended: false })]),
         pending: VecDeque::new(),
+        execs: Execs::default(),
         ends: Vec::new(),
         next: 0,
         outcome: None,
@@ -77,14 +82,14 @@ pub fn run(
     let mut events: EventManager<Rc<dyn EventSubscriber + '_>> =
         EventManager::new_with_capacity(16)?;
     events.add_subscriber(Rc::clone(&supervisor) as Rc<dyn EventSubscriber>);
-    if let Some(machine) = &machine {
+    if let Some(machine) = &virtual_machine {
         events.add_subscriber(Rc::clone(machine) as Rc<dyn EventSubscriber>);
     }
     loop {
         if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
             return outcome;
         }
-        if let Some(end) = machine.as_ref().and_then(|machine| machine.borrow_mut().end()) {
+        if let Some(end) = virtual_machine.as_ref().and_then(|machine| machine.borrow_mut().end()) {
             return Err(end.into());
         }
         events.run()?;
@@ -107,13 +112,14 @@ struct Pending {
 
 struct Supervisor<'a> {
     control: ControlHost,
-    /// For its counters.
-    machine: Option<Rc<RefCell<kvm::Machine>>>,
+    /// For its streams and its counters.
+    machine: Machine,
     listener: OwnedFd,
     stand_in: &'a Peer,
     clients: HashMap<RawFd, Peer>,
     containers: HashMap<String, Container>,
     pending: VecDeque<Pending>,
+    execs: Execs,
     /// Ends that stand-ins have not been told of yet.
     ends: Vec<(RawFd, ExitStatus)>,
     next: u64,
@@ -124,10 +130,11 @@ struct Supervisor<'a> {
 impl Supervisor<'_> {
     /// Asks the sentry.
     fn request(&mut self, client: RawFd, call: Call) -> Result<(), Error> {
-        self.ask(Some(client), call)
+        self.ask(Some(client), call).map(drop)
     }
 
-    fn ask(&mut self, client: Option<RawFd>, call: Call) -> Result<(), Error> {
+    /// Asks the sentry; the request's number, unless it is refused.
+    fn ask(&mut self, client: Option<RawFd>, call: Call) -> Result<Option<u64>, Error> {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         let message = encode(&Request { number, call })?;
@@ -136,11 +143,11 @@ impl Supervisor<'_> {
             if let Some(client) = client {
                 self.refuse(client, "the configuration is too long");
             }
-            return Ok(());
+            return Ok(None);
         }
         self.control.send(message)?;
         self.pending.push_back(Pending { number, client });
-        Ok(())
+        Ok(Some(number))
     }
 
     fn peer(&self, fd: RawFd) -> Option<&Peer> {
@@ -177,11 +184,34 @@ impl Supervisor<'_> {
             .iter()
             .position(|pending| pending.number == number)
             .ok_or(Error::Sentry("an answer to nothing"))?;
-        if let Some(Pending { client: Some(client), .. }) = self.pending.remove(index) {
+        let client = self.pending.remove(index).and_then(|pending| pending.client);
+        let begun = self.execs.answered(number, &result)?;
+        if let Some(client) = client {
             self.tell(client, &FromSandbox::Answer(result));
+        }
+        match begun {
+            None => {}
+            Some(Begun::Failed(streams)) => {
+                streams.into_iter().for_each(|stream| self.machine.remove_stream(stream));
+            }
+            // Whoever asked for it has gone.
+            Some(Begun::Runs { id, pid, client: None }) => self.kill(id, pid)?,
+            Some(Begun::Runs { .. }) => {}
+            Some(Begun::Over { client, status }) => self.exec_ended(client, status),
         }
         self.tell_ends();
         Ok(())
+    }
+
+    /// Kills a process that was started for somebody who has gone.
+    fn kill(&mut self, id: String, pid: u32) -> Result<(), Error> {
+        self.ask(None, Call::Signal { id, pid: Some(pid), signal: 9, all: false }).map(drop)
+    }
+
+    fn exec_ended(&self, client: Option<RawFd>, status: ExitStatus) {
+        if let Some(client) = client {
+            self.tell(client, &FromSandbox::Exited(status));
+        }
     }
 
     /// Tells stand-ins that their containers have ended, once nobody else waits for an answer: a stand-in ends
@@ -199,22 +229,78 @@ impl Supervisor<'_> {
     fn exited(&mut self, id: &str, pid: u32, status: ExitStatus) -> Result<(), Error> {
         let container =
             self.containers.get_mut(id).ok_or(Error::Sentry("the end of no container"))?;
+        crate::debug!("{id}: process {pid} has ended: {status:?}");
+        if pid != INIT {
+            if let Some(client) = self.execs.ended(id, pid, status, container.ended)? {
+                self.exec_ended(client, status);
+            }
+            return Ok(());
+        }
         if container.ended {
             return Err(Error::Sentry("a second end of a container"));
         }
-        crate::debug!("{id}: process {pid} has ended: {status:?}");
         container.ended = true;
         let stand_in = container.stand_in;
+        // Where init was never started, what else runs ends with this process.
+        for client in self.execs.container_ended(id) {
+            self.exec_ended(client, ExitStatus::Signaled(9));
+        }
         self.ends.push((stand_in, status));
         self.tell_ends();
+        Ok(())
+    }
+
+    /// Starts a process for a client.
+    fn exec(
+        &mut self,
+        fd: RawFd,
+        id: String,
+        mut process: ProcessSpec,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Error> {
+        let refusal = match self.containers.get(&id) {
+            Some(container) if !container.ended => {
+                if fd == self.stand_in.as_raw_fd() || self.execs.of(fd).is_some() {
+                    Some("one process over a link")
+                } else if process.stdio.iter().flatten().any(|n| n.0 as usize >= fds.len()) {
+                    Some("a stream without its descriptor")
+                } else {
+                    None
+                }
+            }
+            _ => Some("container not running"),
+        };
+        if let Some(refusal) = refusal {
+            self.refuse(fd, refusal);
+            return Ok(());
+        }
+        let mut streams = Vec::new();
+        for given in fds {
+            match self.machine.add_stream(given) {
+                Ok(stream) => streams.push(stream),
+                Err(e) => {
+                    streams.into_iter().for_each(|stream| self.machine.remove_stream(stream));
+                    self.refuse(fd, &format!("standard streams: {e}"));
+                    return Ok(());
+                }
+            }
+        }
+        process.stdio = process.stdio.map(|n| streams.get(n?.0 as usize).copied());
+        match self.ask(Some(fd), Call::Exec { id: id.clone(), process })? {
+            Some(number) => self.execs.begin(number, fd, id, streams),
+            None => streams.into_iter().for_each(|stream| self.machine.remove_stream(stream)),
+        }
         Ok(())
     }
 
     /// Takes what a client wants.
     fn serve(&mut self, fd: RawFd, ops: &mut EventOps) -> Result<(), Error> {
         let Some(peer) = self.peer(fd) else { return Ok(()) };
-        let call = match peer.try_receive() {
+        let mut call = match peer.try_receive() {
             Ok(None) => return Ok(()),
+            Ok(Some((ToSandbox::Exec { id, process }, fds))) => {
+                return self.exec(fd, id, *process, fds);
+            }
             Ok(Some((ToSandbox::Call(call), _no_descriptors))) => *call,
             Ok(Some((ToSandbox::Setup(_), _))) => {
                 self.refuse(fd, "the sandbox is set up already");
@@ -230,19 +316,40 @@ impl Supervisor<'_> {
                 return self.gone(fd, ops);
             }
         };
-        let id = match &call {
+        let own = self.execs.of(fd);
+        let id = match &mut call {
+            Call::Signal { id, pid: Some(pid), .. } => {
+                if own.is_none_or(|own| !own.is(id, *pid)) {
+                    self.refuse(fd, "process already finished");
+                    return Ok(());
+                }
+                Some(id)
+            }
             Call::Start { id }
             | Call::Signal { id, .. }
             | Call::Processes { id }
             | Call::Freeze { id, .. } => Some(id),
-            Call::WindowSize { .. } | Call::Statistics => None,
+            Call::WindowSize { stream, .. } => {
+                let known = match own {
+                    _ if fd == self.stand_in.as_raw_fd() => Some(*stream),
+                    Some(own) => own.stream(*stream),
+                    None => None,
+                };
+                let Some(known) = known else {
+                    self.refuse(fd, "no terminal of yours");
+                    return Ok(());
+                };
+                *stream = known;
+                None
+            }
+            Call::Statistics => None,
             Call::Create(_) | Call::Exec { .. } | Call::Delete { .. } => {
                 self.refuse(fd, "not over this socket");
                 return Ok(());
             }
         };
         match id {
-            Some(id) if self.containers.get(id).is_none_or(|container| container.ended) => {
+            Some(id) if self.containers.get(&*id).is_none_or(|container| container.ended) => {
                 self.refuse(fd, "container not running");
                 Ok(())
             }
@@ -252,7 +359,7 @@ impl Supervisor<'_> {
 
     /// What KVM has counted for this sandbox.
     fn counters(&self) -> BTreeMap<String, u64> {
-        let Some(machine) = &self.machine else { return BTreeMap::new() };
+        let Machine::Kvm(machine) = &self.machine else { return BTreeMap::new() };
         match machine.borrow().counters() {
             Ok(counters) => counters,
             Err(e) => {
@@ -273,6 +380,9 @@ impl Supervisor<'_> {
             if pending.client == Some(fd) {
                 pending.client = None;
             }
+        }
+        if let Some((id, pid)) = self.execs.client_gone(fd) {
+            self.kill(id, pid)?;
         }
         self.tell_ends();
         let orphans: Vec<String> = self

@@ -6,28 +6,30 @@
 
 mod cpu;
 mod dirs;
+mod memfile;
 mod mounts;
+mod mqueue;
 mod node;
 mod process;
 mod smaps;
 mod sys;
 mod system;
+mod sysvipc;
 
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 
 use super::anon::next_dev;
 use super::context::Cx;
+use super::file::File;
 use super::inode::{Caching, FileSystem, Inode, Link};
 use super::types::StatFs;
 use crate::errno::Errno;
 use crate::kernel::Container;
-use crate::task::{Creds, Process, Task, cap};
+use crate::task::{AccessMode, Process, Task, cap, may_access};
 
 /// PROC_SUPER_MAGIC (linux/magic.h).
 const MAGIC: u64 = 0x9fa0;
-/// CAP_SYS_PTRACE (linux/capability.h).
-const CAP_SYS_PTRACE: u32 = 19;
 
 /// What an entry is about: the reader, and for those of a process that process and task.
 struct About<'a> {
@@ -57,6 +59,11 @@ impl Subject {
     }
 }
 
+/// The process whose folder in a procfs is open (tgid_pidfd_to_pid()).
+pub fn process_of(file: &File) -> Option<Arc<Process>> {
+    file.inode().as_any().downcast_ref::<node::Node>()?.process_of_folder()
+}
+
 impl About<'_> {
     fn subject(&self) -> Result<&Subject, Errno> {
         self.subject.ok_or(Errno::ENOENT)
@@ -80,20 +87,12 @@ impl About<'_> {
 }
 
 /// Whether the reader may look into a task's memory, descriptors and places.
-fn may_inspect(cx: &Cx<'_>, task: &Arc<Task>) -> Result<(), Errno> {
-    if cx.task.is_some_and(|me| Arc::ptr_eq(&me.process, &task.process)) {
-        return Ok(());
+pub fn may_inspect(cx: &Cx<'_>, task: &Arc<Task>) -> Result<(), Errno> {
+    if may_access(cx.task, cx.creds, task, AccessMode::FsCreds) {
+        Ok(())
+    } else {
+        Err(Errno::EACCES)
     }
-    let theirs = task.creds();
-    let same = |c: &Creds, t: &Creds| {
-        let uids = [t.uid, t.euid, t.suid].iter().all(|u| *u == c.fsuid);
-        uids && [t.gid, t.egid, t.sgid].iter().all(|g| *g == c.fsgid)
-    };
-    let more = theirs.capabilities.permitted & !cx.creds.capabilities.permitted != 0;
-    if cx.creds.capable(CAP_SYS_PTRACE) || same(cx.creds, &theirs) && !more {
-        return Ok(());
-    }
-    Err(Errno::EACCES)
 }
 
 /// Whether the caller is allowed to administer; for what may be written in /proc/sys.
@@ -128,6 +127,8 @@ enum What {
     Tasks,
     Fds,
     FdInfos,
+    /// The process's memory.
+    Mem,
 }
 
 /// A file that is read.

@@ -18,6 +18,7 @@ use crate::fs::types::{Attr, DirEntry, DirSink, FileType, MAX_OFFSET, OpenFlags,
 use crate::kernel::Container;
 use crate::platform::PAGE_SIZE;
 use crate::sync::Mutex;
+use crate::task::Process;
 
 /// PROC_ROOT_INO of Linux.
 const ROOT_INO: u64 = 1;
@@ -68,6 +69,12 @@ impl Node {
             ino,
             state: InodeState::new(),
         })
+    }
+
+    /// The process whose folder (/proc/PID) this is.
+    pub(super) fn process_of_folder(&self) -> Option<Arc<Process>> {
+        let subject = self.subject.as_ref()?;
+        matches!(self.place, Place::Process(false)).then(|| subject.process.clone())
     }
 
     /// The inode number of something in this directory: the same each time it is looked up.
@@ -160,7 +167,7 @@ impl Node {
 
 fn kind_of(what: &What) -> FileType {
     match what {
-        What::Text(_) | What::Bytes(_) | What::Writable(..) => FileType::Regular,
+        What::Text(_) | What::Bytes(_) | What::Writable(..) | What::Mem => FileType::Regular,
         What::Link(_) => FileType::Symlink,
         What::Dir(_) | What::Tasks | What::Fds | What::FdInfos => FileType::Directory,
     }
@@ -301,6 +308,11 @@ impl Inode for Node {
             FileType::Directory => {
                 let handle = DirHandle { node, reader: Reader::new(cx), names: Mutex::new(None) };
                 Ok(Box::new(handle))
+            }
+            FileType::Regular
+                if matches!(self.place, Place::Entry(Entry { what: What::Mem, .. })) =>
+            {
+                self.about(cx, super::memfile::open)
             }
             FileType::Regular => {
                 let handle = Handle { node, reader: Reader::new(cx), text: Mutex::new(None) };

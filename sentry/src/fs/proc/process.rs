@@ -10,12 +10,12 @@ use core::sync::atomic::Ordering;
 
 use super::{About, Entry, What, dir, link, text};
 use crate::errno::Errno;
-use crate::fs::{FsContext, Link};
+use crate::fs::{FsContext, Link, nsfs};
 use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
-use crate::task::{Comm, Task, TaskState, cap};
+use crate::task::{Comm, Namespace, Task, TaskState, cap, oom, trace};
 
 /// Most bytes of a command line or environment that are shown.
 const MAX_STRINGS: u64 = 1 << 20;
@@ -47,12 +47,13 @@ pub(super) const ENTRIES: &[Entry] = &[
         Ok(())
     }),
     text("maps", super::smaps::maps),
+    Entry { name: "mem", perm: 0o600, what: What::Mem },
     text("mountinfo", super::mounts::mountinfo),
     text("mounts", super::mounts::mounts),
     dir("net", &[]),
     dir("ns", NAMESPACES),
-    text("oom_score", |_, out| {
-        out.push_str("0\n");
+    text("oom_score", |about, out| {
+        let _ = writeln!(out, "{}", oom::score(about.process()?));
         Ok(())
     }),
     Entry { name: "oom_score_adj", perm: 0o644, what: What::Writable(oom_adj, set_oom_adj) },
@@ -87,21 +88,21 @@ pub(super) const PROCESS_ONLY: &[Entry] = &[
 ];
 
 const NAMESPACES: &[Entry] = &[
-    link("cgroup", |about| namespace(about, "cgroup", 0xf000_0001)),
-    link("ipc", |about| namespace(about, "ipc", 0xf000_0002)),
-    link("mnt", |about| {
-        let fs = fs_of(about)?;
-        namespace(about, "mnt", 0xf100_0000 | fs.namespace().id)
-    }),
-    link("net", |about| namespace(about, "net", 0xf000_0003)),
-    link("pid", |about| namespace(about, "pid", 0xf000_0004)),
-    link("user", |about| namespace(about, "user", 0xf000_0005)),
-    link("uts", |about| namespace(about, "uts", 0xf000_0006)),
+    link("cgroup", |about| namespace(about, "cgroup")),
+    link("ipc", |about| namespace(about, "ipc")),
+    link("mnt", |about| namespace(about, "mnt")),
+    link("net", |about| namespace(about, "net")),
+    link("pid", |about| namespace(about, "pid")),
+    link("pid_for_children", |about| namespace(about, "pid")),
+    link("time", |about| namespace(about, "time")),
+    link("time_for_children", |about| namespace(about, "time")),
+    link("user", |about| namespace(about, "user")),
+    link("uts", |about| namespace(about, "uts")),
 ];
 
-fn namespace(about: &About<'_>, kind: &str, id: u64) -> Result<Link, Errno> {
-    about.inspect()?;
-    Ok(Link::Text(format!("{kind}:[{id}]").into_bytes()))
+fn namespace(about: &About<'_>, name: &str) -> Result<Link, Errno> {
+    let namespace = Namespace::of(&*about.inspect()?, name).ok_or(Errno::ENOENT)?;
+    Ok(Link::Jump(nsfs::path(namespace)?))
 }
 
 fn mm_of(task: &Task) -> Option<Arc<Mm>> {
@@ -267,6 +268,7 @@ fn state(about: &About<'_>) -> Result<(char, &'static str), Errno> {
         Some(TaskState::Running) => ('R', "running"),
         Some(TaskState::Sleeping) => ('S', "sleeping"),
         Some(TaskState::Stopped) => ('T', "stopped"),
+        Some(TaskState::Traced) => ('t', "tracing stop"),
         Some(TaskState::DiskSleep) => ('D', "disk sleep"),
         Some(TaskState::Dead) => ('X', "dead"),
         None => ('Z', "zombie"),
@@ -404,7 +406,8 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     }
     let _ =
         writeln!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{id}", process.pid);
-    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t0", process.parent_pid());
+    let tracer = task.as_ref().and_then(|t| trace::tracer_of(t)).map_or(0, |t| t.tid());
+    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t{tracer}", process.parent_pid());
     let creds = task.as_ref().map(|t| t.creds()).unwrap_or_default();
     let c = &creds;
     let _ = writeln!(out, "Uid:\t{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid);
@@ -468,10 +471,13 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
         let _ = writeln!(out, "{name}:\t{set:016x}");
     }
     let cpus = crate::platform::platform().cpus();
+    let seccomp = task.as_ref().map(|t| t.seccomp.lock().clone()).unwrap_or_default();
     let _ = writeln!(
         out,
-        "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0",
-        u8::from(c.no_new_privs)
+        "NoNewPrivs:\t{}\nSeccomp:\t{}\nSeccomp_filters:\t{}",
+        u8::from(c.no_new_privs),
+        seccomp.mode(),
+        seccomp.filters().len()
     );
     out.push_str("Speculation_Store_Bypass:\tthread vulnerable\n");
     let mask = 1u64.checked_shl(cpus).map_or(u64::MAX, |bit| bit.wrapping_sub(1));

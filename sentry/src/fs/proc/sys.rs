@@ -111,9 +111,9 @@ const KERNEL: &[Entry] = &[
     Entry { name: "domainname", perm: 0o644, what: What::Writable(domainname, set_domainname) },
     Entry { name: "hostname", perm: 0o644, what: What::Writable(hostname, set_hostname) },
     constant!("keys_max", 200),
-    constant!("msgmax", 8192),
-    constant!("msgmnb", 16384),
-    constant!("msgmni", 32000),
+    constant!("msgmax", crate::ipc::msg::MAX),
+    constant!("msgmnb", crate::ipc::msg::QUEUE_BYTES),
+    constant!("msgmni", crate::ipc::msg::QUEUES),
     constant!("ngroups_max", 65536),
     text("osrelease", |_, out| {
         name(RELEASE.as_bytes(), out);
@@ -129,9 +129,9 @@ const KERNEL: &[Entry] = &[
     constant!("randomize_va_space", 2),
     constant!("sched_rt_runtime_us", 950_000),
     constant!("sem", "32000\t1024000000\t500\t32000"),
-    constant!("shmall", u64::MAX >> 8),
-    constant!("shmmax", u64::MAX >> 8),
-    constant!("shmmni", 4096),
+    constant!("shmall", crate::ipc::shm::MAX),
+    constant!("shmmax", crate::ipc::shm::MAX),
+    constant!("shmmni", crate::ipc::shm::SEGMENTS),
     text("threads-max", |_, out| {
         let _ = writeln!(out, "{}", (memory_pages() / 8).clamp(20, u64::from(PID_MAX)));
         Ok(())
@@ -167,6 +167,7 @@ const FS: &[Entry] = &[
         ],
     ),
     constant!("mount-max", 100_000),
+    dir("mqueue", super::mqueue::ENTRIES),
     constant!("nr_open", crate::fs::fdtable::NR_OPEN),
     constant!("pipe-max-size", pipe::MAX_CAPACITY),
     constant!("protected_hardlinks", 1),

@@ -42,6 +42,7 @@ pub(super) const ENTRIES: &[Entry] = &[
         Ok(())
     }),
     dir("sys", super::sys::ENTRIES),
+    dir("sysvipc", super::sysvipc::ENTRIES),
     link("thread-self", my_thread),
     text("uptime", uptime),
     text("version", |_, out| {

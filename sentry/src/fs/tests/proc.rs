@@ -32,6 +32,13 @@ fn every_file_of_proc_can_be_read() {
                     0o040000 => todo.push(path),
                     0o120000 if name == "exe" => {}
                     0o120000 => assert!(!u.link_text(&path).is_empty(), "{path}"),
+                    // From the beginning there is nothing to read in a process's memory.
+                    _ if name == "mem" => {
+                        let fd = u.open(&path, 0);
+                        assert!(fd >= 0, "{path}: {fd}");
+                        assert_eq!(u.read_fd(fd as u64, 8), Err(-5), "{path}");
+                        u.ok(nr::CLOSE, &[fd as u64]);
+                    }
                     _ => {
                         u.slurp(&path);
                         files += 1;

@@ -4,6 +4,7 @@ use super::termios::{TERMIOS, TERMIOS2};
 use super::{Lower, Tty, Window};
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::types::Events;
 use crate::platform::Stream;
 use crate::signal::Signal;
 use crate::task::{Current, cap, has_cap};
@@ -102,7 +103,9 @@ impl Tty {
                 if arg != TCIFLUSH {
                     state.out.clear();
                 }
+                state.packets.flushed(arg != TCOFLUSH, arg != TCIFLUSH);
                 drop(state);
+                self.master_queue.wake(Events::READABLE.bits());
                 self.made_room();
             }
             TIOCEXCL | TIOCNXCL => self.state.lock().exclusive = command == TIOCEXCL,
@@ -159,11 +162,17 @@ impl Tty {
         let bytes = bytes.get_mut(..len).ok_or(Errno::EINVAL)?;
         cx.mm.copy_in(arg, bytes)?;
         let mut state = self.state.lock();
-        let new = state.discipline.termios().with_bytes(bytes)?;
+        let old = *state.discipline.termios();
+        let new = old.with_bytes(bytes)?;
         if matches!(command, TCSETSF | TCSETSF2) {
             state.discipline.flush();
+            state.packets.flushed(true, false);
         }
+        let stopped = state.discipline.stopped();
         state.discipline.set_termios(new);
+        let now = state.discipline.stopped();
+        state.packets.stopped(stopped, now);
+        state.packets.modes(&old, &new);
         state.send_echo(&[]);
         drop(state);
         self.flush();
@@ -175,7 +184,9 @@ impl Tty {
 
     fn set_stopped(&self, stopped: bool) {
         let mut state = self.state.lock();
+        let before = state.discipline.stopped();
         state.discipline.set_stopped(stopped);
+        state.packets.stopped(before, stopped);
         state.send_echo(&[]);
         drop(state);
         self.flush();

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 
 use super::master::Master;
-use super::{Lower, SLAVE_MAJOR, Tty};
+use super::{Host, Lower, SLAVE_MAJOR, Tty};
 use crate::errno::Errno;
 use crate::fs::anon::{apply, next_dev};
 use crate::fs::context::Cx;
@@ -126,10 +126,16 @@ impl Devpts {
         Ok(tty)
     }
 
-    /// A terminal behind which is one of the host's, owned by `uid`. `ENOSPC` where there are too
-    /// many.
-    pub fn console(&self, stream: Arc<dyn Stream>, uid: u32) -> Result<Arc<Tty>, Errno> {
-        let tty = self.add(uid, 0, Lower::Host(stream.clone()))?;
+    /// A terminal behind which is one of the host's, owned by `uid`. Unless it is a `lasting` one, it
+    /// goes when it is closed for the last time. `ENOSPC` where there are too many.
+    pub fn console(
+        &self,
+        stream: Arc<dyn Stream>,
+        uid: u32,
+        lasting: bool,
+    ) -> Result<Arc<Tty>, Errno> {
+        let host = Host { stream: stream.clone(), fs: self.this.clone(), lasting };
+        let tty = self.add(uid, 0, Lower::Host(host))?;
         tty.size_from(&*stream);
         tty.pump();
         Ok(tty)

@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use core::any::Any;
 
+use super::packet::Head;
 use super::{CHUNK, Tty};
 use crate::errno::Errno;
 use crate::error::SysResult;
@@ -20,6 +21,8 @@ const TIOCGPTN: u32 = 0x8004_5430;
 const TIOCSPTLCK: u32 = 0x4004_5431;
 const TIOCGPTLCK: u32 = 0x8004_5439;
 const TIOCGPTPEER: u32 = 0x5441;
+const TIOCPKT: u32 = 0x5420;
+const TIOCGPKT: u32 = 0x8004_5438;
 const TIOCSIG: u32 = 0x4004_5436;
 
 /// An open master.
@@ -37,14 +40,31 @@ impl Master {
 
 impl FileOps for Master {
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
-        let waiting = {
-            let state = self.tty.state.lock();
-            match state.out.len() {
-                0 if state.left => return Err(Errno::EIO),
-                0 => return Err(Errno::EAGAIN),
-                n => n,
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        let (waiting, head) = {
+            let mut state = self.tty.state.lock();
+            match (state.packets.take(), state.out.len()) {
+                (Head::News(news), _) => {
+                    drop(state);
+                    return dst.put(&[news]);
+                }
+                (_, 0) if state.left => return Err(Errno::EIO),
+                (_, 0) => return Err(Errno::EAGAIN),
+                (head, n) => (n, head),
             }
         };
+        let head = match head {
+            Head::Data => {
+                dst.put(&[0])?;
+                1
+            }
+            _ => 0,
+        };
+        if dst.remaining() == 0 {
+            return Ok(head);
+        }
         let done = dst.fill_with(waiting.min(dst.remaining()), |_, buf| {
             let mut state = self.tty.state.lock();
             let n = state.out.len().min(buf.len());
@@ -54,7 +74,7 @@ impl FileOps for Master {
             Ok(n)
         });
         self.tty.queue.wake(Events::WRITABLE.bits());
-        done
+        done.map(|n| n.saturating_add(head))
     }
 
     fn write(&self, _file: &File, src: &mut IoSrc<'_>, _offset: u64) -> Result<Written, Errno> {
@@ -75,7 +95,9 @@ impl FileOps for Master {
     fn poll(&self, _file: &File) -> Events {
         let state = self.tty.state.lock();
         let mut events = Events::empty();
-        events.set(Events::READABLE, !state.out.is_empty());
+        let news = state.packets.has_news();
+        events.set(Events::READABLE, news || !state.out.is_empty());
+        events.set(Events::PRI, news);
         events.set(Events::WRITABLE, state.discipline.room() > 0);
         events.set(Events::HUP, state.left);
         events
@@ -99,6 +121,14 @@ impl FileOps for Master {
             TIOCGPTLCK => {
                 let locked = u32::from(self.tty.state.lock().locked);
                 cx.mm.copy_out(arg, &locked.to_le_bytes())?;
+            }
+            TIOCPKT => {
+                let on = cx.mm.copy_in_u32(arg)? != 0;
+                self.tty.state.lock().packets.set(on);
+            }
+            TIOCGPKT => {
+                let on = u32::from(self.tty.state.lock().packets.is_on());
+                cx.mm.copy_out(arg, &on.to_le_bytes())?;
             }
             TIOCSIG => {
                 let signal = i32::try_from(arg).map_err(|_| Errno::EINVAL)?;

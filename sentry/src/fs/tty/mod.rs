@@ -9,6 +9,7 @@ mod control;
 mod devpts;
 mod discipline;
 mod master;
+mod packet;
 mod termios;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,9 @@ use crate::error::{SysError, SysResult};
 use crate::platform::{Listener, Ready, Stream, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
 use crate::sync::{SpinLock, WaitQueue};
-use crate::task::{Current, Pid, PidNamespace, Terminal, cap, has_cap};
+use crate::task::{Current, Pid, PidNamespace, Terminal, ThreadWaker, cap, has_cap};
 use discipline::{Discipline, Effects};
+use packet::Packets;
 use termios::{Local, Termios, cc as chars};
 
 /// Bytes of output that wait for the other side, beyond which writers wait.
@@ -57,7 +59,16 @@ pub struct Tty {
 /// What a terminal's bytes come from and go to.
 enum Lower {
     Master,
-    Host(Arc<dyn Stream>),
+    Host(Host),
+}
+
+/// A terminal of the host.
+struct Host {
+    stream: Arc<dyn Stream>,
+    /// Where the terminal has its name.
+    fs: Weak<Devpts>,
+    /// Whether it stays when nobody has it open: init's, which may be opened again as /dev/console.
+    lasting: bool,
 }
 
 /// `struct winsize`: rows, columns, and both in pixels.
@@ -82,10 +93,14 @@ struct State {
     left: bool,
     /// The other side is gone.
     hung_up: bool,
+    /// Nobody has it open, and it is hung up as soon as what was written is with the host.
+    closing: bool,
     /// Cannot be opened before unlockpt(3).
     locked: bool,
     /// TIOCEXCL.
     exclusive: bool,
+    /// What the master is told besides output, where it has asked for packets (TIOCPKT).
+    packets: Packets,
     /// Somebody takes in input from the host, and is to look once more.
     pumping: bool,
     pump_again: bool,
@@ -160,12 +175,16 @@ impl Tty {
             if state.discipline.room() == 0 {
                 break;
             }
+            let before = state.discipline.stopped();
             state.discipline.input(core::slice::from_ref(c), &mut effects);
+            let after = state.discipline.stopped();
+            state.packets.stopped(before, after);
             taken = taken.saturating_add(1);
         }
         if effects.signals.iter().any(|(_, flush)| *flush) {
             state.out.clear();
             state.held.clear();
+            state.packets.flushed(true, true);
         }
         state.send_echo(&effects.echo);
         drop(state);
@@ -179,7 +198,7 @@ impl Tty {
 
     /// Sends output on to the other side.
     fn flush(&self) {
-        let Lower::Host(stream) = &self.lower else {
+        let Lower::Host(Host { stream, .. }) = &self.lower else {
             self.master_queue.wake(Events::READABLE.bits());
             return;
         };
@@ -208,19 +227,43 @@ impl Tty {
                 }
             }
         }
+        let over = state.closing && state.out.is_empty();
         drop(state);
-        if waits && let Some(own) = self.this.upgrade() {
-            stream.notify(Ready::OUT, own);
+        if waits {
+            stream.notify(Ready::OUT, self.listener());
         }
         if sent {
             self.queue.wake(Events::WRITABLE.bits());
         }
+        if over {
+            self.hang_up();
+        }
+    }
+
+    /// Who hears of the host's terminal, as long as there is this one.
+    fn listener(&self) -> Arc<dyn Listener> {
+        Arc::new(Hears(self.this.clone()))
+    }
+
+    /// Waits until what was written to it is with the host, at most until `deadline`.
+    pub fn drain(&self, deadline: u64) {
+        let waker = Arc::new(ThreadWaker(platform().current()));
+        let token = self.queue.enter(Events::WRITABLE.bits(), false, waker);
+        loop {
+            self.flush();
+            let done = self.state.lock().out.is_empty();
+            if done || platform().monotonic() >= deadline {
+                break;
+            }
+            platform().park(Some(deadline));
+        }
+        self.queue.leave(token);
     }
 
     /// Takes in what the host's terminal has, and asks to be told of more. One thread at a time, or
     /// bytes might change places; who comes meanwhile has the other look again.
     fn pump(&self) {
-        let Lower::Host(stream) = &self.lower else { return };
+        let Lower::Host(Host { stream, .. }) = &self.lower else { return };
         {
             let mut state = self.state.lock();
             if core::mem::replace(&mut state.pumping, true) {
@@ -236,8 +279,8 @@ impl Tty {
             }
             state.pumping = false;
             drop(state);
-            if ask && let Some(own) = self.this.upgrade() {
-                stream.notify(Ready::IN, own);
+            if ask {
+                stream.notify(Ready::IN, self.listener());
             }
             return;
         }
@@ -271,8 +314,8 @@ impl Tty {
         }
     }
 
-    /// The other side is gone.
-    fn hang_up(&self) {
+    /// The other side is gone. A terminal of the host's loses its name.
+    pub fn hang_up(&self) {
         let mut state = self.state.lock();
         if core::mem::replace(&mut state.hung_up, true) {
             return;
@@ -294,19 +337,29 @@ impl Tty {
         }
         self.queue.wake_all();
         self.master_queue.wake_all();
+        if let Lower::Host(Host { fs, .. }) = &self.lower
+            && let (Some(fs), Some(own)) = (fs.upgrade(), self.this.upgrade())
+        {
+            fs.remove(&own);
+        }
     }
 
     /// The processes of a session lose their controlling terminal, where it is this one.
     fn leave_session(&self, pids: &PidNamespace, session: Pid) {
         for process in pids.processes().iter().filter(|p| p.session() == session) {
-            let old = process.terminal.lock().take_if(|own| own.device() == self.device());
+            let old = process.terminal.lock().take_if(|own| self.is(own));
             drop(old);
         }
     }
 
     /// Whether it is the controlling terminal of the process.
     fn controls(&self, process: &crate::task::Process) -> bool {
-        process.terminal.lock().as_ref().is_some_and(|own| own.device() == self.device())
+        process.terminal.lock().as_ref().is_some_and(|own| self.is(own))
+    }
+
+    /// Whether this is it: two instances of devpts have terminals of the same number.
+    fn is(&self, other: &Arc<dyn Terminal>) -> bool {
+        core::ptr::addr_eq(Arc::as_ptr(other), self)
     }
 
     /// Makes it the controlling terminal of the process, which leads its session.
@@ -332,7 +385,7 @@ impl Tty {
             return Err(Errno::EBUSY);
         }
         state.opens = state.opens.saturating_add(1);
-        state.left = false;
+        (state.left, state.closing) = (false, false);
         drop(state);
         Ok(Slave(own))
     }
@@ -357,13 +410,17 @@ impl Tty {
     }
 }
 
-impl Listener for Tty {
+/// A listener that does not keep the terminal, which has the stream that has the listener.
+struct Hears(Weak<Tty>);
+
+impl Listener for Hears {
     fn ready(&self, ready: Ready) {
+        let Some(tty) = self.0.upgrade() else { return };
         if ready.contains(Ready::OUT) {
-            self.flush();
+            tty.flush();
         }
         if ready.intersects(Ready::IN | Ready::HUP | Ready::ERR) {
-            self.pump();
+            tty.pump();
         }
     }
 }
@@ -547,8 +604,13 @@ impl Drop for Slave {
         state.opens = state.opens.saturating_sub(1);
         if state.opens == 0 {
             state.left = true;
+            let over = matches!(&self.0.lower, Lower::Host(host) if !host.lasting);
+            state.closing = over;
             drop(state);
             self.0.master_queue.wake_all();
+            if over {
+                self.0.flush();
+            }
         }
     }
 }

@@ -1,0 +1,80 @@
+//! Files that stand for namespaces, to which the links in /proc/PID/ns lead (namespaces(7), fs/nsfs.c).
+//!
+//! Two links lead to files of one device and inode number where they name one namespace. A file that is open
+//! keeps its namespace alive, tells what ioctl_ns(2) asks, and is what setns(2) takes.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::any::Any;
+
+use super::anon::{self, AnonInode};
+use super::file::File;
+use super::inode::{FileOps, Inode};
+use super::path::Path;
+use super::types::{FileType, OpenFlags, makedev};
+use crate::errno::Errno;
+use crate::error::SysResult;
+use crate::task::{Current, Namespace, limit};
+
+/// Commands of linux/nsfs.h.
+const NS_GET_USERNS: u32 = 0xb701;
+const NS_GET_PARENT: u32 = 0xb702;
+const NS_GET_NSTYPE: u32 = 0xb703;
+const NS_GET_OWNER_UID: u32 = 0xb704;
+
+/// Where a link to this namespace leads.
+pub fn path(namespace: Namespace) -> Result<Path, Errno> {
+    anon::path(&inode(namespace))
+}
+
+/// The namespace that an open file stands for, if it does for one.
+pub fn namespace_of(file: &File) -> Option<&Namespace> {
+    file.ops_as::<NamespaceFile>().map(|NamespaceFile(namespace)| namespace)
+}
+
+fn inode(namespace: Namespace) -> Arc<dyn Inode> {
+    let inode = AnonInode::new(FileType::Regular, namespace.kind().0, 0o444, 0, 0);
+    // The device of Linux's nsfs.
+    let inode = inode.with_identity(makedev(0, 4), namespace.id().0);
+    Arc::new(inode.with_open(Box::new(move |flags| {
+        if flags.writes() {
+            return Err(Errno::EPERM);
+        }
+        Ok(Box::new(NamespaceFile(namespace.clone())))
+    })))
+}
+
+/// An open one.
+struct NamespaceFile(Namespace);
+
+impl FileOps for NamespaceFile {
+    fn is_stream(&self) -> bool {
+        true
+    }
+
+    fn ioctl(&self, cx: &mut Current, _file: &File, command: u32, arg: u64) -> SysResult {
+        match (command, &self.0) {
+            (NS_GET_NSTYPE, namespace) => Ok(namespace.kind().1.bits()),
+            // The one user namespace has no owner and no parent that a container may know.
+            (NS_GET_USERNS, Namespace::User)
+            | (NS_GET_PARENT, Namespace::User | Namespace::Pid) => Err(Errno::EPERM.into()),
+            (NS_GET_USERNS, _) => {
+                let user = Namespace::User;
+                let ops = Box::new(NamespaceFile(user.clone()));
+                let file = File::new(ops, inode(user), None, OpenFlags::empty())?;
+                let limit = cx.task.process.limits.soft(limit::RLIMIT_NOFILE);
+                Ok(cx.files.insert(file, true, limit)? as u64)
+            }
+            (NS_GET_OWNER_UID, Namespace::User) => {
+                cx.mm.copy_out(arg, &0u32.to_le_bytes())?;
+                Ok(0)
+            }
+            (NS_GET_PARENT | NS_GET_OWNER_UID, _) => Err(Errno::EINVAL.into()),
+            _ => Err(Errno::ENOTTY.into()),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,181 @@
+//! The OOM killer: when a container's memory is spent, one of its processes makes room.
+//!
+//! A frame that cannot be had comes up as an error to where no lock is held: the resolution of a page fault of
+//! the application's or of a copy to it, or the end of a system call. There [`OomHandler::make_room`] picks a process
+//! as Linux's mm/oom_kill.c does, ends it, and waits until its memory is back; then all goes on.
+
+use alloc::sync::{Arc, Weak};
+use core::fmt::Write as _;
+use core::sync::atomic::Ordering;
+
+use super::{Current, Process, ThreadWaker};
+use crate::errno::Errno;
+use crate::kernel::Container;
+use crate::mm::{Mm, OomHandler};
+use crate::platform::{Level, platform};
+use crate::signal::{End, Signal};
+use crate::sync::SpinLock;
+
+/// Frames that are room enough to go on with.
+const ENOUGH: u64 = 64;
+/// How long a victim may take to end before another is picked, nanoseconds.
+const PATIENCE: u64 = 10_000_000_000;
+/// Of a container: who is being killed for its memory.
+#[derive(Default)]
+pub struct OomKiller {
+    victim: SpinLock<Option<Weak<Process>>>,
+}
+
+/// Points of a process, in frames: its size and how gladly it is killed. `None`: never.
+///
+/// oom_badness() of mm/oom_kill.c: resident pages plus a thousandth of all memory for each point of
+/// oom_score_adj.
+fn badness(process: &Process, mm: &Mm) -> Option<i64> {
+    let adj = process.oom_score_adj.load(Ordering::Relaxed);
+    if adj <= -1000 {
+        return None;
+    }
+    let (_, all) = platform().frame_counts();
+    let resident = i64::try_from(mm.usage().resident).unwrap_or(i64::MAX);
+    let thousandth = i64::try_from(all / 1000).unwrap_or(i64::MAX);
+    Some(resident.saturating_add(thousandth.saturating_mul(adj.into())))
+}
+
+/// /proc/PID/oom_score: as proc_oom_score() of fs/proc/base.c, 0 to 2000.
+pub fn score(process: &Process) -> u64 {
+    let Some(mm) = memory_of(process) else { return 0 };
+    let Some(points) = badness(process, &mm) else { return 0 };
+    let (_, all) = platform().frame_counts();
+    let all = i64::try_from(all).unwrap_or(i64::MAX).max(1);
+    let score = (points.saturating_mul(1000) / all).saturating_add(1000).saturating_mul(2) / 3;
+    score.max(0).cast_unsigned()
+}
+
+fn memory_of(process: &Process) -> Option<Arc<Mm>> {
+    process.first_task().and_then(|task| task.shared.lock().mm.clone())
+}
+
+fn free_frames() -> u64 {
+    let (used, all) = platform().frame_counts();
+    all.saturating_sub(used)
+}
+
+fn is_ending(process: &Process) -> bool {
+    matches!(process.signals.lock().end, End::Exiting(_))
+}
+
+/// The process that has most to give. One that ends already is waited for instead of killing another.
+fn choose(container: &Container) -> Option<Arc<Process>> {
+    let mut worst: Option<(i64, Arc<Process>)> = None;
+    for process in container.pids.processes() {
+        if process.is_zombie() {
+            continue;
+        }
+        let Some(mm) = memory_of(&process) else { continue };
+        if is_ending(&process) {
+            return Some(process);
+        }
+        let Some(points) = badness(&process, &mm) else { continue };
+        if worst.as_ref().is_none_or(|(most, _)| points > *most) {
+            worst = Some((points, process));
+        }
+    }
+    worst.map(|(_, process)| process)
+}
+
+/// Ends a process and whoever shares its memory: without them it would not come back.
+fn kill(container: &Container, victim: &Arc<Process>) {
+    let mm = memory_of(victim);
+    let shares = |process: &Process| match (&mm, memory_of(process)) {
+        (Some(mm), Some(other)) => Arc::ptr_eq(mm, &other),
+        _ => false,
+    };
+    if !is_ending(victim) {
+        let mut name = alloc::string::String::new();
+        let comm = victim.first_task().map(|task| *task.name.lock()).unwrap_or_default();
+        let _ = write!(name, "{}", comm.as_bytes().escape_ascii());
+        let usage = mm.as_ref().map(|mm| mm.usage()).unwrap_or_default();
+        platform().log(
+            Level::Warning,
+            format_args!(
+                "container {}: out of memory: killed process {} ({name}) total-vm:{}kB rss:{}kB oom_score_adj:{}",
+                container.id,
+                victim.pid,
+                usage.size.saturating_mul(4),
+                usage.resident.saturating_mul(4),
+                victim.oom_score_adj.load(Ordering::Relaxed)
+            ),
+        );
+    }
+    let status = i32::from(Signal::SIGKILL.number());
+    for process in container.pids.processes() {
+        if Arc::ptr_eq(&process, victim) || shares(&process) {
+            // The end itself and no signal: an init dies by it too.
+            process.signals.lock().begin_exit(status);
+        }
+    }
+}
+
+impl OomHandler for Container {
+    fn make_room(&self) -> Result<(), Errno> {
+        if free_frames() >= ENOUGH {
+            return Ok(());
+        }
+        let there = self.oom.victim.lock().as_ref().and_then(Weak::upgrade);
+        let victim = match there.filter(|p| !p.is_zombie()) {
+            Some(victim) => victim,
+            None => {
+                let victim = choose(self).ok_or(Errno::ENOMEM)?;
+                *self.oom.victim.lock() = Some(Arc::downgrade(&victim));
+                victim
+            }
+        };
+        kill(self, &victim);
+        self.await_room(&victim)
+    }
+}
+
+impl Process {
+    /// Who makes room for its memory.
+    pub(super) fn oom_handler(&self) -> Weak<dyn OomHandler> {
+        let weak: Weak<Container> = Arc::downgrade(&self.container);
+        weak
+    }
+}
+
+impl Container {
+    /// Waits for a victim's memory. `ENOMEM` where the caller is about to end itself.
+    fn await_room(&self, victim: &Arc<Process>) -> Result<(), Errno> {
+        let thread = platform().current();
+        let caller = self
+            .pids
+            .lock()
+            .tasks()
+            .find(|task| task.thread.load(Ordering::SeqCst) == thread.0)
+            .cloned();
+        let deadline = platform().monotonic().saturating_add(PATIENCE);
+        let token = victim.ended.enter(u32::MAX, false, Arc::new(ThreadWaker(thread)));
+        let result = loop {
+            if caller.as_ref().is_some_and(|task| is_ending(&task.process)) {
+                break Err(Errno::ENOMEM);
+            }
+            if victim.is_zombie() || free_frames() >= ENOUGH {
+                break Ok(());
+            }
+            if platform().monotonic() >= deadline {
+                // It does not end: another must.
+                self.oom.victim.lock().take();
+                break Ok(());
+            }
+            platform().park(Some(deadline));
+        };
+        victim.ended.leave(token);
+        result
+    }
+}
+
+/// Whether a system call failed with `ENOMEM` for want of frames, so that it is to be made again now that
+/// there is room.
+pub fn retry_call(cx: &Current) -> bool {
+    free_frames() < ENOUGH && cx.task.process.container.make_room().is_ok()
+}

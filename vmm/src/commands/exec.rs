@@ -1,0 +1,223 @@
+//! `exec`: another process in a container that is there.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::unistd::setsid;
+use sentry::control::{ExitStatus, ProcessSpec};
+
+use super::run::{self, Report, stand_in_of_its_own, write_pid};
+use crate::cli::{Exec, Global};
+use crate::config;
+use crate::console::{self, Console};
+use crate::inside::{self, Inside};
+use crate::link::Link;
+use crate::signals;
+use crate::standin::{self, Outcome};
+use crate::state::{self, Folder, Root, Status};
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder.
+    #[error("{0}")]
+    State(#[from] state::Error),
+    /// runc's words.
+    #[error("cannot exec in a stopped container")]
+    Stopped,
+    /// The container is being created by another command.
+    #[error("container is not created yet")]
+    NotCreated,
+    /// runc's words.
+    #[error("process args cannot be empty")]
+    NoArgs,
+    /// The container's configuration, or the file that `--process` names.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// What `--user` gives.
+    #[error("--user {0}: not UID[:GID], in numbers")]
+    User(String),
+    /// runc's words.
+    #[error("additional-gids must be a positive number {0}")]
+    Group(i64),
+    /// The container's streams are its three standard ones.
+    #[error(
+        "--preserve-fds is not supported: a process in a container gets its standard streams only"
+    )]
+    PreserveFds,
+    /// The terminal.
+    #[error("{0}")]
+    Console(#[from] console::Error),
+    /// What it has in common with `run`.
+    #[error("{0}")]
+    Run(#[from] run::Error),
+    /// The container does not start it.
+    #[error("unable to start container process: {0}")]
+    Inside(#[from] inside::Error),
+    /// A system call.
+    #[error("{0}: {1}")]
+    Host(&'static str, Errno),
+}
+
+impl Error {
+    /// runc's exit status, whatever went wrong.
+    pub const STATUS: u8 = 255;
+}
+
+/// `exec`; the process's exit status.
+pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
+    let folder = Root::of(global).open(&args.id, false)?;
+    let state = folder.read()?;
+    match state.status() {
+        // As runc: a container whose init waits is there already.
+        Status::Created | Status::Running => {}
+        Status::Creating => return Err(Error::NotCreated),
+        Status::Stopped => return Err(Error::Stopped),
+    }
+    if args.preserve_fds > 0 {
+        return Err(Error::PreserveFds);
+    }
+    for (option, given) in [
+        ("--process-label", args.process_label.is_some()),
+        ("--apparmor", args.apparmor.is_some()),
+        ("--cgroup", !args.cgroup.is_empty()),
+    ] {
+        if given {
+            crate::warning!("{option} is not honoured");
+        }
+    }
+    let process = process(args, &state.bundle)?;
+    let terminal = process.terminal;
+    if terminal && args.detach && args.console_socket.is_none() {
+        return Err(run::Error::TerminalWithoutSocket.into());
+    }
+    if args.console_socket.is_some() && !(terminal && args.detach) {
+        return Err(run::Error::SocketWithoutTerminal.into());
+    }
+    if args.detach {
+        stand_in_of_its_own(|link| detached(&folder, args, process, &link))?;
+        return Ok(0);
+    }
+    let inside = start(&folder, args, process)?;
+    if let Some(path) = &args.pid_file {
+        write_pid(path)?;
+    }
+    Ok(inside.wait().status())
+}
+
+/// The container's own process with what the command line says instead; or all of it from a file.
+fn process(args: &Exec, bundle: &Path) -> Result<ProcessSpec, Error> {
+    if let Some(path) = &args.process {
+        return Ok(config::process_file(path)?);
+    }
+    let [_, ..] = args.command.as_slice() else { return Err(Error::NoArgs) };
+    let mut process = config::process_of(bundle)?;
+    process.set_args(Some(args.command.clone()));
+    if let Some(cwd) = &args.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    let env = process.env().iter().flatten().chain(&args.env).cloned().collect();
+    process.set_env(Some(env));
+    process.set_terminal(Some(args.tty));
+    if let Some(text) = &args.user {
+        let (uid, gid) = ids(text).ok_or_else(|| Error::User(text.clone()))?;
+        process.user_mut().set_uid(uid);
+        if let Some(gid) = gid {
+            process.user_mut().set_gid(gid);
+        }
+    }
+    if !args.additional_gids.is_empty() {
+        let mut all = process.user().additional_gids().clone().unwrap_or_default();
+        for gid in &args.additional_gids {
+            all.push(u32::try_from(*gid).map_err(|_| Error::Group(*gid))?);
+        }
+        process.user_mut().set_additional_gids(Some(all));
+    }
+    if let Some(value) = args.no_new_privs {
+        process.set_no_new_privileges(Some(value));
+    }
+    let mut process = config::translate_process(&process, bundle)?;
+    for name in &args.cap {
+        match config::capability(name) {
+            Some(bit) => {
+                let sets = &mut process.capabilities;
+                for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
+                    *set |= bit;
+                }
+            }
+            // runc's words.
+            None => crate::warning!("ignoring unknown or unavailable capabilities: [{name}]"),
+        }
+    }
+    Ok(process)
+}
+
+/// UID[:GID].
+fn ids(text: &str) -> Option<(u32, Option<u32>)> {
+    let id = |text: &str| text.parse::<u32>().ok().filter(|id| *id != u32::MAX);
+    match text.split_once(':') {
+        None => Some((id(text)?, None)),
+        Some((uid, gid)) => Some((id(uid)?, Some(id(gid)?))),
+    }
+}
+
+/// Has the container start the process; this one stands for it from then on.
+fn start(folder: &Folder, args: &Exec, process: ProcessSpec) -> Result<Inside, Error> {
+    let link =
+        Link::connect(&folder.socket()).map_err(|e| inside::Error::Link(args.id.clone(), e))?;
+    let console = match (&args.console_socket, process.terminal) {
+        (_, false) => None,
+        (None, true) => Some(Console::own()?),
+        (Some(socket), true) => {
+            let console = Console::pair(socket, process.window)?;
+            console.control()?;
+            Some(console)
+        }
+    };
+    let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
+    Ok(Inside::start(&args.id, link, process, console, signals)?)
+}
+
+/// The life of a detached stand-in; its exit status.
+fn detached(folder: &Folder, args: &Exec, process: ProcessSpec, link: &Link<Report, ()>) -> u8 {
+    let begin = || -> Result<Inside, Error> {
+        setsid().map_err(|e| Error::Host("setsid", e))?;
+        let inside = start(folder, args, process)?;
+        run::leave_streams()?;
+        if let Some(path) = &args.pid_file {
+            write_pid(path)?;
+        }
+        Ok(inside)
+    };
+    let inside = match begin() {
+        Ok(inside) => inside,
+        Err(e) => {
+            let report = Report::Failed { message: e.to_string(), status: Error::STATUS };
+            // Whoever waited for it has gone.
+            let _gone = link.send(&report, &[]);
+            return 1;
+        }
+    };
+    if link.send(&Report::Ready, &[]).is_err() {
+        // The command was interrupted: what it was to start is not wanted.
+        return 1;
+    }
+    match inside.wait() {
+        Outcome::Exited(ExitStatus::Signaled(signal)) => signals::die_of(signal),
+        outcome => outcome.status(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ids;
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(ids("1000"), Some((1000, None)));
+        assert_eq!(ids("0:7"), Some((0, Some(7))));
+        for wrong in ["", "a", "1:", ":1", "1:a", "-1", "4294967295", "1:2:3"] {
+            assert_eq!(ids(wrong), None, "{wrong}");
+        }
+    }
+}
