@@ -396,4 +396,7 @@ pub struct Bench {
     /// Runs of each operation; the median counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub runs: u32,
+    /// Also measure commands of the Debian root in this folder, beside runc, which must be in the path
+    #[arg(long, value_name = "DIR")]
+    pub rootfs: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@
 //! containers have in their root: the idle container's memory is not shared with either.
 
 mod bare_loop;
+mod commands;
 pub mod program;
 mod tiny;
 
@@ -41,7 +42,8 @@ const IDLE: &str = "idle memory";
 
 /// Names of all that is measured.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    OPERATIONS.iter().map(|operation| operation.name).chain(STARTS).chain([IDLE])
+    let commands = commands::COMMANDS.iter().map(|command| command.name);
+    OPERATIONS.iter().map(|operation| operation.name).chain(STARTS).chain([IDLE]).chain(commands)
 }
 
 /// What `--help` says at its end.
@@ -55,7 +57,10 @@ pub fn help() -> String {
          system call under ptrace costs at least; `bare loops` are for each system call of the operation. \
          Starts are of a program that says a word and ends, with `auto` once with its verdict cached and \
          once without (cold), and beside runc's where runc is installed. Idle memory is the proportional \
-         set size of all processes of a container that waits.",
+         set size of all processes of a container that waits. `malloc` is one allocation of each of so many \
+         threads, which may use all CPUs. What comes behind it in the list are commands of a Debian root \
+         (--rootfs), the second time that they run in their container; runc's container stands for the \
+         native system there.",
         names.join(", ")
     )
 }
@@ -71,6 +76,8 @@ pub struct Options {
     pub runs: u32,
     /// Platforms to measure beside native, by name.
     pub platforms: Vec<String>,
+    /// The root of the commands; they are left out without.
+    pub rootfs: Option<PathBuf>,
 }
 
 /// One figure.
@@ -125,6 +132,11 @@ pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
         for platform in &options.platforms {
             let kib = bench.idle(platform)?;
             out.print(&Figure::new(IDLE, platform, kib, "KiB"));
+        }
+    }
+    if let Some(rootfs) = &options.rootfs {
+        for command in commands::COMMANDS.iter().filter(|c| wanted(c.name)) {
+            bench.command(command, rootfs, options, &mut out)?;
         }
     }
     Ok(())
@@ -322,8 +334,12 @@ impl Running {
     }
 
     fn go(&mut self) -> Result<(), String> {
+        self.say(b"g")
+    }
+
+    fn say(&mut self, word: &[u8]) -> Result<(), String> {
         let input = self.child.stdin.as_mut().ok_or("no standard input")?;
-        input.write_all(b"g").map_err(|e| e.to_string())
+        input.write_all(word).map_err(|e| e.to_string())
     }
 
     /// Lets it run the timed part.
@@ -363,6 +379,13 @@ impl Bench<'_> {
         for dir in dirs.into_iter().chain([self.dir.verdicts()]) {
             fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
         }
+        let files = root.join(program::FOLDER);
+        fs::create_dir(&files)
+            .and_then(|()| {
+                (0..program::FILES)
+                    .try_for_each(|n| fs::write(files.join(n.to_string()), [b'x'; 4096]))
+            })
+            .map_err(|e| format!("{}: {e}", files.display()))?;
         let tiny = self.dir.tiny();
         fs::write(&tiny, tiny::file()).map_err(|e| format!("{}: {e}", tiny.display()))?;
         for copy in [&self.binary, &self.dir.command()] {
@@ -377,18 +400,24 @@ impl Bench<'_> {
 
     /// Writes the bundle's config for this command.
     fn configure(&self, args: &[&str]) -> Result<(), String> {
+        self.configure_in(Path::new("rootfs"), args)
+    }
+
+    /// The same, with another root.
+    fn configure_in(&self, root: &Path, args: &[&str]) -> Result<(), String> {
         let config = json!({
             "ociVersion": "1.2.0",
-            "root": { "path": "rootfs", "readonly": true },
+            "root": { "path": root, "readonly": true },
             "process": {
                 "user": { "uid": 0, "gid": 0 },
                 "args": args,
-                "env": ["PATH=/"],
+                "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin:/"],
                 "cwd": "/",
             },
             "mounts": [
                 { "destination": "/proc", "type": "proc", "source": "proc" },
                 { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+                { "destination": "/tmp", "type": "tmpfs", "source": "tmpfs" },
             ],
             "linux": { "namespaces": [
                 { "type": "pid" }, { "type": "mount" }, { "type": "ipc" }, { "type": "uts" },

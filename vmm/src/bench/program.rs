@@ -22,7 +22,7 @@ pub struct Operation {
     run: fn(&mut Meter) -> Result<(), String>,
 }
 
-/// All of them, in the order of the table. Each stays on one CPU, with whatever it starts.
+/// All of them, in the order of the table. Each stays on one CPU, with whatever it starts, but for [`SPREAD`].
 pub const OPERATIONS: &[Operation] = &[
     Operation { name: "null system call", base: 16_000, run: null },
     Operation { name: "page fault", base: PAGES * LAPS, run: page_fault },
@@ -37,7 +37,29 @@ pub const OPERATIONS: &[Operation] = &[
     Operation { name: "stat", base: 4_800, run: stat },
     Operation { name: "read 4 KiB", base: 4_800, run: |meter| read(meter, 4 << 10) },
     Operation { name: "read 64 KiB", base: 1_600, run: |meter| read(meter, 64 << 10) },
+    Operation { name: "tmpfs open+close", base: 3_200, run: tmpfs_open_close },
+    Operation { name: "tmpfs write+read", base: 1_600, run: tmpfs_write_read },
+    Operation { name: "1,000 files", base: FILES * LAPS, run: many_files },
+    Operation {
+        name: "malloc, 1 thread",
+        base: ALLOCATIONS * LAPS,
+        run: |meter| allocate(meter, 1),
+    },
+    Operation {
+        name: "malloc, 2 threads",
+        base: ALLOCATIONS * LAPS,
+        run: |meter| allocate(meter, 2),
+    },
 ];
+
+/// Those that may use every CPU.
+const SPREAD: [&str; 2] = ["malloc, 1 thread", "malloc, 2 threads"];
+/// Files below the folder [`FOLDER`] beside the program, of 4 KiB each.
+pub const FILES: u64 = 1_000;
+/// Where they are.
+pub const FOLDER: &str = "files";
+/// Allocations of a stretch that each thread makes before they meet again.
+const ALLOCATIONS: u64 = 20_000;
 
 /// Stretches of a run that are timed one by one.
 const LAPS: u64 = 16;
@@ -56,7 +78,9 @@ const FILE: &str = "/proc/self/exe";
 /// they are known (else 0).
 pub fn main(name: &str, times: u64, sync: bool) -> Result<(), String> {
     let operation = operation(name).ok_or_else(|| format!("no operation is called {name:?}"))?;
-    pin()?;
+    if !SPREAD.contains(&name) {
+        pin()?;
+    }
     let mut meter = Meter::new(times, sync);
     (operation.run)(&mut meter)?;
     meter.report()
@@ -420,4 +444,90 @@ fn read(meter: &mut Meter, size: usize) -> Result<(), String> {
 
 fn real_path() -> Result<std::path::PathBuf, String> {
     std::fs::read_link(FILE).map_err(|e| format!("{FILE}: {e}"))
+}
+
+/// A file of its own, without a name, on a tmpfs.
+fn on_tmpfs() -> Result<(std::path::PathBuf, std::fs::File), String> {
+    // devtmpfs is one too, and says so; in a container only /dev is sure to be there.
+    let folder = ["/dev/shm", "/dev"]
+        .into_iter()
+        .find(|folder| {
+            nix::sys::statfs::statfs(*folder)
+                .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
+        })
+        .ok_or("neither /dev/shm nor /dev is a tmpfs")?;
+    let path = std::path::Path::new(folder).join(format!("ringwall-bench-{}", std::process::id()));
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok((path, file))
+}
+
+fn tmpfs_open_close(meter: &mut Meter) -> Result<(), String> {
+    let (path, file) = on_tmpfs()?;
+    drop(file);
+    meter.calls = 2.0;
+    let mut result = Ok(());
+    while result.is_ok() && meter.next()? {
+        result = std::fs::File::open(&path).map(drop);
+    }
+    let removed = std::fs::remove_file(&path);
+    result.and(removed).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+fn tmpfs_write_read(meter: &mut Meter) -> Result<(), String> {
+    use std::os::unix::fs::FileExt;
+    let (path, file) = on_tmpfs()?;
+    std::fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let mut buf = vec![7; 64 << 10];
+    meter.calls = 2.0;
+    while meter.next()? {
+        file.write_all_at(&buf, 0)
+            .and_then(|()| file.read_exact_at(&mut buf, 0))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn many_files(meter: &mut Meter) -> Result<(), String> {
+    let program = real_path()?;
+    let folder = program.parent().unwrap_or(&program).join(FOLDER);
+    let paths: Vec<_> = (0..FILES).map(|n| folder.join(n.to_string())).collect();
+    let mut buf = [0; 4 << 10];
+    meter.calls = 3.0;
+    for path in paths.iter().cycle() {
+        if !meter.next()? {
+            break;
+        }
+        std::fs::File::open(path)
+            .and_then(|mut file| file.read_exact(&mut buf))
+            .map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Threads that allocate and free, which the allocator serves from one heap under one lock; the time is of one
+/// allocation of each.
+fn allocate(meter: &mut Meter, threads: usize) -> Result<(), String> {
+    loop {
+        let times = meter.take(ALLOCATIONS)?;
+        if times == 0 {
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    let mut kept: [Vec<u8>; 16] = Default::default();
+                    for n in 0..times {
+                        let len = 16 + (n.wrapping_mul(0x9e37_79b9) >> 7 & 1023) as usize;
+                        kept[n as usize % kept.len()] =
+                            std::hint::black_box(Vec::with_capacity(len));
+                    }
+                });
+            }
+        });
+    }
 }

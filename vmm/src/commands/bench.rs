@@ -19,7 +19,13 @@ pub fn run(args: &Bench, platform: PlatformChoice) -> Result<(), Error> {
             works.into_iter().filter(|(_, works)| *works).map(|(name, _)| name.into()).collect()
         }
     };
-    let options = Options { json: args.json, only: args.only.clone(), runs: args.runs, platforms };
+    let options = Options {
+        json: args.json,
+        only: args.only.clone(),
+        runs: args.runs,
+        platforms,
+        rootfs: args.rootfs.clone(),
+    };
     let counters = |root: &Path, id: &str| {
         super::lifecycle::counters(&Root::at(root), id).map_err(|e| e.to_string())
     };
