@@ -47,11 +47,11 @@ pub struct Host;
 
 impl ring0::Hooks for Host {
     fn alloc_page(&self) -> Option<u64> {
-        memory::alloc(1).map(memory::address)
+        memory::alloc_page()
     }
 
     fn free_page(&self, page: u64) {
-        memory::free(memory::frame_at(page), 1);
+        memory::free_page(page);
     }
 
     fn host_interrupt(&self) {

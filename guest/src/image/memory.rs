@@ -3,6 +3,10 @@
 //! RAM above `first_free` is frames from below and the heap's own region at the top, a part that is set aside
 //! once: memory nobody has touched costs nothing, and a heap that never asks the frame allocator for memory can be
 //! used by it.
+//!
+//! Frames that ring 0 has for page tables and stacks are marked ([`alloc_page`]): whoever names one of them as a frame
+//! of the sentry's, to map, to copy or to give back, has a defect that would put the whole machine into an
+//! application's hands, and ends the sandbox instead.
 
 use core::alloc::Layout;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -33,6 +37,8 @@ static FRAMES: spin::Mutex<Option<FrameAllocator>> = spin::Mutex::new(None);
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 /// The least number of dirty free frames since the last release round: what nobody needed.
 static LEAST_DIRTY: AtomicU32 = AtomicU32::new(0);
+/// One bit for each frame that is ring 0's own.
+static RESERVED: spin::Once<Reserved> = spin::Once::new();
 /// The thread that releases, once there is one; 0: it is awake.
 static RELEASER: AtomicU64 = AtomicU64::new(0);
 
@@ -60,8 +66,67 @@ pub fn init(boot: &BootPage) {
         host::early("RAM is too small\n");
         ring0::arch::halt();
     }
+    let bytes = u64::from(frames.limit()).div_ceil(64) * 8;
+    let Some(bits) = frames.alloc(bytes.div_ceil(PAGE) as u32) else {
+        host::early("RAM is too small\n");
+        ring0::arch::halt();
+    };
+    // SAFETY: zeroed memory in the direct map that is never freed, and as many words as it holds; it is named nowhere
+    // else.
+    let bits = unsafe {
+        let at = (offset + address(bits.first)) as *const AtomicU64;
+        core::slice::from_raw_parts(at, (bytes / 8) as usize)
+    };
+    let first_free = bits.as_ptr().addr() as u64 - offset + bytes.next_multiple_of(PAGE);
+    RESERVED.call_once(|| Reserved { bits, boot: frame_at(first_free).0 });
     *FRAMES.lock() = Some(frames);
     LIMIT.store(heap_start - RAM_BASE, Ordering::Relaxed);
+}
+
+/// Which frames are ring 0's.
+struct Reserved {
+    bits: &'static [AtomicU64],
+    /// Frames below it are boot's: image, boot page, first tables, and these bits.
+    boot: u32,
+}
+
+impl Reserved {
+    fn word(&self, frame: u32) -> Option<(&AtomicU64, u64)> {
+        Some((self.bits.get(frame as usize / 64)?, 1 << (frame % 64)))
+    }
+
+    fn has(&self, frame: u32) -> bool {
+        frame < self.boot
+            || self.word(frame).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+}
+
+/// Ends the sandbox where a run of the sentry's has a frame of ring 0's.
+fn refuse_reserved(first: u32, count: u32, what: &str) {
+    if let Some(reserved) = RESERVED.get()
+        && let Some(frame) = (first..first.saturating_add(count)).find(|&f| reserved.has(f))
+    {
+        panic!("frame {frame} is ring 0's own: {what} of {count} from {first}");
+    }
+}
+
+/// The physical address of a zeroed page for ring 0 itself.
+pub fn alloc_page() -> Option<u64> {
+    let frame = alloc(1)?;
+    if let Some((word, bit)) = RESERVED.get().and_then(|r| r.word(frame.0)) {
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+    Some(address(frame))
+}
+
+/// Takes back what [`alloc_page`] gave.
+pub fn free_page(page: u64) {
+    let frame = frame_at(page);
+    if let Some((word, bit)) = RESERVED.get().and_then(|r| r.word(frame.0)) {
+        let before = word.fetch_and(!bit, Ordering::Relaxed);
+        assert!(before & bit != 0, "{frame:?}, which is not ring 0's, comes back from it");
+    }
+    free(frame, 1);
 }
 
 /// A run of zeroed frames.
@@ -87,6 +152,7 @@ pub fn alloc(count: u32) -> Option<Frame> {
 
 /// Gives a run back.
 pub fn free(first: Frame, count: u32) {
+    refuse_reserved(first.0, count, "return");
     let result = match FRAMES.lock().as_mut() {
         Some(frames) => frames.free(first, count),
         None => Ok(()),
@@ -118,6 +184,8 @@ fn check(frame: Frame, offset: usize, len: usize) -> u64 {
         start.checked_add(len as u64).is_some_and(|end| end <= limit),
         "{frame:?} + {offset:#x}, {len:#x} bytes: no such frames"
     );
+    let first = frame_at(start).0;
+    refuse_reserved(first, (offset % PAGE as usize + len).div_ceil(PAGE as usize) as u32, "use");
     start
 }
 

@@ -154,7 +154,7 @@ pub(super) const CASES: &[Case] = &[
     // Files.
     on_tree!(
         "find",
-        "find . | sort; find . -type f -name '*.txt'; find . -type l; find . -empty; find . -newer a/1 | wc -l; find . -type f -exec cat {} +; find . -perm 755 | sort; find a -mindepth 2; find . -size -1k | sort"
+        "find . | sort; find . -type f -name '*.txt'; find . -type l; find . -empty; touch -t 200102030405 a/1; find . -newer a/1 | wc -l; find . -type f -exec cat {} +; find . -perm 755 | sort; find a -mindepth 2; find . -size -1k | sort"
     ),
     on_tree!(
         "find-delete",
