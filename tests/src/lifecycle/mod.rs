@@ -4,6 +4,7 @@
 //! say so and are skipped. Each test ends with the check that nothing is left: no process, no mount, no state.
 
 mod bad_input;
+mod calls;
 mod deaths;
 mod exec;
 mod limits;
@@ -64,6 +65,7 @@ fn tests() -> impl Iterator<Item = Test> {
         bad_input::TESTS,
         deaths::TESTS,
         limits::TESTS,
+        calls::TESTS,
         machine::TESTS,
     ]
     .into_iter()

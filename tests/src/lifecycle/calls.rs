@@ -1,0 +1,98 @@
+//! The sentry's table of system calls, from which the README's is made, against the calls that a program meets.
+
+use std::collections::BTreeSet;
+
+use sentry::syscall::{CALLS, Support};
+
+use super::{Context, Outcome, Stop, Test, ensure};
+use crate::bundle::{self, Bundle};
+
+pub(super) const TESTS: &[Test] = &[("calls/table", table)];
+
+/// `tests/programs/calls.c` makes every call. One that the table has, whole or in part, must be there, and every other number
+/// must give ENOSYS.
+fn table(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let config = bundle::config(&["/programs/static/calls"], &[]);
+    let _bundle = Bundle::new(&c.path("b"), &c.place.roots.join("programs"), &config)?;
+    let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
+    let (out, err) = (done.out(), done.err());
+    ensure!(done.ok(), "{}: {out}{err}", done.end);
+    let wrong = differences(&out, |number| {
+        CALLS
+            .iter()
+            .find(|call| u32::from(call.number) == number)
+            .map(|call| (call.name, call.support))
+    })
+    .map_err(Stop::Failed)?;
+    ensure!(wrong.is_empty(), "the table of system calls is wrong:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Where the table and what the program printed are not of one mind.
+fn differences(
+    printed: &str,
+    line: impl Fn(u32) -> Option<(&'static str, Support)>,
+) -> Result<Vec<String>, String> {
+    let mut absent = BTreeSet::new();
+    let mut wrong = Vec::new();
+    let mut last = None;
+    for text in printed.lines() {
+        let (what, number) =
+            text.split_once(' ').ok_or_else(|| format!("the program wrote {text:?}"))?;
+        let number: u32 = number.parse().map_err(|_| format!("the program wrote {text:?}"))?;
+        match what {
+            "ENOSYS" => drop(absent.insert(number)),
+            "hangs" => wrong.push(format!("call {number} never comes back")),
+            "probed" => last = Some(number),
+            _ => return Err(format!("the program wrote {text:?}")),
+        }
+    }
+    let last = last.ok_or("the program did not come to its end")?;
+    for number in 0..last {
+        match line(number) {
+            Some((name, Support::Full | Support::Partial(_))) if absent.contains(&number) => {
+                wrong.push(format!("{name} ({number}) is in the table, and gives ENOSYS"));
+            }
+            Some((name, Support::Missing)) if !absent.contains(&number) => {
+                wrong.push(format!("{name} ({number}) is missing in the table, and is there"));
+            }
+            None if !absent.contains(&number) => {
+                wrong.push(format!("call {number} is there, and has no line in the table"));
+            }
+            _ => {}
+        }
+    }
+    Ok(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(number: u32) -> Option<(&'static str, Support)> {
+        match number {
+            0 => Some(("read", Support::Full)),
+            1 => Some(("write", Support::Partial("half"))),
+            2 => Some(("open", Support::Missing)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_true_table_has_no_differences() {
+        assert_eq!(differences("ENOSYS 2\nENOSYS 3\nprobed 4\nENOSYS 9\n", line), Ok(vec![]));
+    }
+
+    #[test]
+    fn every_untruth_is_found() {
+        assert_eq!(differences("ENOSYS 0\nENOSYS 1\nhangs 3\nprobed 4\n", line).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_program_that_says_nothing_is_not_believed() {
+        assert!(differences("", line).is_err());
+        assert!(differences("ENOSYS 2\n", line).is_err());
+        assert!(differences("Segmentation fault\nprobed 512\n", line).is_err());
+    }
+}
