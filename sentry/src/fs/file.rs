@@ -62,6 +62,15 @@ pub trait Watcher: Send + Sync {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Who is to get a file's signals (fcntl(2), F_SETOWN).
+#[derive(Clone, Copy, Default)]
+pub struct SignalOwner {
+    /// F_OWNER_TID, F_OWNER_PID or F_OWNER_PGRP (asm-generic/fcntl.h).
+    pub kind: u32,
+    /// The id of the task, process or group; 0: nobody.
+    pub id: crate::task::Pid,
+}
+
 /// An open file description (open(2)).
 pub struct File {
     /// Unique; owns OFD locks and flocks.
@@ -76,7 +85,7 @@ pub struct File {
     claim: i32,
     watchers: SpinLock<Vec<Weak<dyn Watcher>>>,
     /// fcntl(F_SETOWN): pid, negative for a group; and F_SETSIG.
-    signal: SpinLock<(i32, i32)>,
+    signal: SpinLock<(SignalOwner, i32)>,
 }
 
 impl File {
@@ -106,7 +115,7 @@ impl File {
             offset: Mutex::new(0),
             claim,
             watchers: SpinLock::new(Vec::new()),
-            signal: SpinLock::new((0, 0)),
+            signal: SpinLock::default(),
         }))
     }
 
@@ -209,14 +218,14 @@ impl File {
         *self.offset.lock()
     }
 
-    /// F_GETOWN's pid (negative: group) and F_GETSIG's signal.
-    pub fn signal(&self) -> (i32, i32) {
+    /// F_GETOWN's owner and F_GETSIG's signal.
+    pub fn signal(&self) -> (SignalOwner, i32) {
         *self.signal.lock()
     }
 
     /// Sets both.
-    pub fn set_signal(&self, pid: i32, signal: i32) {
-        *self.signal.lock() = (pid, signal);
+    pub fn set_signal(&self, owner: SignalOwner, signal: i32) {
+        *self.signal.lock() = (owner, signal);
     }
 
     /// Tells who watches it, or the directory that it was opened in.

@@ -48,7 +48,7 @@ pub mod walk;
 pub use context::{Cx, FsContext};
 pub use dentry::{Dentry, Super};
 pub use fdtable::FdTable;
-pub use file::{Blocker, File};
+pub use file::{Blocker, File, SignalOwner};
 pub use inode::{
     Caching, Created, FileOps, FileSystem, Found, Inode, Link, NameCache, Whence, Written,
 };

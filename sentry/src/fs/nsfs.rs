@@ -44,6 +44,14 @@ fn inode(namespace: Namespace) -> Arc<dyn Inode> {
     })))
 }
 
+/// A descriptor of the caller's for a namespace.
+fn install(cx: &Current, namespace: Namespace) -> SysResult {
+    let ops = Box::new(NamespaceFile(namespace.clone()));
+    let file = File::new(ops, inode(namespace), None, OpenFlags::empty())?;
+    let limit = cx.task.process.limits.soft(limit::RLIMIT_NOFILE);
+    Ok(cx.files.insert(file, true, limit)? as u64)
+}
+
 /// An open one.
 struct NamespaceFile(Namespace);
 
@@ -56,15 +64,16 @@ impl FileOps for NamespaceFile {
         match (command, &self.0) {
             (NS_GET_NSTYPE, namespace) => Ok(namespace.kind().1.bits()),
             // The one user namespace has no owner and no parent that a container may know.
-            (NS_GET_USERNS, Namespace::User)
-            | (NS_GET_PARENT, Namespace::User | Namespace::Pid) => Err(Errno::EPERM.into()),
-            (NS_GET_USERNS, _) => {
-                let user = Namespace::User;
-                let ops = Box::new(NamespaceFile(user.clone()));
-                let file = File::new(ops, inode(user), None, OpenFlags::empty())?;
-                let limit = cx.task.process.limits.soft(limit::RLIMIT_NOFILE);
-                Ok(cx.files.insert(file, true, limit)? as u64)
+            (NS_GET_USERNS, Namespace::User) | (NS_GET_PARENT, Namespace::User) => {
+                Err(Errno::EPERM.into())
             }
+            // One above the caller's own is not the caller's to know.
+            (NS_GET_PARENT, Namespace::Pid(pidns)) => {
+                let own = &cx.task.process.pidns;
+                let parent = pidns.parent().filter(|p| own.contains(p)).ok_or(Errno::EPERM)?;
+                install(cx, Namespace::Pid(parent.clone()))
+            }
+            (NS_GET_USERNS, _) => install(cx, Namespace::User),
             (NS_GET_OWNER_UID, Namespace::User) => {
                 cx.mm.copy_out(arg, &0u32.to_le_bytes())?;
                 Ok(0)

@@ -23,6 +23,7 @@ use crate::errno::Errno;
 use crate::ipc::Ipc;
 use crate::kernel::Container;
 use crate::task::Creds;
+use crate::task::PidNamespace;
 
 /// A folder or file of the host to be attached through a gofer.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub struct Sources<'a> {
     pub container: &'a Weak<Container>,
     /// Whose message queues an mqueue has.
     pub ipc: &'a Ipc,
+    /// The container's pid namespace, which is what its proc shows.
+    pub pidns: &'a Arc<PidNamespace>,
 }
 
 /// A mount that failed.
@@ -73,17 +76,18 @@ fn describe(mount: &MountSpec) -> String {
     }
 }
 
-/// A file system of the sentry's own, by its type. `ENODEV` where there is none of this type.
+/// A file system of the sentry's own, by its type; proc shows `pidns`. `ENODEV` where there is none of this type.
 pub fn internal(
     fstype: &str,
     data: &[u8],
     container: &Weak<Container>,
+    pidns: &Arc<PidNamespace>,
     ipc: &Ipc,
 ) -> Result<Arc<dyn FileSystem>, Errno> {
     match fstype {
         "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data)?)?),
         "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data)?)?),
-        "proc" => Ok(ProcFs::new(container)),
+        "proc" => Ok(ProcFs::new(container, pidns)),
         "sysfs" => Ok(sysfs::new()?),
         "cgroup" => Ok(sysfs::cgroup("cgroup")),
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
@@ -190,9 +194,10 @@ fn one(
 ) -> Result<(), Errno> {
     let flags = MountFlags::from_bits_truncate(spec.flags);
     let (fs, source) = match &spec.source {
-        MountSource::Internal { fstype, data } => {
-            (internal(fstype, data.as_bytes(), sources.container, sources.ipc)?, fstype.as_str())
-        }
+        MountSource::Internal { fstype, data } => (
+            internal(fstype, data.as_bytes(), sources.container, sources.pidns, sources.ipc)?,
+            fstype.as_str(),
+        ),
         MountSource::Gofer { gofer, attach, overlay, .. } => {
             let source = GoferSource { gofer: *gofer, attach, shared: true };
             (layered((sources.attach)(source)?, *overlay)?, attach.as_str())

@@ -31,7 +31,7 @@ pub fn lock_pi(
     let key = cx.mm.futex_key(addr, private)?;
     let index = bucket_of(&key);
     let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
-    let tid = cx.task.tid();
+    let tid = cx.task.vtid();
     loop {
         bucket.count.fetch_add(1, Ordering::SeqCst);
         let mut waiters = bucket.waiters.lock();
@@ -95,7 +95,7 @@ fn try_pi(
             let more = waiters.iter().any(|w| w.pi && w.key == *key);
             tid | word & OWNER_DIED | if more { WAITERS } else { 0 }
         } else {
-            if cx.task.process.pids.task(owner).is_none() {
+            if cx.task.process.pidns.task(owner).is_none() {
                 return Err(PiError::Errno(Errno::ESRCH));
             }
             word | WAITERS
@@ -114,7 +114,7 @@ pub fn unlock_pi(cx: &Current, addr: u64, private: bool) -> Result<(), Errno> {
     let key = cx.mm.futex_key(addr, private)?;
     let index = bucket_of(&key);
     let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
-    let tid = cx.task.tid();
+    let tid = cx.task.vtid();
     loop {
         let mut wakes = Wakes::default();
         let mut waiters = bucket.waiters.lock();
@@ -131,7 +131,7 @@ pub fn unlock_pi(cx: &Current, addr: u64, private: bool) -> Result<(), Errno> {
             None => 0,
             Some(heir) => {
                 let more = waiters.iter().filter(|w| w.pi && w.key == key).count() > 1;
-                heir.task.tid() | if more { WAITERS } else { 0 }
+                heir.task.vtid() | if more { WAITERS } else { 0 }
             }
         };
         match cx.mm.space.atomic(addr, AtomicOp::CompareExchange(word, new)) {
@@ -191,7 +191,7 @@ pub fn wait_requeue_pi(
         }
     }
     match sleep(cx, deadline) {
-        Ok(()) if cx.mm.atomic(lock, AtomicOp::Load)? & TID_MASK == cx.task.tid() => Ok(()),
+        Ok(()) if cx.mm.atomic(lock, AtomicOp::Load)? & TID_MASK == cx.task.vtid() => Ok(()),
         // The lock's owner died while it was waited for: the lock is to be had by whoever asks.
         Ok(()) => lock_pi(cx, lock, private, deadline, false),
         Err((Blocked::TimedOut, _)) => Err(Errno::ETIMEDOUT.into()),
@@ -202,7 +202,7 @@ pub fn wait_requeue_pi(
 }
 
 /// Gives the lock, if it is free, to `heir`; else marks it as waited for. Whether it was given.
-fn give(mm: &Mm, pids: &PidNamespace, lock: u64, heir: u32, more: bool) -> Result<bool, PiError> {
+fn give(mm: &Mm, pidns: &PidNamespace, lock: u64, heir: u32, more: bool) -> Result<bool, PiError> {
     let mut word = mm.space.atomic(lock, AtomicOp::Load).map_err(|_| PiError::Fault)?;
     loop {
         let owner = word & TID_MASK;
@@ -211,7 +211,7 @@ fn give(mm: &Mm, pids: &PidNamespace, lock: u64, heir: u32, more: bool) -> Resul
         }
         let new = if owner == 0 {
             heir | word & OWNER_DIED | if more { WAITERS } else { 0 }
-        } else if pids.task(owner).is_none() {
+        } else if pidns.task(owner).is_none() {
             return Err(PiError::Errno(Errno::ESRCH));
         } else {
             word | WAITERS
@@ -259,13 +259,13 @@ pub fn cmp_requeue_pi(
             return Err(Errno::EINVAL);
         }
         let Some(first) = waiters.iter().position(|w| w.key == key) else { return Ok(0) };
-        let heir = waiters.get(first).map_or(0, |w| w.task.tid());
+        let heir = waiters.get(first).map_or(0, |w| w.task.vtid());
         let others = waiters.iter().filter(|w| w.key == key).count() > 1 && most > 0;
         let waited = {
             let (Pair::One(there) | Pair::Two(_, there)) = &pair;
             there.iter().any(|w| w.pi && w.key == target)
         };
-        let given = match give(mm, &cx.task.process.pids, to, heir, others || waited) {
+        let given = match give(mm, &cx.task.process.pidns, to, heir, others || waited) {
             Ok(given) => given,
             Err(PiError::Fault) => {
                 drop(pair);

@@ -18,9 +18,7 @@ use crate::platform::{Level, StreamId, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
-use crate::task::{
-    self, Birth, Creds, FirstProcess, Namespaces, Pid, PidNamespace, Process, Rlimits,
-};
+use crate::task::{self, Birth, Creds, FirstProcess, Namespaces, Pid, Pids, Process, Rlimits};
 
 /// A container: an init process, namespaces, mounts and limits.
 pub struct Container {
@@ -29,11 +27,11 @@ pub struct Container {
     /// Whose.
     pub kernel: Arc<Kernel>,
     /// The process ids of its processes.
-    pub pids: Arc<PidNamespace>,
+    pub pids: Arc<Pids>,
     /// Its mounts, as init began with them.
     mounts: spin::Once<Arc<MountNamespace>>,
     /// Namespaces of its init.
-    namespaces: Arc<Namespaces>,
+    pub namespaces: Arc<Namespaces>,
     /// Whether its system calls are printed.
     watched: AtomicBool,
     /// Init, made and not started.
@@ -81,12 +79,13 @@ impl Container {
                 Err(Errno::EPIPE)
             }
         }
+        let pids = Arc::default();
         Arc::new(Container {
             id: id.into(),
             kernel: Kernel::new(Arc::new(Nobody)),
-            pids: Arc::default(),
             mounts: spin::Once::new(),
-            namespaces: Arc::new(Namespaces::new(id, "")),
+            namespaces: Arc::new(Namespaces::new(id, "", &pids)),
+            pids,
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
@@ -104,12 +103,13 @@ impl Container {
     ) -> Result<Arc<Container>, Failure> {
         let id = spec.id.get(..UTS_NAME).unwrap_or(&spec.id);
         let hostname = if spec.hostname.is_empty() { id } else { &spec.hostname };
+        let pids = Arc::new(Pids::default());
         let container = Arc::new(Container {
             id: spec.id.clone(),
             kernel: kernel.clone(),
-            pids: Arc::new(PidNamespace::default()),
             mounts: spin::Once::new(),
-            namespaces: Arc::new(Namespaces::new(hostname, &spec.domainname)),
+            namespaces: Arc::new(Namespaces::new(hostname, &spec.domainname, &pids)),
+            pids,
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
@@ -121,8 +121,13 @@ impl Container {
         }
         let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
         let weak: Weak<Container> = Arc::downgrade(&container);
-        let sources =
-            Sources { attach: &mut attach, container: &weak, ipc: &container.namespaces.ipc };
+        let own = &container.namespaces;
+        let sources = Sources {
+            attach: &mut attach,
+            container: &weak,
+            ipc: &own.ipc,
+            pidns: &own.pid_for_children,
+        };
         let mounts = mount_container(spec, sources)
             .map_err(|e: MountError| Failure::other(e.to_string()))?;
         container.mounts.call_once(|| mounts);

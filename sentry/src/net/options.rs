@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::{Socket, Ucred};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
+use crate::task::PidNamespace;
 use crate::task::{Creds, cap};
 use crate::time::{SECOND, TimeVal};
 
@@ -192,7 +193,12 @@ impl Options {
     }
 
     /// getsockopt(2) at SOL_SOCKET: the value in full.
-    pub fn get(&self, socket: &dyn Socket, option: i32) -> Result<Vec<u8>, Errno> {
+    pub fn get(
+        &self,
+        socket: &dyn Socket,
+        pidns: &PidNamespace,
+        option: i32,
+    ) -> Result<Vec<u8>, Errno> {
         let timeval = |ns: &AtomicU64| TimeVal::from_ns(ns.load(Ordering::Relaxed)).to_bytes();
         let number: u32 = match option {
             TYPE => socket.kind() as u32,
@@ -215,6 +221,7 @@ impl Options {
                 // Nobody: the ids of no user and no group.
                 let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
                 let Ucred { pid, uid, gid } = socket.peer_creds().map_or(nobody, |(c, _)| c);
+                let pid = pidns.nr(pid);
                 return Ok([pid, uid, gid].map(u32::to_le_bytes).concat());
             }
             PEERGROUPS => {

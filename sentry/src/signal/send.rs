@@ -7,7 +7,7 @@ use super::{
     DefaultAction, Disposition, End, SigAction, SigInfo, SigSet, Signal, SignalState, code,
 };
 use crate::errno::Errno;
-use crate::task::{Current, Pid, PidNamespace, Process, Task, limit};
+use crate::task::{Current, Pid, Pids, Process, Task, limit};
 
 /// Where a signal comes from, as far as init of a pid namespace is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub fn send_task(task: &Arc<Task>, info: SigInfo, origin: Origin) -> Result<bool
 }
 
 /// Sends a signal to each process of a process group.
-pub fn send_group(pids: &PidNamespace, group: Pid, info: SigInfo, origin: Origin) {
+pub fn send_group(pids: &Pids, group: Pid, info: SigInfo, origin: Origin) {
     let table = pids.lock();
     for process in table.group(group) {
         // A full queue is the receiver's loss: kill(2) succeeds if any could be signalled.
@@ -205,7 +205,7 @@ impl Current {
 
     /// The information that a signal of this task to another carries.
     pub fn sign(&self, signal: Signal, code: i32) -> SigInfo {
-        SigInfo::user(signal, code, self.task.process.pid, self.creds.uid)
+        SigInfo::user(signal, code, self.task.process.vpid, self.creds.uid)
     }
 
     /// As kill(2) of itself would: for calls that raise a signal on their caller (SIGPIPE).

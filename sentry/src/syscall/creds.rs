@@ -181,10 +181,10 @@ pub fn capget(cx: &mut Current, args: Args) -> SysResult {
         return if args.get(1) == 0 { Ok(0) } else { Err(Errno::EINVAL.into()) };
     };
     let pid = u32::try_from(pid).map_err(|_| Errno::EINVAL)?;
-    let caps = if pid == 0 || pid == cx.task.tid() {
+    let caps = if pid == 0 || pid == cx.task.vtid() {
         cx.creds.capabilities
     } else {
-        cx.task.process.pids.task(pid).ok_or(Errno::ESRCH)?.creds().capabilities
+        cx.task.process.pidns.task(pid).ok_or(Errno::ESRCH)?.creds().capabilities
     };
     if args.get(1) == 0 {
         return Ok(0);
@@ -204,7 +204,7 @@ pub fn capget(cx: &mut Current, args: Args) -> SysResult {
 pub fn capset(cx: &mut Current, args: Args) -> SysResult {
     let (words, pid) = cap_header(cx, args.get(0))?;
     let words = words.ok_or(Errno::EINVAL)?;
-    if pid != 0 && pid as u32 != cx.task.tid() {
+    if pid != 0 && pid as u32 != cx.task.vtid() {
         return Err(Errno::EPERM.into());
     }
     let bytes = cx.mm.copy_in_array(args.get(1), words, 12, 24)?;

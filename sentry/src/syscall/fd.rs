@@ -11,7 +11,7 @@ use crate::fs::perm::cap;
 use crate::fs::pipe::PipeEnd;
 use crate::fs::tmpfs::{FileHandle, seal};
 use crate::fs::types::MAX_OFFSET;
-use crate::fs::{File, FileType, OpenFlags};
+use crate::fs::{File, FileType, OpenFlags, SignalOwner};
 use crate::task::Current;
 
 /// dup(2).
@@ -62,6 +62,8 @@ mod command {
     pub const GETOWN: u32 = 9;
     pub const SETSIG: u32 = 10;
     pub const GETSIG: u32 = 11;
+    pub const SETOWN_EX: u32 = 15;
+    pub const GETOWN_EX: u32 = 16;
     pub const OFD_GETLK: u32 = 36;
     pub const OFD_SETLK: u32 = 37;
     pub const OFD_SETLKW: u32 = 38;
@@ -104,10 +106,29 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
             byte_lock(cx, &file, number, arg)?
         }
         SETOWN => {
-            file.set_signal(arg as i32, file.signal().1);
+            let nr = arg as i32;
+            if nr == i32::MIN {
+                return Err(Errno::EINVAL.into());
+            }
+            set_owner(cx, &file, if nr < 0 { OWNER_PGRP } else { OWNER_PID }, nr.unsigned_abs())?;
             0
         }
-        GETOWN => file.signal().0 as u64,
+        GETOWN => {
+            let owner = file.signal().0;
+            let nr = i64::from(cx.task.process.pidns.nr(owner.id));
+            (if owner.kind == OWNER_PGRP { nr.wrapping_neg() } else { nr }) as u64
+        }
+        SETOWN_EX => {
+            let word = cx.mm.copy_in_u64(arg)?;
+            set_owner(cx, &file, word as u32, (word >> 32) as u32)?;
+            0
+        }
+        GETOWN_EX => {
+            let owner = file.signal().0;
+            let nr = cx.task.process.pidns.nr(owner.id);
+            cx.mm.copy_out(arg, &[owner.kind, nr].map(u32::to_le_bytes).concat())?;
+            0
+        }
         SETSIG => {
             let signal = arg as i32;
             if !(0..=64).contains(&signal) {
@@ -148,6 +169,23 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
         }
         _ => return Err(Errno::EINVAL.into()),
     })
+}
+
+/// F_OWNER_PID and F_OWNER_PGRP (asm-generic/fcntl.h); 0 is F_OWNER_TID.
+const OWNER_PID: u32 = 1;
+const OWNER_PGRP: u32 = 2;
+
+/// Sets who gets a file's signals, by the number that the caller knows; 0: nobody.
+fn set_owner(cx: &Current, file: &File, kind: u32, nr: u32) -> Result<(), Errno> {
+    if kind > OWNER_PGRP {
+        return Err(Errno::EINVAL);
+    }
+    let id = match nr {
+        0 => 0,
+        nr => cx.task.process.pidns.find(nr).ok_or(Errno::ESRCH)?,
+    };
+    file.set_signal(SignalOwner { kind, id }, file.signal().1);
+    Ok(())
 }
 
 /// Lock types of `struct flock`.
@@ -205,7 +243,7 @@ fn byte_lock(cx: &Current, file: &File, number: u32, addr: u64) -> SysResult {
             }
             Some(l) => {
                 let pid = match l.owner {
-                    Owner::Files(_, pid) => pid as i32,
+                    Owner::Files(_, pid) => cx.task.process.pidns.nr(pid) as i32,
                     Owner::File(_) => -1,
                 };
                 (if l.write { F_WRLCK } else { F_RDLCK }, l.start, l.end, pid)

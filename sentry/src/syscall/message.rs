@@ -209,16 +209,17 @@ fn credentials(cx: &Current, data: &[u8]) -> Result<Ucred, Errno> {
     let gid = u32::from_le_bytes(*gid);
     let creds = &cx.creds;
     let process = &cx.task.process;
-    let may = (pid == process.pid || creds.capable(cap::SYS_ADMIN))
+    let may = (pid == process.vpid || creds.capable(cap::SYS_ADMIN))
         && ([creds.uid, creds.euid, creds.suid].contains(&uid) || creds.capable(cap::SETUID))
         && ([creds.gid, creds.egid, creds.sgid].contains(&gid) || creds.capable(cap::SETGID));
     if !may {
         return Err(Errno::EPERM);
     }
-    if pid != process.pid && process.pids.process(pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    Ok(Ucred { pid, uid, gid })
+    let id = match pid == process.vpid {
+        true => process.pid,
+        false => process.pidns.process(pid).ok_or(Errno::ESRCH)?.pid,
+    };
+    Ok(Ucred { pid: id, uid, gid })
 }
 
 fn send_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
@@ -303,6 +304,7 @@ fn receive_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let mut writer = Writer { addr: header.control, room, done: 0, cut: false };
     if let Some(Ucred { pid, uid, gid }) = incoming.creds {
+        let pid = cx.task.process.pidns.nr(pid);
         writer.put(cx, SCM_CREDENTIALS, &[pid, uid, gid].map(u32::to_le_bytes).concat())?;
     }
     if !incoming.files.is_empty() {

@@ -93,7 +93,13 @@ pub fn mount(cx: &mut Current, args: Args) -> SysResult {
     let fstype = core::str::from_utf8(&fstype).map_err(|_| Errno::ENODEV)?;
     let data = optional(cx, data, MAX_DATA)?;
     let container = Arc::downgrade(&cx.task.process.container);
-    let sb = Super::new(internal(fstype, &data, &container, &cx.namespaces.ipc)?);
+    let sb = Super::new(internal(
+        fstype,
+        &data,
+        &container,
+        &cx.task.process.pidns,
+        &cx.namespaces.ipc,
+    )?);
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let source = String::from_utf8_lossy(&source).into_owned();
     namespace.mount(&Mount::new(&sb, root, kept, source), &at)?;

@@ -80,13 +80,13 @@ pub fn msgctl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         cmd::IPC_STAT => {
-            cx.mm.copy_out(arg, &encode(&queues.find(id)?.stat(creds, true)?))?;
+            cx.mm.copy_out(arg, &encode(cx, &queues.find(id)?.stat(creds, true)?))?;
             0
         }
         cmd::MSG_STAT | cmd::MSG_STAT_ANY => {
             let queue = queues.at(id as u32)?;
             let stat = queue.stat(creds, command == cmd::MSG_STAT)?;
-            cx.mm.copy_out(arg, &encode(&stat))?;
+            cx.mm.copy_out(arg, &encode(cx, &stat))?;
             queue.id as u64
         }
         cmd::IPC_INFO | cmd::MSG_INFO => {
@@ -120,9 +120,10 @@ pub fn msgctl(cx: &mut Current, args: Args) -> SysResult {
 const QBYTES: u64 = 88;
 
 /// struct msqid64_ds.
-fn encode(stat: &Stat) -> Vec<u8> {
+fn encode(cx: &Current, stat: &Stat) -> Vec<u8> {
     let mut bytes = ipc_perm(&stat.perm, stat.id);
-    let pids = u64::from(stat.lspid) | u64::from(stat.lrpid) << 32;
+    let nr = |id| u64::from(cx.task.process.pidns.nr(id));
+    let pids = nr(stat.lspid) | nr(stat.lrpid) << 32;
     let words =
         [stat.stime, stat.rtime, stat.ctime, stat.cbytes, stat.qnum, stat.qbytes, pids, 0, 0];
     bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));

@@ -30,7 +30,7 @@ fn legacy(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> 
         exit_signal: (flags & CSIGNAL) as u8,
         stack,
         tls,
-        set_tid: None,
+        set_tid: Vec::new(),
     }
 }
 
@@ -78,17 +78,21 @@ pub fn clone3(cx: &mut Current, args: Args) -> SysResult {
     {
         return Err(Errno::EINVAL.into());
     }
-    let set_tid = match word(9) {
-        0 if word(8) == 0 => None,
-        1 if word(8) != 0 => {
-            let tid = cx.mm.copy_in_u32(word(8))?;
+    // Not more than there can be pid namespaces (MAX_PID_NS_LEVEL).
+    let mut set_tid = Vec::new();
+    match (word(8), word(9)) {
+        (0, 0) => {}
+        (addr, count @ 1..=32) if addr != 0 => {
+            let mut bytes = [0; 4 * 32];
+            let bytes = bytes.get_mut(..count as usize * 4).ok_or(Errno::EINVAL)?;
+            cx.mm.copy_in(addr, bytes)?;
             if !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
                 return Err(Errno::EPERM.into());
             }
-            Some(tid)
+            set_tid.extend(bytes.as_chunks::<4>().0.iter().map(|b| Pid::from_le_bytes(*b)));
         }
         _ => return Err(Errno::EINVAL.into()),
-    };
+    }
     let args = CloneArgs {
         flags,
         pidfd: word(1),
@@ -198,6 +202,11 @@ pub fn exit_group(cx: &mut Current, args: Args) -> SysResult {
     Ok(0)
 }
 
+/// The id of what the caller names by a number or its negative; 0, which is nobody's, where it names nothing.
+fn id_of(cx: &Current, nr: i32) -> Pid {
+    cx.task.process.pidns.id_of(nr.unsigned_abs()).unwrap_or(0)
+}
+
 /// wait4(2).
 pub fn wait4(cx: &mut Current, args: Args) -> SysResult {
     let pid = args.int(0);
@@ -215,8 +224,8 @@ pub fn wait4(cx: &mut Current, args: Args) -> SysResult {
         -1 => Which::Any,
         i32::MIN => return Err(Errno::ESRCH.into()),
         0 => Which::Group(cx.task.process.group()),
-        pid if pid < 0 => Which::Group(pid.unsigned_abs()),
-        pid => Which::Pid(pid.unsigned_abs()),
+        pid if pid < 0 => Which::Group(id_of(cx, pid)),
+        pid => Which::Pid(id_of(cx, pid)),
     };
     let Some(waited) = wait(cx, &which, options | WaitOptions::WEXITED)? else { return Ok(0) };
     if args.get(1) != 0 {
@@ -242,9 +251,9 @@ pub fn waitid(cx: &mut Current, args: Args) -> SysResult {
     let mut nonblocking = false;
     let which = match args.uint(0) {
         P_ALL => Which::Any,
-        P_PID if id > 0 => Which::Pid(id.unsigned_abs()),
+        P_PID if id > 0 => Which::Pid(id_of(cx, id)),
         P_PGID if id == 0 => Which::Group(cx.task.process.group()),
-        P_PGID if id > 0 => Which::Group(id.unsigned_abs()),
+        P_PGID if id > 0 => Which::Group(id_of(cx, id)),
         P_PIDFD if id >= 0 => {
             let (process, flags) = crate::task::pidfd::process_of(cx, id)?;
             nonblocking = flags.contains(OpenFlags::NONBLOCK);
@@ -284,24 +293,25 @@ pub fn waitid(cx: &mut Current, args: Args) -> SysResult {
 
 /// getpid(2).
 pub fn getpid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.task.process.pid.into())
+    Ok(cx.task.process.vpid.into())
 }
 
 /// gettid(2).
 pub fn gettid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.task.tid().into())
+    Ok(cx.task.vtid().into())
 }
 
 /// getppid(2).
 pub fn getppid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.task.process.parent_pid().into())
+    let process = &cx.task.process;
+    Ok(process.pidns.nr(process.parent_pid()).into())
 }
 
 fn find(cx: &Current, pid: i32) -> Result<Arc<Process>, Errno> {
     match u32::try_from(pid) {
         Ok(0) => Ok(cx.task.process.clone()),
         Ok(pid) => {
-            let pids = &cx.task.process.pids;
+            let pids = &cx.task.process.pidns;
             // Any task's id names its process here.
             pids.process(pid)
                 .or_else(|| pids.task(pid).map(|t| t.process.clone()))
@@ -313,17 +323,20 @@ fn find(cx: &Current, pid: i32) -> Result<Arc<Process>, Errno> {
 
 /// getpgrp(2).
 pub fn getpgrp(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.task.process.group().into())
+    let process = &cx.task.process;
+    Ok(process.pidns.nr(process.group()).into())
 }
 
 /// getpgid(2).
 pub fn getpgid(cx: &mut Current, args: Args) -> SysResult {
-    Ok(find(cx, args.int(0))?.group().into())
+    let group = find(cx, args.int(0))?.group();
+    Ok(cx.task.process.pidns.nr(group).into())
 }
 
 /// getsid(2).
 pub fn getsid(cx: &mut Current, args: Args) -> SysResult {
-    Ok(find(cx, args.int(0))?.session().into())
+    let session = find(cx, args.int(0))?.session();
+    Ok(cx.task.process.pidns.nr(session).into())
 }
 
 /// setpgid(2).
@@ -336,10 +349,10 @@ pub fn setpgid(cx: &mut Current, args: Args) -> SysResult {
     let mut table = own.pids.lock();
     let target = match u32::try_from(pid) {
         Ok(0) => own.clone(),
-        Ok(pid) => table.process(pid).ok_or(Errno::ESRCH)?.clone(),
+        Ok(_) => table.process(id_of(cx, pid)).ok_or(Errno::ESRCH)?.clone(),
         Err(_) => return Err(Errno::ESRCH.into()),
     };
-    let group: Pid = if group == 0 { target.pid } else { group.unsigned_abs() };
+    let group: Pid = if group == 0 { target.pid } else { id_of(cx, group) };
     if !Arc::ptr_eq(&target, own) {
         if !target.parent().is_some_and(|p| Arc::ptr_eq(&p, own)) {
             return Err(Errno::ESRCH.into());
@@ -376,13 +389,13 @@ pub fn setsid(cx: &mut Current, _args: Args) -> SysResult {
     drop(table);
     let old = own.terminal.lock().take();
     drop(old);
-    Ok(own.pid.into())
+    Ok(own.vpid.into())
 }
 
 /// set_tid_address(2).
 pub fn set_tid_address(cx: &mut Current, args: Args) -> SysResult {
     cx.task.clear_child_tid.store(args.get(0), Ordering::Relaxed);
-    Ok(cx.task.tid().into())
+    Ok(cx.task.vtid().into())
 }
 
 /// Bytes of `struct robust_list_head`.
@@ -401,7 +414,7 @@ pub fn set_robust_list(cx: &mut Current, args: Args) -> SysResult {
 pub fn get_robust_list(cx: &mut Current, args: Args) -> SysResult {
     let task = match u32::try_from(args.int(0)) {
         Ok(0) => cx.task.clone(),
-        Ok(tid) => cx.task.process.pids.task(tid).ok_or(Errno::ESRCH)?,
+        Ok(tid) => cx.task.process.pidns.task(tid).ok_or(Errno::ESRCH)?,
         Err(_) => return Err(Errno::ESRCH.into()),
     };
     if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::RealCreds) {
@@ -416,9 +429,10 @@ pub fn get_robust_list(cx: &mut Current, args: Args) -> SysResult {
 /// unshare(2).
 pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
     use CloneFlags as F;
+    const NAMESPACES: F = UNSHARED.union(F::NEWPID);
     let flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;
     let known =
-        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | UNSHARED;
+        F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | NAMESPACES;
     if !known.contains(flags) {
         return Err(Errno::EINVAL.into());
     }
@@ -429,9 +443,13 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
             return Err(Errno::EINVAL.into());
         }
     }
-    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | NAMESPACES) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
         return Err(Errno::EPERM.into());
     }
+    let pidns = match flags.contains(F::NEWPID) {
+        true => Some(cx.nest_pid_namespace()?),
+        false => None,
+    };
     if flags.intersects(F::FS | F::NEWNS) {
         let fs = cx.fs.fork();
         if flags.contains(F::NEWNS) {
@@ -447,7 +465,11 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
         let old = cx.task.shared.lock().files.replace(files);
         drop(old);
     }
-    if flags.intersects(UNSHARED) {
+    if let Some(pidns) = pidns {
+        let mut new = cx.namespaces.unshare(flags);
+        new.pid_for_children = pidns;
+        cx.set_namespaces(new);
+    } else if flags.intersects(UNSHARED) {
         cx.set_namespaces(cx.namespaces.unshare(flags));
     }
     Ok(0)

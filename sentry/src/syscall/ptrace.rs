@@ -63,7 +63,7 @@ pub fn ptrace(cx: &mut Current, args: Args) -> SysResult {
         return Ok(0);
     }
     let pid = u32::try_from(pid as i32).map_err(|_| Errno::ESRCH)?;
-    let target = cx.task.process.pids.task(pid).ok_or(Errno::ESRCH)?;
+    let target = cx.task.process.pidns.task(pid).ok_or(Errno::ESRCH)?;
     match request {
         request::ATTACH => attach(cx, &target, false, Options::empty())?,
         request::SEIZE => {

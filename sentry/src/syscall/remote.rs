@@ -69,7 +69,7 @@ fn total(vectors: &Vectors) -> usize {
 
 fn target(cx: &Current, pid: i32) -> Result<Arc<Mm>, Errno> {
     let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
-    let task = cx.task.process.pids.task(pid).ok_or(Errno::ESRCH)?;
+    let task = cx.task.process.pidns.task(pid).ok_or(Errno::ESRCH)?;
     if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::RealCreds) {
         return Err(Errno::EPERM);
     }

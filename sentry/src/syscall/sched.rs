@@ -37,7 +37,7 @@ pub fn sched_yield(_cx: &mut Current, _args: Args) -> SysResult {
 fn find(cx: &Current, tid: i32) -> Result<Arc<Task>, Errno> {
     match u32::try_from(tid) {
         Ok(0) => Ok(cx.task.clone()),
-        Ok(tid) => cx.task.process.pids.task(tid).ok_or(Errno::ESRCH),
+        Ok(tid) => cx.task.process.pidns.task(tid).ok_or(Errno::ESRCH),
         Err(_) => Err(Errno::EINVAL),
     }
 }
@@ -295,9 +295,9 @@ fn priority_targets(cx: &Current, which: i32, who: i32) -> Result<Vec<Arc<Task>>
     let id = who as u32;
     let all: Vec<Arc<Task>> = match which {
         0 if who == 0 => vec![cx.task.clone()],
-        0 => table.task(id).cloned().into_iter().collect(),
+        0 => own.pidns.id_of(id).and_then(|id| table.task(id)).cloned().into_iter().collect(),
         1 => {
-            let group = if who == 0 { own.group() } else { id };
+            let group = if who == 0 { own.group() } else { own.pidns.id_of(id).unwrap_or(0) };
             table.tasks().filter(|t| t.process.group() == group).cloned().collect()
         }
         2 => {

@@ -123,7 +123,10 @@ pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
             highest.into()
         }
         cmd::GETVAL => semaphores.find(id)?.value(creds, num)?.0 as u64,
-        cmd::GETPID => semaphores.find(id)?.value(creds, num)?.1.into(),
+        cmd::GETPID => {
+            let last = semaphores.find(id)?.value(creds, num)?.1;
+            cx.task.process.pidns.nr(last).into()
+        }
         cmd::GETNCNT | cmd::GETZCNT => {
             semaphores.find(id)?.waiting(creds, num, command == cmd::GETZCNT)? as u64
         }

@@ -111,13 +111,13 @@ pub fn shmctl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         cmd::IPC_STAT => {
-            cx.mm.copy_out(arg, &encode(&segments.find(id)?.stat(creds, true)?))?;
+            cx.mm.copy_out(arg, &encode(cx, &segments.find(id)?.stat(creds, true)?))?;
             0
         }
         cmd::SHM_STAT | cmd::SHM_STAT_ANY => {
             let segment = segments.at(id as u32)?;
             let stat = segment.stat(creds, command == cmd::SHM_STAT)?;
-            cx.mm.copy_out(arg, &encode(&stat))?;
+            cx.mm.copy_out(arg, &encode(cx, &stat))?;
             segment.id as u64
         }
         cmd::IPC_INFO => {
@@ -148,9 +148,10 @@ pub(super) fn put_words(cx: &Current, addr: u64, words: &[u64]) -> Result<(), Er
 }
 
 /// struct shmid64_ds.
-fn encode(stat: &Stat) -> Vec<u8> {
+fn encode(cx: &Current, stat: &Stat) -> Vec<u8> {
     let mut bytes = ipc_perm(&stat.perm, stat.id);
-    let pids = u64::from(stat.cpid) | u64::from(stat.lpid) << 32;
+    let nr = |id| u64::from(cx.task.process.pidns.nr(id));
+    let pids = nr(stat.cpid) | nr(stat.lpid) << 32;
     let words = [stat.segsz, stat.atime, stat.dtime, stat.ctime, pids, stat.nattch, 0, 0];
     bytes.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     bytes

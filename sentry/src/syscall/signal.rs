@@ -223,6 +223,22 @@ fn may_send(cx: &Current, to: &Process, signal: Option<Signal>) -> Result<(), Er
     }
 }
 
+/// How a signal of the caller's arrives at a process: from a namespace above that one's it is without a sender,
+/// and reaches init too.
+fn arrives(cx: &Current, to: &Process, info: SigInfo) -> (SigInfo, Origin) {
+    if to.pidns.nr(cx.task.process.pid) != 0 {
+        return (info, Origin::Inside);
+    }
+    let mut info = info;
+    /// A file's (asm-generic/siginfo.h).
+    const SI_SIGIO: i32 = -5;
+    // Those of timers and of files have something else there.
+    if !matches!(info.code, code::SI_TIMER | SI_SIGIO) {
+        info.set(0, info.get(0) & !u64::from(u32::MAX));
+    }
+    (info, Origin::Outside)
+}
+
 fn send_one(
     cx: &Current,
     to: &Arc<Process>,
@@ -231,7 +247,8 @@ fn send_one(
 ) -> Result<(), Errno> {
     may_send(cx, to, signal)?;
     if let Some(info) = info {
-        send_process(to, info, Origin::Inside)?;
+        let (info, origin) = arrives(cx, to, info);
+        send_process(to, info, origin)?;
     }
     Ok(())
 }
@@ -242,24 +259,31 @@ pub fn kill(cx: &mut Current, args: Args) -> SysResult {
     let signal = signal_or_probe(number)?;
     let info = signal.map(|s| cx.sign(s, code::SI_USER));
     let own = &cx.task.process;
-    let pids = &own.pids;
+    let pidns = &own.pidns;
     if pid > 0 {
         let pid = pid.unsigned_abs();
         // Any task's id names its process here.
-        let to = pids
+        let to = pidns
             .process(pid)
-            .or_else(|| pids.task(pid).map(|t| t.process.clone()))
+            .or_else(|| pidns.task(pid).map(|t| t.process.clone()))
             .ok_or(Errno::ESRCH)?;
         send_one(cx, &to, signal, info)?;
         return Ok(0);
     }
     // No process can be born into the group meanwhile and be missed.
-    let table = pids.lock();
+    let table = own.pids.lock();
     let targets: alloc::vec::Vec<Arc<Process>> = match pid {
-        -1 => table.processes().filter(|p| !p.is_init() && !Arc::ptr_eq(p, own)).cloned().collect(),
+        -1 => table
+            .processes()
+            .filter(|p| pidns.nr(p.pid) > 1 && !Arc::ptr_eq(p, own))
+            .cloned()
+            .collect(),
         i32::MIN => return Err(Errno::ESRCH.into()),
         0 => table.group(own.group()).to_vec(),
-        group => table.group(group.unsigned_abs()).to_vec(),
+        group => {
+            let group = pidns.id_of(group.unsigned_abs()).ok_or(Errno::ESRCH)?;
+            table.group(group).to_vec()
+        }
     };
     let mut result = Err(Errno::ESRCH);
     for to in &targets {
@@ -282,10 +306,10 @@ fn task_by_id(cx: &Current, group: Option<i32>, tid: i32) -> Result<Option<Arc<T
         return Err(Errno::EINVAL);
     }
     let tid = tid.unsigned_abs();
-    let pids = &cx.task.process.pids;
+    let pids = &cx.task.process.pidns;
     let in_group = |pid: u32| group.is_none_or(|g| g.unsigned_abs() == pid);
     match pids.task(tid) {
-        Some(task) if in_group(task.process.pid) => Ok(Some(task)),
+        Some(task) if in_group(pids.nr(task.process.pid)) => Ok(Some(task)),
         Some(_) => Err(Errno::ESRCH),
         None if in_group(tid) && pids.process(tid).is_some() => Ok(None),
         None => Err(Errno::ESRCH),
@@ -298,7 +322,8 @@ fn tkill_with(cx: &Current, group: Option<i32>, tid: i32, number: i32) -> SysRes
     let Some(task) = task else { return Ok(0) };
     may_send(cx, &task.process, signal)?;
     if let Some(signal) = signal {
-        send_task(&task, cx.sign(signal, code::SI_TKILL), Origin::Inside)?;
+        let (info, origin) = arrives(cx, &task.process, cx.sign(signal, code::SI_TKILL));
+        send_task(&task, info, origin)?;
     }
     Ok(0)
 }
@@ -336,10 +361,10 @@ pub fn rt_sigqueueinfo(cx: &mut Current, args: Args) -> SysResult {
         None => None,
     };
     if let Some(info) = &info {
-        may_claim(info, pid == cx.task.process.pid as i32)?;
+        may_claim(info, pid == cx.task.process.vpid as i32)?;
     }
     let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
-    let to = cx.task.process.pids.process(pid).ok_or(Errno::ESRCH)?;
+    let to = cx.task.process.pidns.process(pid).ok_or(Errno::ESRCH)?;
     send_one(cx, &to, signal, info)?;
     Ok(0)
 }
@@ -354,12 +379,13 @@ pub fn rt_tgsigqueueinfo(cx: &mut Current, args: Args) -> SysResult {
     };
     let task = task_by_id(cx, Some(group), tid)?;
     if let Some(info) = &info {
-        may_claim(info, tid == cx.task.tid() as i32)?;
+        may_claim(info, tid == cx.task.vtid() as i32)?;
     }
     let Some(task) = task else { return Ok(0) };
     may_send(cx, &task.process, signal)?;
     if let Some(info) = info {
-        send_task(&task, info, Origin::Inside)?;
+        let (info, origin) = arrives(cx, &task.process, info);
+        send_task(&task, info, origin)?;
     }
     Ok(0)
 }
@@ -371,7 +397,7 @@ pub fn pidfd_open(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let pid = args.uint(0);
-    let pids = &cx.task.process.pids;
+    let pids = &cx.task.process.pidns;
     let process = match pids.process(pid) {
         Some(process) => process,
         // A task that leads no group.

@@ -169,7 +169,7 @@ pub fn prlimit64(cx: &mut Current, args: Args) -> SysResult {
     };
     let task = match u32::try_from(args.int(0)) {
         Ok(0) => cx.task.clone(),
-        Ok(pid) => cx.task.process.pids.task(pid).ok_or(Errno::ESRCH)?,
+        Ok(pid) => cx.task.process.pidns.task(pid).ok_or(Errno::ESRCH)?,
         Err(_) => return Err(Errno::ESRCH.into()),
     };
     if !Arc::ptr_eq(&task.process, &cx.task.process) {

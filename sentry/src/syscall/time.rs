@@ -236,7 +236,7 @@ pub fn timer_create(cx: &mut Current, args: Args) -> SysResult {
         sigev::SIGNAL | sigev::THREAD => Some(None),
         n if n == sigev::SIGNAL | sigev::THREAD_ID => {
             let tid = u32::try_from(tid).map_err(|_| Errno::EINVAL)?;
-            let task = cx.task.process.pids.task(tid).ok_or(Errno::EINVAL)?;
+            let task = cx.task.process.pidns.task(tid).ok_or(Errno::EINVAL)?;
             if !Arc::ptr_eq(&task.process, &cx.task.process) {
                 return Err(Errno::EINVAL.into());
             }

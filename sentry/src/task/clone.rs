@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 
 use super::run::{Birth, start};
 use super::{
-    Blocked, CloneFlags, Current, Links, Pid, PidTable, Process, ProcessParts, Shared, Task,
-    UNSHARED, cap, limit, trace,
+    Blocked, CloneFlags, Current, Links, Pid, PidNamespace, PidTable, Process, ProcessParts,
+    Shared, Task, UNSHARED, cap, limit, trace,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -19,14 +19,12 @@ use crate::sync::SpinLock;
 
 impl CloneFlags {
     /// Namespaces that this kernel does not have more than one of: as if it were built without them.
-    pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWCGROUP
-        .union(CloneFlags::NEWUSER)
-        .union(CloneFlags::NEWPID)
-        .union(CloneFlags::NEWTIME);
+    pub const NO_NAMESPACES: CloneFlags =
+        CloneFlags::NEWCGROUP.union(CloneFlags::NEWUSER).union(CloneFlags::NEWTIME);
 }
 
 /// What clone3(2) is given; clone, fork and vfork fill it too.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CloneArgs {
     /// Flags, without the signal.
     pub flags: CloneFlags,
@@ -42,11 +40,11 @@ pub struct CloneArgs {
     pub stack: u64,
     /// fs base of the child.
     pub tls: u64,
-    /// The id that the child is to have (set_tid), where one was asked for.
-    pub set_tid: Option<Pid>,
+    /// The numbers that the child is to have (set_tid), from its own pid namespace outwards.
+    pub set_tid: Vec<Pid>,
 }
 
-/// Makes a task, as asked; its id.
+/// Makes a task, as asked; its number for the caller.
 pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     let flags = args.flags;
     check(cx, flags)?;
@@ -60,28 +58,31 @@ pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     limit_processes(cx)?;
 
     let parent = cx.task.process.clone();
-    let pids = parent.pids.clone();
-    let tid = match args.set_tid {
-        None => pids.allocate()?,
-        Some(tid) => pids.allocate_exactly(tid)?,
-    };
-    let result = make(cx, &args, tid);
+    let mut pidns = cx.namespaces.pid_for_children.clone();
+    if flags.contains(CloneFlags::NEWPID) {
+        pidns = pidns.nest()?;
+    }
+    let tid = pidns.allocate(&args.set_tid)?;
+    let result = make(cx, &args, tid, pidns);
     if result.is_err() {
-        pids.give_up(tid);
+        parent.pids.give_up(tid);
     }
     let (task, event) = result?;
     if let Some(event) = event {
-        trace::stop::event(cx, event, tid.into());
+        trace::stop::event(cx, event, trace::nr_for_tracer(&cx.task, tid).into());
     }
     if flags.contains(CloneFlags::VFORK) {
         let released = || (task.vfork_parent.load(Ordering::SeqCst) == 0).then_some(());
         match cx.park_killable(None, released) {
-            Ok(()) => trace::stop::event(cx, trace::Event::VforkDone, tid.into()),
+            Ok(()) => {
+                let nr = trace::nr_for_tracer(&cx.task, tid);
+                trace::stop::event(cx, trace::Event::VforkDone, nr.into());
+            }
             Err(Blocked::Interrupted | Blocked::TimedOut) => {}
         }
         task.vfork_parent.store(0, Ordering::SeqCst);
     }
-    Ok(tid)
+    Ok(parent.pidns.nr(tid))
 }
 
 /// Combinations that make no sense (copy_process() in kernel/fork.c).
@@ -96,16 +97,30 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
         || (both(F::SIGHAND) && !both(F::VM))
         || (both(F::PARENT) && cx.task.process.is_init())
         || (both(F::THREAD) && flags.intersects(F::NEWUSER | F::NEWPID))
+        // Threads of a process are in one namespace, and a task has one way out of its own.
+        || (flags.intersects(F::THREAD | F::NEWPID) && !has_own_children(cx))
         || (both(F::PIDFD) && flags.intersects(F::THREAD | F::DETACHED))
         || both(F::SIGHAND | F::CLEAR_SIGHAND)
         || flags.intersects(CloneFlags::NO_NAMESPACES | F::INTO_CGROUP)
     {
         return Err(Errno::EINVAL);
     }
-    if flags.intersects(F::NEWNS | UNSHARED) && !cx.creds.capable(cap::SYS_ADMIN) {
+    if flags.intersects(F::NEWNS | F::NEWPID | UNSHARED) && !cx.creds.capable(cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     Ok(())
+}
+
+/// Whether children are born into the pid namespace of their parent.
+fn has_own_children(cx: &Current) -> bool {
+    Arc::ptr_eq(&cx.namespaces.pid_for_children, &cx.task.process.pidns)
+}
+
+impl Current {
+    /// A pid namespace for the caller's children. `EINVAL` where they are born into another already.
+    pub fn nest_pid_namespace(&self) -> Result<Arc<PidNamespace>, Errno> {
+        if has_own_children(self) { self.task.process.pidns.nest() } else { Err(Errno::EINVAL) }
+    }
 }
 
 /// RLIMIT_NPROC: tasks of the real user.
@@ -130,6 +145,7 @@ fn make(
     cx: &mut Current,
     args: &CloneArgs,
     tid: Pid,
+    pidns: Arc<PidNamespace>,
 ) -> Result<(Arc<Task>, Option<trace::Event>), SysError> {
     use CloneFlags as F;
     let flags = args.flags;
@@ -142,12 +158,15 @@ fn make(
     if has(F::NEWNS) {
         fs.unshare_namespace();
     }
-    let namespaces = if flags.intersects(UNSHARED) {
-        Arc::new(cx.namespaces.unshare(flags))
+    let namespaces = if flags.intersects(F::NEWPID | UNSHARED) {
+        let mut new = cx.namespaces.unshare(flags);
+        new.pid_for_children = pidns.clone();
+        Arc::new(new)
     } else {
         cx.namespaces.clone()
     };
-    let process = if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid) };
+    let process =
+        if has(F::THREAD) { cx.task.process.clone() } else { new_process(cx, args, tid, pidns) };
     if !has(F::VM) {
         mm.owner.store(process.pid, Ordering::Relaxed);
     }
@@ -197,7 +216,8 @@ fn make(
         set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
     };
     if has(F::PARENT_SETTID) {
-        cx.mm.copy_out(args.parent_tid, &tid.to_le_bytes())?;
+        let nr = cx.task.process.pidns.nr(tid);
+        cx.mm.copy_out(args.parent_tid, &nr.to_le_bytes())?;
     }
     let pidfd = if has(F::PIDFD) { Some(pidfd(cx, &process, args.pidfd)?) } else { None };
     let undo = |cx: &Current| {
@@ -240,7 +260,7 @@ fn inherit_sched(task: &Task) -> super::Sched {
     sched
 }
 
-fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
+fn new_process(cx: &Current, args: &CloneArgs, pid: Pid, pidns: Arc<PidNamespace>) -> Arc<Process> {
     let old = &cx.task.process;
     let actions = {
         let state = old.signals.lock();
@@ -266,6 +286,7 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid) -> Arc<Process> {
         ProcessParts {
             container: old.container.clone(),
             pids: old.pids.clone(),
+            pidns,
             actions,
             limits: old.limits.duplicate(),
             exit_signal,
@@ -310,6 +331,7 @@ fn enter(
         seccomp::inherit(&cx.task, task);
     }
     let process = &task.process;
+    process.pidns.admit()?;
     let parent = if flags.contains(CloneFlags::PARENT) { own.parent() } else { Some(own.clone()) };
     process.set_group(own.group(), own.session());
     process.signals.lock().tasks.push(task.clone());

@@ -241,6 +241,7 @@ fn become_alone(cx: &Current) -> Result<(), Errno> {
         table.remove_task(tid);
         process.pids.one_gone();
         task.tid.store(process.pid, Ordering::SeqCst);
+        task.vtid.store(process.vpid, Ordering::SeqCst);
         table.insert_task(process.pid, task);
         trace::leader_replaced(&mut table, task);
     }

@@ -185,6 +185,8 @@ fn end_process(process: &Arc<Process>, status: i32, last: &Arc<Task>) {
 /// Init of a pid namespace is about to end: everything else in it ends first.
 fn end_namespace(init: &Arc<Process>) {
     let pids = &init.pids;
+    let pidns = init.pidns.clone();
+    let inside = |p: &&Arc<Process>| !Arc::ptr_eq(p, init) && pidns.contains(&p.pidns);
     // Its children leave no zombies from now on.
     {
         let state = init.signals.lock();
@@ -195,34 +197,38 @@ fn end_namespace(init: &Arc<Process>) {
     }
     {
         let mut table = pids.lock();
-        table.close();
+        if pidns.parent().is_none() {
+            table.close();
+        }
+        pidns.close();
         let children = init.links.lock().children.clone();
         for child in children.iter().filter(|c| c.is_zombie()) {
             reap(&mut table, child, Some(init));
         }
-        for process in table.processes().filter(|p| !Arc::ptr_eq(p, init)) {
+        for process in table.processes().filter(inside) {
             let kill = SigInfo::kernel(Signal::SIGKILL);
             let _full = send_process(process, kill, Origin::Outside);
         }
     }
     let waker = Arc::new(ThreadWaker(platform().current()));
     let token = pids.emptied.enter(u32::MAX, false, waker);
-    while pids.lock().processes().any(|p| !Arc::ptr_eq(p, init)) {
+    while pids.lock().processes().any(|p| inside(&p)) {
         platform().park(None);
     }
     pids.emptied.leave(token);
 }
 
-/// Who adopts the children of a process: the nearest subreaper above it, else init.
+/// Who adopts the children of a process: the nearest subreaper above it in its pid namespace, else that one's
+/// init.
 fn find_reaper(table: &PidTable, process: &Arc<Process>) -> Option<Arc<Process>> {
     let mut above = process.parent();
-    while let Some(p) = above {
+    while let Some(p) = above.filter(|p| Arc::ptr_eq(&p.pidns, &process.pidns)) {
         if p.is_subreaper.load(Ordering::Relaxed) && p.links.lock().zombie.is_none() {
             return Some(p);
         }
         above = p.parent();
     }
-    table.process(1).filter(|init| !Arc::ptr_eq(init, process)).cloned()
+    table.process(process.pidns.id_of(1)?).filter(|init| !Arc::ptr_eq(init, process)).cloned()
 }
 
 /// A child loses its parent.
@@ -236,7 +242,7 @@ fn orphan(
     for task in child.tasks() {
         let signal = task.parent_death_signal.load(Ordering::Relaxed);
         if let Ok(signal) = Signal::new(signal.into()) {
-            let info = SigInfo::user(signal, code::SI_USER, parent.pid, 0);
+            let info = SigInfo::user(signal, code::SI_USER, child.pidns.nr(parent.pid), 0);
             let _full = send_task(&task, info, Origin::Inside);
         }
     }
@@ -312,7 +318,8 @@ fn tell(
             signal => (code::CLD_KILLED, signal),
         };
         let times = zombie.usage.ticks();
-        let info = SigInfo::child(signal, code, process.pid, zombie.uid, status, times);
+        let pid = parent.pidns.nr(process.pid);
+        let info = SigInfo::child(signal, code, pid, zombie.uid, status, times);
         let _full = send_process(parent, info, Origin::Inside);
     }
     unwanted
@@ -410,8 +417,8 @@ impl Process {
         if !quiet {
             let uid = self.creds().map_or(0, |creds| creds.uid);
             let times = self.used.lock().ticks();
-            let info =
-                SigInfo::child(Signal::SIGCHLD, code, self.pid, uid, i32::from(status), times);
+            let pid = parent.pidns.nr(self.pid);
+            let info = SigInfo::child(Signal::SIGCHLD, code, pid, uid, status.into(), times);
             let _full = send_process(&parent, info, Origin::Inside);
         }
         parent.child_events.wake_all();

@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 
 use super::exec::{self, Exec};
-use super::{Birth, Creds, Namespaces, PidNamespace, Process, ProcessParts, Rlimits, Shared, Task};
+use super::{Birth, Creds, Namespaces, Pids, Process, ProcessParts, Rlimits, Shared, Task};
 use crate::errno::Errno;
 use crate::fs::{Cx, FdTable, FsContext};
 use crate::kernel::Container;
@@ -16,8 +16,8 @@ use crate::signal::frame::AltStack;
 pub struct FirstProcess {
     /// The container.
     pub container: Arc<Container>,
-    /// The pid namespace; the first process in it is init.
-    pub pids: Arc<PidNamespace>,
+    /// The container's ids; the first process is init.
+    pub pids: Arc<Pids>,
     /// Namespaces.
     pub namespaces: Arc<Namespaces>,
     /// Resource limits.
@@ -38,12 +38,14 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     mm.owner.store(1, core::sync::atomic::Ordering::Relaxed);
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;
-    let pid = parts.pids.allocate()?;
+    let pidns = namespaces.pid_for_children.clone();
+    let pid = pidns.allocate(&[])?;
     let process = Arc::new(Process::new(
         pid,
         ProcessParts {
             container: parts.container,
             pids: parts.pids.clone(),
+            pidns,
             actions: Arc::default(),
             limits: parts.limits,
             exit_signal: 0,

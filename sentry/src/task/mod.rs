@@ -20,6 +20,7 @@ pub mod limit;
 mod namespace;
 pub mod oom;
 pub mod pidfd;
+mod pidns;
 mod pids;
 mod process;
 mod robust;
@@ -37,7 +38,8 @@ pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
 pub use limit::Rlimits;
 pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
-pub use pids::{PID_MAX, PidNamespace, PidTable};
+pub use pidns::PidNamespace;
+pub use pids::{PID_MAX, PidTable, Pids};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use run::{Birth, start};
 pub use usage::Usage;
@@ -53,7 +55,8 @@ use crate::seccomp::Seccomp;
 use crate::signal::{SigSet, TaskSignals};
 use crate::sync::{SpinLock, Wake};
 
-/// A thread or process id, as an application sees it.
+/// A thread or process id: within the sentry the container's, and for an application the number that its pid
+/// namespace has for that (see [`PidNamespace`]).
 pub type Pid = u32;
 
 /// The longest comm, without the zero (TASK_COMM_LEN is 16).
@@ -64,6 +67,7 @@ pub struct Task {
     /// Unique for the life of the sandbox, unlike the tid, which exec can change.
     pub key: u64,
     tid: AtomicU32,
+    vtid: AtomicU32,
     /// The thread group.
     pub process: Arc<Process>,
     /// comm, as prctl(PR_SET_NAME) and /proc show it.
@@ -200,6 +204,7 @@ impl Task {
         Task {
             key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
             tid: AtomicU32::new(tid),
+            vtid: AtomicU32::new(process.pidns.nr(tid)),
             process,
             name: SpinLock::new(name),
             thread: AtomicU64::new(0),
@@ -223,6 +228,12 @@ impl Task {
             waits: AtomicU64::new(0),
             traces_no_more: AtomicBool::new(false),
         }
+    }
+
+    /// Its number in its own pid namespace: what it gets from gettid(2).
+    #[inline]
+    pub fn vtid(&self) -> Pid {
+        self.vtid.load(Ordering::Relaxed)
     }
 
     /// Its id. The first task of a process has the process's.

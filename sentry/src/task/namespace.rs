@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{CloneFlags, Current, Task, cap, pidfd};
+use super::{CloneFlags, Current, PidNamespace, Pids, Task, cap, pidfd};
 use crate::errno::Errno;
 use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
@@ -20,6 +20,8 @@ pub struct Namespaces {
     pub ipc: Arc<Ipc>,
     /// What sockets share.
     pub net: Arc<NetNamespace>,
+    /// Where children are born; a task's own is its process's.
+    pub pid_for_children: Arc<PidNamespace>,
 }
 
 /// A UTS namespace (uts_namespaces(7)).
@@ -48,7 +50,7 @@ impl NamespaceId {
     /// Of the container's only namespaces of these kinds: PROC_PID_INIT_INO and its like
     /// (linux/proc_ns.h).
     const CGROUP: NamespaceId = NamespaceId(0xefff_fffb);
-    const PID: NamespaceId = NamespaceId(0xefff_fffc);
+    pub(super) const PID: NamespaceId = NamespaceId(0xefff_fffc);
     const USER: NamespaceId = NamespaceId(0xefff_fffd);
     const TIME: NamespaceId = NamespaceId(0xefff_fffa);
 }
@@ -62,11 +64,16 @@ impl Default for NamespaceId {
 }
 
 impl Namespaces {
-    /// New ones with these names.
-    pub fn new(host: &str, domain: &str) -> Namespaces {
+    /// New ones with these names and ids.
+    pub fn new(host: &str, domain: &str, pids: &Arc<Pids>) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
         let uts = Uts { names: SpinLock::new(names), ..Uts::default() };
-        Namespaces { uts: Arc::new(uts), ipc: Arc::default(), net: Arc::default() }
+        Namespaces {
+            uts: Arc::new(uts),
+            ipc: Arc::default(),
+            net: Arc::default(),
+            pid_for_children: PidNamespace::outermost(pids.clone()),
+        }
     }
 
     /// What a task has that unshares these kinds, of which a task can have its own ([`UNSHARED`]) beside the
@@ -104,8 +111,8 @@ pub enum Namespace {
     Net(Arc<NetNamespace>),
     /// The container's only one of its kind.
     Cgroup,
-    /// The container's only one of its kind.
-    Pid,
+    /// Processes.
+    Pid(Arc<PidNamespace>),
     /// The container's only one of its kind.
     User,
     /// The container's only one of its kind.
@@ -122,7 +129,12 @@ impl Namespace {
             "ipc" => Namespace::Ipc(shared.namespaces.ipc.clone()),
             "net" => Namespace::Net(shared.namespaces.net.clone()),
             "cgroup" => Namespace::Cgroup,
-            "pid" => Namespace::Pid,
+            "pid" => Namespace::Pid(task.process.pidns.clone()),
+            // It is there to be seen once it has an init.
+            "pid_for_children" => {
+                let pidns = &shared.namespaces.pid_for_children;
+                Namespace::Pid(Some(pidns).filter(|ns| ns.has_begun())?.clone())
+            }
             "user" => Namespace::User,
             "time" => Namespace::Time,
             _ => return None,
@@ -137,7 +149,7 @@ impl Namespace {
             Namespace::Ipc(ipc) => ipc.id,
             Namespace::Net(net) => net.id,
             Namespace::Cgroup => NamespaceId::CGROUP,
-            Namespace::Pid => NamespaceId::PID,
+            Namespace::Pid(pidns) => pidns.id,
             Namespace::User => NamespaceId::USER,
             Namespace::Time => NamespaceId::TIME,
         }
@@ -151,7 +163,7 @@ impl Namespace {
             Namespace::Ipc(_) => ("ipc", CloneFlags::NEWIPC),
             Namespace::Net(_) => ("net", CloneFlags::NEWNET),
             Namespace::Cgroup => ("cgroup", CloneFlags::NEWCGROUP),
-            Namespace::Pid => ("pid", CloneFlags::NEWPID),
+            Namespace::Pid(_) => ("pid", CloneFlags::NEWPID),
             Namespace::User => ("user", CloneFlags::NEWUSER),
             Namespace::Time => ("time", CloneFlags::NEWTIME),
         }
@@ -211,7 +223,8 @@ impl Current {
                 Namespace::Ipc(ipc) => new.ipc = ipc,
                 Namespace::Net(net) => new.net = net,
                 // It is there already.
-                Namespace::Cgroup | Namespace::Pid | Namespace::User | Namespace::Time => continue,
+                Namespace::Cgroup | Namespace::User | Namespace::Time => continue,
+                Namespace::Pid(pidns) => new.pid_for_children = pidns,
             }
             self.set_namespaces(new);
         }
@@ -224,6 +237,10 @@ impl Current {
             Namespace::User => return Err(Errno::EINVAL),
             // Threads of a process have one time.
             Namespace::Time if self.task.process.tasks().len() > 1 => return Err(Errno::EUSERS),
+            // The way leads down only.
+            Namespace::Pid(pidns) if !self.task.process.pidns.contains(pidns) => {
+                return Err(Errno::EINVAL);
+            }
             // Others that share the root would go along.
             Namespace::Mount(_) if Arc::strong_count(&self.fs) > 2 => return Err(Errno::EINVAL),
             Namespace::Mount(_) if !self.creds.capable(cap::SYS_CHROOT) => {

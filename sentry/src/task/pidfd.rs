@@ -5,8 +5,9 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::fmt::Write as _;
 
-use super::{Current, Process, limit};
+use super::{Current, PidNamespace, Process, limit};
 use crate::errno::Errno;
 use crate::fs::anon::AnonInode;
 use crate::fs::{Events, File, FileOps, FileType, OpenFlags};
@@ -27,15 +28,27 @@ impl FileOps for PidFd {
         Some(&self.0.ended)
     }
 
-    fn fdinfo(&self, _file: &File) -> String {
-        let gone = self.0.pids.process(self.0.pid).is_none();
-        let pid = if gone { -1 } else { i64::from(self.0.pid) };
-        format!("Pid:\t{pid}\nNSpid:\t{pid}\n")
-    }
-
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// What fdinfo says of a descriptor that names a process, in a procfs that shows `pidns`; `None` of others.
+pub fn fdinfo(file: &File, pidns: &PidNamespace) -> Option<String> {
+    let process = &file.ops_as::<PidFd>()?.0;
+    if process.pids.process(process.pid).is_none() {
+        return Some("Pid:\t-1\nNSpid:\t-1\n".into());
+    }
+    let nr = pidns.nr(process.pid);
+    let mut text = format!("Pid:\t{nr}\nNSpid:\t{nr}");
+    if nr != 0 {
+        for below in pidns.numbers_down_to(&process.pidns, process.pid).iter().skip(1) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\t{below}");
+        }
+    }
+    text.push('\n');
+    Some(text)
 }
 
 /// Opens a descriptor for a process; it is closed by exec.

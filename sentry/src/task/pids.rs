@@ -1,7 +1,8 @@
-//! Pid namespaces: which ids are in use, by whom, and in which groups and sessions.
+//! The ids of a container: which are in use, by whom, and in which groups and sessions.
 //!
-//! A process sees the ids of its own namespace. The namespace's lock is also the process tree's: who
-//! is whose child, which zombies there are, and who belongs to which group change under it alone.
+//! They are the numbers of the container's own pid namespace; those below it number them anew
+//! ([`super::PidNamespace`]). The lock is also the process tree's: who is whose child, which zombies there are,
+//! and who belongs to which group change under it alone.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -9,7 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use hashbrown::HashMap;
 
-use super::{Pid, Process, Task};
+use super::{Pid, PidNamespace, Process, Task};
 use crate::errno::Errno;
 use crate::sync::{SpinGuard, SpinLock, WaitQueue};
 
@@ -19,8 +20,8 @@ pub const PID_MAX: Pid = 1 << 22;
 /// After the ids have wrapped around, the first ones are left to daemons (RESERVED_PIDS).
 const RESERVED: Pid = 300;
 
-/// A pid namespace.
-pub struct PidNamespace {
+/// The ids of a container.
+pub struct Pids {
     table: SpinLock<PidTable>,
     /// Woken when a process is gone for good.
     pub emptied: WaitQueue,
@@ -30,9 +31,9 @@ pub struct PidNamespace {
     limit: AtomicU32,
 }
 
-impl Default for PidNamespace {
+impl Default for Pids {
     fn default() -> Self {
-        PidNamespace {
+        Pids {
             table: SpinLock::new(PidTable::default()),
             emptied: WaitQueue::new(),
             count: AtomicU32::new(0),
@@ -41,7 +42,7 @@ impl Default for PidNamespace {
     }
 }
 
-/// What the namespace's lock guards, with the links of its processes.
+/// What the lock guards, with the links of its processes.
 #[derive(Default)]
 pub struct PidTable {
     slots: HashMap<Pid, Slot>,
@@ -60,6 +61,8 @@ struct Slot {
     session: u32,
     /// Taken, but not in use yet.
     reserved: bool,
+    /// The innermost namespace that has a number for it; none where only the container's has.
+    namespace: Option<Arc<PidNamespace>>,
 }
 
 impl Slot {
@@ -72,7 +75,7 @@ impl Slot {
     }
 }
 
-impl PidNamespace {
+impl Pids {
     /// Locks the table and the process tree.
     pub fn lock(&self) -> SpinGuard<'_, PidTable> {
         self.table.lock()
@@ -81,6 +84,11 @@ impl PidNamespace {
     /// Sets the most tasks that there may be (the container's pids limit).
     pub fn set_limit(&self, limit: u32) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The last id given.
+    pub fn last(&self) -> Pid {
+        self.lock().last
     }
 
     /// Tasks now, zombies too.
@@ -97,17 +105,10 @@ impl PidNamespace {
             })
             .map_err(|_| Errno::EAGAIN)?;
         let mut table = self.lock();
-        let mut pid = table.last;
-        for _ in 0..PID_MAX {
-            pid = pid.wrapping_add(1);
-            if pid >= PID_MAX {
-                pid = RESERVED;
-            }
-            if !table.slots.contains_key(&pid) {
-                table.last = pid;
-                table.slots.insert(pid, Slot { reserved: true, ..Slot::default() });
-                return Ok(pid);
-            }
+        if let Some(pid) = next_free(table.last, |pid| table.slots.contains_key(&pid)) {
+            table.last = pid;
+            table.slots.insert(pid, Slot { reserved: true, ..Slot::default() });
+            return Ok(pid);
         }
         self.count.fetch_sub(1, Ordering::Relaxed);
         Err(Errno::EAGAIN)
@@ -164,6 +165,21 @@ impl PidNamespace {
     }
 }
 
+/// The free id after `last`, that comes in turn.
+pub(super) fn next_free(last: Pid, taken: impl Fn(Pid) -> bool) -> Option<Pid> {
+    let mut pid = last;
+    for _ in 0..PID_MAX {
+        pid = pid.wrapping_add(1);
+        if pid >= PID_MAX {
+            pid = RESERVED;
+        }
+        if !taken(pid) {
+            return Some(pid);
+        }
+    }
+    None
+}
+
 impl PidTable {
     /// The living task with this id.
     pub fn task(&self, tid: Pid) -> Option<&Arc<Task>> {
@@ -200,9 +216,21 @@ impl PidTable {
         self.closed
     }
 
+    /// Whether anything has this id.
+    pub fn is_taken(&self, id: Pid) -> bool {
+        self.slots.contains_key(&id)
+    }
+
     /// Whether a session or group has this id.
     pub fn is_session(&self, id: Pid) -> bool {
         self.slots.get(&id).is_some_and(|slot| slot.session > 0)
+    }
+
+    /// A reserved id has numbers in this namespace and those above it.
+    pub(super) fn set_namespace(&mut self, id: Pid, ns: &Arc<PidNamespace>) {
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.namespace = Some(ns.clone());
+        }
     }
 
     pub(super) fn insert_task(&mut self, tid: Pid, task: &Arc<Task>) {
@@ -276,8 +304,10 @@ impl PidTable {
     }
 
     fn tidy(&mut self, id: Pid) {
-        if self.slots.get(&id).is_some_and(Slot::is_free) {
-            self.slots.remove(&id);
+        if self.slots.get(&id).is_some_and(Slot::is_free)
+            && let Some(Slot { namespace: Some(ns), .. }) = self.slots.remove(&id)
+        {
+            ns.forget(id);
         }
     }
 }
@@ -289,7 +319,7 @@ mod tests {
     #[test]
     fn ids_are_counted_and_come_back() {
         crate::platform::fake::install();
-        let ns = PidNamespace::default();
+        let ns = Pids::default();
         ns.set_limit(2);
         assert_eq!(ns.allocate(), Ok(1));
         assert_eq!(ns.allocate(), Ok(2));

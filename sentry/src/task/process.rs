@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 
-use super::{Comm, Creds, Pid, PidNamespace, Rlimits, Task, Usage};
+use super::{Comm, Creds, Pid, PidNamespace, Pids, Rlimits, Task, Usage};
 use crate::errno::Errno;
 use crate::fs::{File, FileOps};
 use crate::kernel::Container;
@@ -20,8 +20,12 @@ pub struct Process {
     pub pid: Pid,
     /// The container it belongs to.
     pub container: Arc<Container>,
-    /// Its pid namespace, whose lock guards `links` and the groups.
-    pub pids: Arc<PidNamespace>,
+    /// Its number in its own pid namespace: what it gets from getpid(2).
+    pub vpid: Pid,
+    /// Its pid namespace, for life.
+    pub pidns: Arc<PidNamespace>,
+    /// The container's ids, whose lock guards `links` and the groups.
+    pub pids: Arc<Pids>,
     /// Signals, stops, the end of the group, and its living tasks.
     pub signals: SpinLock<SignalState>,
     /// Its place in the tree; changed only under the lock of `pids`.
@@ -115,8 +119,10 @@ pub struct Zombie {
 pub struct ProcessParts {
     /// The container.
     pub container: Arc<Container>,
-    /// The pid namespace.
-    pub pids: Arc<PidNamespace>,
+    /// The container's ids.
+    pub pids: Arc<Pids>,
+    /// The pid namespace, which has a number for the process.
+    pub pidns: Arc<PidNamespace>,
     /// Signal actions.
     pub actions: Arc<SpinLock<Actions>>,
     /// Limits.
@@ -129,9 +135,12 @@ impl Process {
     /// A process without tasks, in its own group and session until it is put elsewhere.
     pub fn new(pid: Pid, parts: ProcessParts) -> Process {
         let mut signals = SignalState::new(parts.actions);
-        signals.unkillable = pid == 1;
+        let vpid = parts.pidns.nr(pid);
+        signals.unkillable = vpid == 1;
         Process {
             pid,
+            vpid,
+            pidns: parts.pidns,
             container: parts.container,
             pids: parts.pids,
             signals: SpinLock::new(signals),
@@ -178,7 +187,7 @@ impl Process {
 
     /// Whether it is init of its pid namespace.
     pub fn is_init(&self) -> bool {
-        self.pid == 1
+        self.vpid == 1
     }
 
     pub(super) fn set_group(&self, group: Pid, session: Pid) {

@@ -56,7 +56,7 @@ fn died(task: &Arc<Task>, mm: &Arc<Mm>, addr: u64, pi: bool, pending: bool) -> R
             futex::wake_addr(mm, addr, 1);
             return Ok(());
         }
-        if word & FUTEX_TID_MASK != task.tid() {
+        if word & FUTEX_TID_MASK != task.vtid() {
             return Ok(());
         }
         let new = word & FUTEX_WAITERS | FUTEX_OWNER_DIED;

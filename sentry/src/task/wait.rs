@@ -26,7 +26,7 @@ pub enum Which {
 /// What a child did.
 #[derive(Clone, Copy, Debug)]
 pub struct Waited {
-    /// The child.
+    /// The child's number for the caller.
     pub pid: Pid,
     /// Its real user.
     pub uid: u32,
@@ -107,6 +107,7 @@ fn scan(cx: &Current, which: &Which, options: WaitOptions) -> Result<Option<Wait
         Some(zombie) => zombie.uid,
         None => child.creds().map_or(0, |creds| creds.uid),
     };
+    let pid = process.pidns.nr(child.pid);
     let usage = zombie.map_or(Usage::default(), |zombie| {
         let mut usage = zombie.usage;
         usage.add(&child.used_by_children.lock());
@@ -119,7 +120,7 @@ fn scan(cx: &Current, which: &Which, options: WaitOptions) -> Result<Option<Wait
         exit::reap(&mut table, &child, Some(process));
     }
     drop(table);
-    Ok(Some(Waited { pid: child.pid, uid, event, usage }))
+    Ok(Some(Waited { pid, uid, event, usage }))
 }
 
 /// Looks at what the caller's process traces; whether there is `any`.
@@ -157,7 +158,7 @@ fn scan_traced(
         }
         *any = true;
         let waited = |event| Waited {
-            pid: task.tid(),
+            pid: process.pidns.nr(task.tid()),
             uid: task.creds().uid,
             event,
             usage: task.process.usage(),
@@ -182,7 +183,8 @@ fn scan_traced(
         // One whose parent is the caller is found among its children.
         if let Some(zombie) = zombie.filter(|_| withheld && task.is_leader()) {
             let event = ChildEvent::Ended(zombie.status);
-            let found = Waited { pid: task.tid(), uid: zombie.uid, event, usage: zombie.usage };
+            let pid = process.pidns.nr(task.tid());
+            let found = Waited { pid, uid: zombie.uid, event, usage: zombie.usage };
             if !keep {
                 trace::unlink(table, &task, 0);
                 exit::tell_withheld(table, &task.process);

@@ -153,7 +153,7 @@ impl Clock {
             // A processor clock of any task: the complement of its id, and three bits.
             id if id < 0 && id & 3 < CPUCLOCK_MAX => {
                 let pid = !(id >> 3) as u32;
-                let pids = &cx.task.process.pids;
+                let pids = &cx.task.process.pidns;
                 if id & PER_THREAD != 0 {
                     if pid == 0 {
                         return Ok(Clock::Task(cx.task.clone()));

@@ -37,6 +37,7 @@ pub(super) const CASES: &[Case] = &[
     bash!("deep-recursion", "f() { (($1 > 0)) && f $(($1 - 1)); return 0; }; f 500; echo deep"),
     bash!("large-data", "x=$(head -c 1000000 /dev/zero | tr '\\0' q); echo ${#x}; echo $x | md5sum"),
     bash!("namespace-files", "cd /proc/self/ns; for n in *; do stat -L -c \"$n %F %a %s\" $n; readlink $n; exec 3<$n && readlink /proc/self/fd/3; done; for n in uts mnt; do [ $n -ef /proc/$$/ns/$n ] && echo same; unshare --$n bash -c \"[ $n -ef /proc/\\$\\$/ns/$n ] && echo same\" 2>&1; done; [ ipc -ef net ] || echo different; lsns -n -o TYPE -p $$ | sort").ignore(&[Ignore::Numbers]),
+    bash!("pid-namespace", "unshare -pf --mount-proc bash -c 'echo $$; ls /proc | grep -c ^[0-9]*$; sleep 50 & ps -e -o pid,ppid,comm; kill %1; wait; readlink /proc/self/ns/pid; cat /proc/1/comm; unshare -pf true; echo $?; kill -9 $$; echo alive'; echo $?; unshare -p sh -c 'true; true' 2>&1 | tail -n 1; unshare -pf --kill-child sh -c 'kill -9 -1; exit 7'; echo $?; nsenter -t $$ -p -m echo entered").ignore(&[Ignore::Numbers]).capabilities(&["CAP_SYS_ADMIN"]),
     // The quick part of the userland's lists.
     bash!("features", include_str!("../../userland/shells.sh")),
 ];

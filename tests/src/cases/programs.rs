@@ -34,6 +34,7 @@ pub(super) const CASES: &[Case] = both![
     ("futexes2", 20),
     ("semaphores", 20),
     ("namespaces", 20; "CAP_SYS_ADMIN"),
+    ("pidns", 20; "CAP_SYS_ADMIN"),
     ("sharedmem", 20),
     ("messages", 20),
     ("mqueues", 20),

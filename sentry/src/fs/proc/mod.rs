@@ -2,7 +2,7 @@
 //!
 //! The tree is data: tables of [`Entry`] in [`system`], [`sys`] and [`process`], each a name with the
 //! function that writes its text. [`node`] makes inodes of them; names are not cached, so each walk
-//! sees the processes that there are. A container's procfs shows the processes of its pid namespace.
+//! sees the processes that there are. A procfs shows the processes of the pid namespace it was mounted in.
 
 mod cpu;
 mod dirs;
@@ -26,7 +26,7 @@ use super::inode::{Caching, FileSystem, Inode, Link};
 use super::types::StatFs;
 use crate::errno::Errno;
 use crate::kernel::Container;
-use crate::task::{AccessMode, Process, Task, cap, may_access};
+use crate::task::{AccessMode, PidNamespace, Process, Task, cap, may_access};
 
 /// PROC_SUPER_MAGIC (linux/magic.h).
 const MAGIC: u64 = 0x9fa0;
@@ -34,6 +34,8 @@ const MAGIC: u64 = 0x9fa0;
 /// What an entry is about: the reader, and for those of a process that process and task.
 struct About<'a> {
     container: &'a Arc<Container>,
+    /// Whose numbers are shown.
+    pidns: &'a Arc<PidNamespace>,
     cx: &'a Cx<'a>,
     subject: Option<&'a Subject>,
 }
@@ -150,6 +152,7 @@ const fn dir(name: &'static str, entries: &'static [Entry]) -> Entry {
 struct Shared {
     dev: u64,
     container: Weak<Container>,
+    pidns: Arc<PidNamespace>,
 }
 
 /// A procfs.
@@ -159,9 +162,10 @@ pub struct ProcFs {
 }
 
 impl ProcFs {
-    /// One that shows this container's processes.
-    pub fn new(container: &Weak<Container>) -> Arc<ProcFs> {
-        let shared = Arc::new(Shared { dev: next_dev(), container: container.clone() });
+    /// One that shows the processes of this pid namespace of a container.
+    pub fn new(container: &Weak<Container>, pidns: &Arc<PidNamespace>) -> Arc<ProcFs> {
+        let (container, pidns) = (container.clone(), pidns.clone());
+        let shared = Arc::new(Shared { dev: next_dev(), container, pidns });
         let root = node::Node::root(&shared);
         Arc::new(ProcFs { shared, root })
     }

@@ -18,7 +18,7 @@ use crate::fs::types::{Attr, DirEntry, DirSink, FileType, MAX_OFFSET, OpenFlags,
 use crate::kernel::Container;
 use crate::platform::PAGE_SIZE;
 use crate::sync::Mutex;
-use crate::task::Process;
+use crate::task::{Process, Task};
 
 /// PROC_ROOT_INO of Linux.
 const ROOT_INO: u64 = 1;
@@ -96,7 +96,8 @@ impl Node {
         f: impl FnOnce(&About<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let container = self.container()?;
-        f(&About { container: &container, cx, subject: self.subject.as_ref() })
+        let (pidns, subject) = (&self.shared.pidns, self.subject.as_ref());
+        f(&About { container: &container, pidns, cx, subject })
     }
 
     fn perm_bits(&self) -> u32 {
@@ -133,8 +134,8 @@ impl Node {
         };
         Ok(match self.place {
             Place::Root => {
-                let pids = self.container()?.pids.processes();
-                let pids = pids.iter().map(|p| (decimal(p.pid.into()), FileType::Directory));
+                let pids = self.shared.pidns.processes();
+                let pids = pids.iter().map(|(nr, _)| (decimal((*nr).into()), FileType::Directory));
                 table(system::ENTRIES).chain(pids).collect()
             }
             Place::Process(false) => {
@@ -145,7 +146,8 @@ impl Node {
             Place::Entry(Entry { what: What::Tasks, .. }) => {
                 let process = &self.subject.as_ref().ok_or(Errno::ENOENT)?.process;
                 let tasks = process.tasks();
-                tasks.iter().map(|t| (decimal(t.tid().into()), FileType::Directory)).collect()
+                let nr = |t: &Arc<Task>| self.shared.pidns.nr(t.tid());
+                tasks.iter().map(|t| (decimal(nr(t).into()), FileType::Directory)).collect()
             }
             Place::Entry(Entry { what: What::Fds, .. }) => {
                 let fds = self.about(cx, super::dirs::descriptors)?;
@@ -202,7 +204,7 @@ impl Inode for Node {
         let nlink = match self.place {
             _ if kind != FileType::Directory => 1,
             Place::Root => {
-                let count = self.container()?.pids.processes().len();
+                let count = self.shared.pidns.processes().len();
                 u32::try_from(count).unwrap_or(u32::MAX).saturating_add(10)
             }
             Place::Process(_) => 9,
@@ -250,7 +252,7 @@ impl Inode for Node {
         let found = match self.place {
             Place::Root => match number(name) {
                 Some(pid) => {
-                    let pids = &self.container()?.pids;
+                    let pids = &self.shared.pidns;
                     // Threads are found by their own ids too, though not listed.
                     let subject = match pids.process(pid) {
                         Some(process) => Subject { process, task: None },
@@ -274,7 +276,10 @@ impl Inode for Node {
                 let subject = subject.ok_or(Errno::ENOENT)?;
                 let tid = number(name).ok_or(Errno::ENOENT)?;
                 let tasks = subject.process.tasks();
-                let task = tasks.into_iter().find(|t| t.tid() == tid).ok_or(Errno::ENOENT)?;
+                let task = tasks
+                    .into_iter()
+                    .find(|t| self.shared.pidns.nr(t.tid()) == tid)
+                    .ok_or(Errno::ENOENT)?;
                 let subject = Subject { process: subject.process.clone(), task: Some(task) };
                 Some(self.child(Some(subject), Place::Process(true), name))
             }

@@ -93,7 +93,7 @@ const NAMESPACES: &[Entry] = &[
     link("mnt", |about| namespace(about, "mnt")),
     link("net", |about| namespace(about, "net")),
     link("pid", |about| namespace(about, "pid")),
-    link("pid_for_children", |about| namespace(about, "pid")),
+    link("pid_for_children", |about| namespace(about, "pid_for_children")),
     link("time", |about| namespace(about, "time")),
     link("time_for_children", |about| namespace(about, "time")),
     link("user", |about| namespace(about, "user")),
@@ -301,10 +301,11 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     let process = about.process()?;
     let subject = about.subject()?;
     let task = subject.task();
-    let id = subject.task.as_ref().map_or(process.pid, |t| t.tid());
+    let nr = |id| about.pidns.nr(id);
+    let id = nr(subject.task.as_ref().map_or(process.pid, |t| t.tid()));
     let name = name_of(about)?;
     let (terminal, foreground) = match &*process.terminal.lock() {
-        Some(t) => (t.device() as i64, i64::from(t.foreground())),
+        Some(t) => (t.device() as i64, i64::from(nr(t.foreground()))),
         None => (0, -1),
     };
     // A thread's own times, or the whole process's.
@@ -346,9 +347,9 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
         "{id} ({}) {} {} {} {} {terminal} {foreground} 0 ",
         String::from_utf8_lossy(&name),
         state(about)?.0,
-        process.parent_pid(),
-        process.group(),
-        process.session(),
+        nr(process.parent_pid()),
+        nr(process.group()),
+        nr(process.session()),
     );
     let _ = write!(
         out,
@@ -396,7 +397,8 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     let process = about.process()?;
     let subject = about.subject()?;
     let task = subject.task();
-    let id = subject.task.as_ref().map_or(process.pid, |t| t.tid());
+    let nr = |id| about.pidns.nr(id);
+    let id = nr(subject.task.as_ref().map_or(process.pid, |t| t.tid()));
     let (letter, word) = state(about)?;
     let name = String::from_utf8_lossy(&name_of(about)?).replace('\\', "\\\\").replace('\n', "\\n");
     let fs = task.as_ref().and_then(|t| t.shared.lock().fs.clone());
@@ -404,10 +406,13 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     if let Some(fs) = fs {
         let _ = writeln!(out, "Umask:\t{:04o}", fs.umask());
     }
-    let _ =
-        writeln!(out, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{id}", process.pid);
-    let tracer = task.as_ref().and_then(|t| trace::tracer_of(t)).map_or(0, |t| t.tid());
-    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t{tracer}", process.parent_pid());
+    let _ = writeln!(
+        out,
+        "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{id}",
+        nr(process.pid)
+    );
+    let tracer = task.as_ref().and_then(|t| trace::tracer_of(t)).map_or(0, |t| nr(t.tid()));
+    let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t{tracer}", nr(process.parent_pid()));
     let creds = task.as_ref().map(|t| t.creds()).unwrap_or_default();
     let c = &creds;
     let _ = writeln!(out, "Uid:\t{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid);
@@ -419,12 +424,16 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
         let _ = write!(out, "{group} ");
     }
     out.push('\n');
-    let (group, session) = (process.group(), process.session());
-    let _ = writeln!(
-        out,
-        "NStgid:\t{}\nNSpid:\t{id}\nNSpgid:\t{group}\nNSsid:\t{session}\nKthread:\t0",
-        process.pid
-    );
+    let tid = subject.task.as_ref().map_or(process.pid, |t| t.tid());
+    let ids = [process.pid, tid, process.group(), process.session()];
+    for (name, id) in ["NStgid", "NSpid", "NSpgid", "NSsid"].iter().zip(ids) {
+        let _ = write!(out, "{name}:");
+        for nr in about.pidns.numbers_down_to(&process.pidns, id) {
+            let _ = write!(out, "\t{nr}");
+        }
+        out.push('\n');
+    }
+    out.push_str("Kthread:\t0\n");
     if let (u, Some(_)) = usage_of(about) {
         let kib = |pages: u64| pages.saturating_mul(PAGE_SIZE as u64 / 1024);
         for (name, pages) in [

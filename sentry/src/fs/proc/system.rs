@@ -11,7 +11,7 @@ use crate::fs::setup::INTERNAL;
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
 use crate::syscall::{RELEASE, VERSION};
-use crate::task::TaskState;
+use crate::task::{Pid, TaskState};
 
 pub(super) const ENTRIES: &[Entry] = &[
     text("cgroups", |_, out| {
@@ -56,14 +56,20 @@ fn nothing(_: &About<'_>, _: &mut String) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The number of an id. `ENOENT` where it has none here.
+fn visible(about: &About<'_>, id: Pid) -> Result<Pid, Errno> {
+    Some(about.pidns.nr(id)).filter(|nr| *nr != 0).ok_or(Errno::ENOENT)
+}
+
 fn myself(about: &About<'_>) -> Result<Link, Errno> {
     let task = about.cx.task.ok_or(Errno::ENOENT)?;
-    Ok(Link::Text(format!("{}", task.process.pid).into_bytes()))
+    Ok(Link::Text(format!("{}", visible(about, task.process.pid)?).into_bytes()))
 }
 
 fn my_thread(about: &About<'_>) -> Result<Link, Errno> {
     let task = about.cx.task.ok_or(Errno::ENOENT)?;
-    Ok(Link::Text(format!("{}/task/{}", task.process.pid, task.tid()).into_bytes()))
+    let (pid, tid) = (visible(about, task.process.pid)?, visible(about, task.tid())?);
+    Ok(Link::Text(format!("{pid}/task/{tid}").into_bytes()))
 }
 
 fn devices(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
@@ -126,8 +132,7 @@ fn loadavg(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     for load in loads {
         let _ = write!(out, "{}.{:02} ", load / FIXED, load % FIXED * 100 / FIXED);
     }
-    let last = about.container.pids.processes().last().map_or(0, |p| p.pid);
-    let _ = writeln!(out, "{running}/{all} {last}");
+    let _ = writeln!(out, "{running}/{all} {}", about.pidns.last());
     Ok(())
 }
 

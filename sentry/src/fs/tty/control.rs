@@ -134,7 +134,7 @@ impl Tty {
                 if !master {
                     self.must_control(cx)?;
                 }
-                let group = self.state.lock().foreground;
+                let group = cx.task.process.pidns.nr(self.state.lock().foreground);
                 cx.mm.copy_out(arg, &group.to_le_bytes())?;
             }
             TIOCSPGRP => self.set_foreground(cx, arg)?,
@@ -143,7 +143,7 @@ impl Tty {
                     self.must_control(cx)?;
                 }
                 let session = self.state.lock().session.as_ref().map(|(_, session)| *session);
-                let session = session.ok_or(Errno::ENOTTY)?;
+                let session = cx.task.process.pidns.nr(session.ok_or(Errno::ENOTTY)?);
                 cx.mm.copy_out(arg, &session.to_le_bytes())?;
             }
             _ => return Err(Errno::ENOTTY.into()),
@@ -261,6 +261,7 @@ impl Tty {
         if i32::try_from(group).is_err() {
             return Err(Errno::EINVAL.into());
         }
+        let group = process.pidns.id_of(group).ok_or(Errno::ESRCH)?;
         let table = process.pids.lock();
         let first = table.group(group).first().map(|p| p.session());
         drop(table);

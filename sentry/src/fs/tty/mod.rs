@@ -31,7 +31,7 @@ use crate::error::{SysError, SysResult};
 use crate::platform::{Listener, Ready, Stream, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
 use crate::sync::{SpinLock, WaitQueue};
-use crate::task::{Current, Pid, PidNamespace, Terminal, ThreadWaker, cap, has_cap};
+use crate::task::{Current, Pid, Pids, Terminal, ThreadWaker, cap, has_cap};
 use discipline::{Discipline, Effects};
 use packet::Packets;
 use termios::{Local, Termios, cc as chars};
@@ -84,7 +84,7 @@ struct State {
     held: Vec<u8>,
     window: Window,
     /// Whose controlling terminal it is.
-    session: Option<(Weak<PidNamespace>, Pid)>,
+    session: Option<(Weak<Pids>, Pid)>,
     /// The foreground process group; 0: none.
     foreground: Pid,
     /// Open files of the terminal's own side.
@@ -345,7 +345,7 @@ impl Tty {
     }
 
     /// The processes of a session lose their controlling terminal, where it is this one.
-    fn leave_session(&self, pids: &PidNamespace, session: Pid) {
+    fn leave_session(&self, pids: &Pids, session: Pid) {
         for process in pids.processes().iter().filter(|p| p.session() == session) {
             let old = process.terminal.lock().take_if(|own| self.is(own));
             drop(old);

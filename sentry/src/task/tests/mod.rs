@@ -51,14 +51,18 @@ impl Sandbox {
         let fs = FsContext::new(root(), 0o022);
         let files = FdTable::new();
         let creds = Arc::new(root_creds());
-        let namespaces = Arc::new(Namespaces::new("host", ""));
+        let mut namespaces = Namespaces::new("host", "", &self.container.pids);
+        namespaces.pid_for_children = self.container.namespaces.pid_for_children.clone();
+        let namespaces = Arc::new(namespaces);
         let pids = self.container.pids.clone();
-        let pid = pids.allocate().unwrap();
+        let pidns = namespaces.pid_for_children.clone();
+        let pid = pidns.allocate(&[]).unwrap();
         let process = Arc::new(Process::new(
             pid,
             ProcessParts {
                 container: self.container.clone(),
                 pids: pids.clone(),
+                pidns,
                 actions: Arc::default(),
                 limits: Rlimits::default(),
                 exit_signal: 0,

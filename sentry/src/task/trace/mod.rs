@@ -409,12 +409,14 @@ pub(super) fn tracee_ends(task: &Arc<Task>, status: i32) -> bool {
         signal => (code::CLD_KILLED, signal),
     };
     let times = task.usage().ticks();
-    tell(
-        &tracer.process,
-        SigInfo::child(Signal::SIGCHLD, code, task.tid(), uid, status, times),
-        false,
-    );
+    let pid = tracer.process.pidns.nr(task.tid());
+    tell(&tracer.process, SigInfo::child(Signal::SIGCHLD, code, pid, uid, status, times), false);
     true
+}
+
+/// The number of an id for the tracer of a task, 0 where it has none or cannot see that.
+pub(super) fn nr_for_tracer(task: &Task, id: super::Pid) -> super::Pid {
+    tracer_of(task).map_or(0, |tracer| tracer.process.pidns.nr(id))
 }
 
 /// Another task of the group takes the leader's id by exec: a tracer that had the old leader loses it

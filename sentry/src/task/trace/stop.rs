@@ -46,7 +46,7 @@ impl Stop {
     fn notify(cx: &Current, signal: i32, code: i32, why: i32) -> Stop {
         let signal = Signal::new(signal).unwrap_or(Signal::SIGTRAP);
         let mut info = cx.sign(signal, code);
-        info.set(0, crate::signal::pair(cx.task.tid(), cx.creds.uid));
+        info.set(0, crate::signal::pair(cx.task.vtid(), cx.creds.uid));
         Stop { code, why, info: Some(info), message: None, kind: Kind::Other }
     }
 }
@@ -94,7 +94,8 @@ fn trap(cx: &mut Current, stop: Stop) -> (i32, Option<SigInfo>) {
         let status = stop.code & 0x7f;
         let times = task.usage().ticks();
         let uid = cx.creds.uid;
-        let info = SigInfo::child(Signal::SIGCHLD, stop.why, task.tid(), uid, status, times);
+        let pid = tracer.process.pidns.nr(task.tid());
+        let info = SigInfo::child(Signal::SIGCHLD, stop.why, pid, uid, status, times);
         tell(&tracer.process, info, true);
         drop(table);
         ends
@@ -228,7 +229,8 @@ pub fn signal(cx: &mut Current, info: SigInfo) -> Option<SigInfo> {
     let info = if after == before {
         SigInfo { signal, ..changed.unwrap_or(info) }
     } else {
-        let (pid, uid) = tracer.map_or((0, 0), |t| (t.process.pid, t.creds().uid));
+        let (pid, uid) =
+            tracer.map_or((0, 0), |t| (cx.task.process.pidns.nr(t.process.pid), t.creds().uid));
         SigInfo::user(signal, code::SI_USER, pid, uid)
     };
     if cx.task.blocked().contains(signal) {
