@@ -91,6 +91,11 @@ impl AnonInode {
         self
     }
 
+    /// How it is shown.
+    pub fn label(&self) -> &'static str {
+        self.label
+    }
+
     /// With the device number of the device that it is.
     pub fn with_rdev(self, rdev: u64) -> AnonInode {
         self.attr.lock().rdev = rdev;
@@ -177,7 +182,7 @@ pub fn path(inode: &Arc<dyn Inode>) -> Result<Path, Errno> {
             let root = AnonInode::new(FileType::Directory, "anon_inode:", 0, 0, 0);
             let sb = Super::new(Arc::new(AnonFs { root: Arc::new(root) }));
             let dentry = sb.root().ok_or(Errno::ENOENT)?;
-            MOUNT.call_once(|| Mount::new(&sb, dentry, MountFlags::empty(), "none".into()))
+            MOUNT.call_once(|| Mount::new(&sb, dentry, MountFlags::RELATIME, "none".into()))
         }
     };
     let name = describe(&**inode);

@@ -24,7 +24,7 @@ struct Inner {
 impl FsContext {
     /// The root of a namespace as root and working directory.
     pub fn new(namespace: Arc<MountNamespace>, umask: u32) -> Arc<FsContext> {
-        let root = Path::root_of(&namespace.root());
+        let root = namespace.top();
         Arc::new(FsContext {
             inner: SpinLock::new(Inner { namespace, cwd: root.clone(), root }),
             umask: AtomicU32::new(umask & 0o777),
@@ -83,10 +83,24 @@ impl FsContext {
 
     /// Goes over to another namespace, at its root (setns(2)).
     pub fn enter_namespace(&self, namespace: Arc<MountNamespace>) {
-        let root = Path::root_of(&namespace.root());
+        let root = namespace.top();
         let new = Inner { namespace, cwd: root.clone(), root };
         let old = core::mem::replace(&mut *self.inner.lock(), new);
         drop(old);
+    }
+
+    /// Goes from `old` to `new` with root and working directory, where they are that (pivot_root(2)).
+    pub fn pivot(&self, old: &Path, new: &Path) {
+        let mut inner = self.inner.lock();
+        let mut before = inner.clone();
+        for here in [&mut before.root, &mut before.cwd] {
+            if here.same(old) {
+                *here = new.clone();
+            }
+        }
+        core::mem::swap(&mut *inner, &mut before);
+        drop(inner);
+        drop(before);
     }
 
     /// The umask.

@@ -17,6 +17,7 @@ use hashbrown::HashMap;
 
 use super::context::Cx;
 use super::inode::{Caching, FileSystem, Inode, NameCache};
+use super::types::MountFlags;
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock};
 
@@ -40,6 +41,10 @@ pub struct Super {
     cached: AtomicUsize,
     /// Mounts of it.
     mounts: AtomicUsize,
+    /// Flags that hold for all mounts of it.
+    flags: AtomicU64,
+    /// Files that are open for writing, through all its mounts.
+    writers: AtomicUsize,
     root: SpinLock<Option<Arc<Dentry>>>,
 }
 
@@ -54,6 +59,8 @@ impl Super {
             ages: SpinLock::new(VecDeque::new()),
             cached: AtomicUsize::new(0),
             mounts: AtomicUsize::new(0),
+            flags: AtomicU64::new(0),
+            writers: AtomicUsize::new(0),
             root: SpinLock::new(None),
         });
         let names: Weak<Super> = Arc::downgrade(&sb);
@@ -65,6 +72,34 @@ impl Super {
     /// Its root; `None` after the last mount is gone.
     pub fn root(&self) -> Option<Arc<Dentry>> {
         self.root.lock().clone()
+    }
+
+    /// The flags that hold for all mounts of it, of [`MountFlags::SUPER`].
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::SeqCst))
+    }
+
+    /// Sets them. `EBUSY` where it would become read-only under files that are open for writing.
+    pub fn change_flags(&self, flags: MountFlags) -> Result<(), Errno> {
+        let new = flags & MountFlags::SUPER;
+        let old = self.flags.swap(new.bits(), Ordering::SeqCst);
+        // Whoever opens a file counts first and looks at the flags then.
+        let stricter = new.bits() & !old & MountFlags::RDONLY.bits() != 0;
+        if stricter && self.writers.load(Ordering::SeqCst) != 0 {
+            self.flags.store(old, Ordering::SeqCst);
+            return Err(Errno::EBUSY);
+        }
+        Ok(())
+    }
+
+    /// A file is open for writing, until [`wrote`](Self::wrote).
+    pub(super) fn writes(&self) {
+        self.writers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Such a file is closed.
+    pub(super) fn wrote(&self) {
+        self.writers.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// One more mount of it.

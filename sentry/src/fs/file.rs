@@ -99,11 +99,20 @@ impl File {
     ) -> Result<Arc<File>, Errno> {
         let claim = match inode.kind() {
             FileType::Regular if flags.contains(OpenFlags::EXEC) => -1,
-            FileType::Regular if flags.writes() => 1,
+            FileType::Regular if flags.writes() && !flags.contains(OpenFlags::PATH) => 1,
             _ => 0,
         };
         if claim != 0 {
             inode.state().claim(claim)?;
+        }
+        if let Some(path) = path.as_ref().filter(|_| claim > 0) {
+            path.mount.writes();
+            // It may have become read-only since the caller looked.
+            if let Err(e) = path.mount.check_write() {
+                path.mount.wrote();
+                inode.state().unclaim(claim);
+                return Err(e);
+            }
         }
         inode.state().opened();
         Ok(Arc::new(File {
@@ -177,7 +186,7 @@ impl File {
     pub fn accessed(&self, attr: &mut Attr) {
         /// How old an access time may become with relatime, in seconds.
         const DAY: i64 = 24 * 60 * 60;
-        let mount = self.path.as_ref().map_or(MountFlags::empty(), |p| p.mount.flags());
+        let mount = self.path.as_ref().map_or(MountFlags::RELATIME, |p| p.mount.flags());
         let dir = self.inode.kind() == FileType::Directory;
         if mount.contains(MountFlags::NOATIME)
             || dir && mount.contains(MountFlags::NODIRATIME)
@@ -185,7 +194,7 @@ impl File {
         {
             return;
         }
-        let lazy = !mount.contains(MountFlags::STRICTATIME);
+        let lazy = mount.contains(MountFlags::RELATIME);
         let newer = attr.atime > attr.mtime && attr.atime > attr.ctime;
         if lazy && newer {
             let now = Time::now();
@@ -499,6 +508,9 @@ impl Drop for File {
         }
         if self.claim != 0 {
             self.inode.state().unclaim(self.claim);
+        }
+        if let Some(path) = self.path.as_ref().filter(|_| self.claim > 0) {
+            path.mount.wrote();
         }
         let last = self.inode.state().closed();
         if !self.is_path() {

@@ -108,10 +108,42 @@ bitflags::bitflags! {
         const NODEV = 4;
         const NOEXEC = 8;
         const SYNCHRONOUS = 16;
+        const MANDLOCK = 64;
+        const DIRSYNC = 128;
         const NOSYMFOLLOW = 256;
         const NOATIME = 1024;
         const NODIRATIME = 2048;
         const RELATIME = 1 << 21;
-        const STRICTATIME = 1 << 24;
+        const LAZYTIME = 1 << 25;
+        /// Those that a file system has, the same for all its mounts.
+        const SUPER = Self::RDONLY.bits() | Self::SYNCHRONOUS.bits() | Self::MANDLOCK.bits()
+            | Self::DIRSYNC.bits() | Self::LAZYTIME.bits();
+        /// Those that each mount has of its own.
+        const OWN = Self::RDONLY.bits() | Self::NOSUID.bits() | Self::NODEV.bits() | Self::NOEXEC.bits()
+            | Self::NOSYMFOLLOW.bits() | Self::ATIME.bits();
+        /// Those that say when reading notes the time: with neither NOATIME nor RELATIME always (MS_STRICTATIME).
+        const ATIME = Self::NOATIME.bits() | Self::NODIRATIME.bits() | Self::RELATIME.bits();
+    }
+}
+
+impl MountFlags {
+    /// MS_STRICTATIME (linux/mount.h), which is the absence of the others.
+    const STRICTATIME: u64 = 1 << 24;
+
+    /// What a mount with these MS_ bits of mount(2) begins with: relatime where nothing else is asked for.
+    pub fn from_ms(bits: u64) -> MountFlags {
+        let mut flags =
+            MountFlags::from_bits_truncate(bits) & (MountFlags::OWN - MountFlags::RELATIME);
+        if bits & Self::STRICTATIME != 0 {
+            flags.remove(MountFlags::NOATIME);
+        } else if !flags.contains(MountFlags::NOATIME) {
+            flags |= MountFlags::RELATIME;
+        }
+        flags
+    }
+
+    /// Whether MS_ bits of mount(2) say anything about access times.
+    pub fn ms_has_atime(bits: u64) -> bool {
+        bits & (MountFlags::ATIME.bits() | Self::STRICTATIME) != 0
     }
 }

@@ -54,7 +54,7 @@ pub use inode::{
 };
 pub use io::{IoDst, IoSrc, IoVec, UserMemory};
 pub use lock::InodeState;
-pub use mount::{Mount, MountNamespace};
+pub use mount::{Mount, MountNamespace, Propagation};
 pub use path::Path;
 pub use proc::may_inspect;
 pub use setup::{MountError, mount_container};

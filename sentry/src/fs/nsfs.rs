@@ -4,6 +4,8 @@
 //! keeps its namespace alive, tells what ioctl_ns(2) asks, and is what setns(2) takes.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
 
@@ -11,10 +13,13 @@ use super::anon::{self, AnonInode};
 use super::file::File;
 use super::inode::{FileOps, Inode};
 use super::path::Path;
-use super::types::{FileType, OpenFlags, makedev};
+use super::types::{FileType, OpenFlags};
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::task::{Current, Namespace, limit};
+
+/// The device of Linux's nsfs.
+const DEV: u64 = 4;
 
 /// Commands of linux/nsfs.h.
 const NS_GET_USERNS: u32 = 0xb701;
@@ -32,10 +37,27 @@ pub fn namespace_of(file: &File) -> Option<&Namespace> {
     file.ops_as::<NamespaceFile>().map(|NamespaceFile(namespace)| namespace)
 }
 
+/// The number of the mount namespace that an inode stands for.
+pub fn mount_namespace_of(inode: &dyn Inode) -> Option<u64> {
+    let anon = inode.as_any().downcast_ref::<AnonInode>()?;
+    let attr = anon.attr().ok()?;
+    (attr.dev == DEV && anon.label() == "mnt").then_some(attr.ino)
+}
+
+/// Whether an inode stands for a namespace.
+pub fn is_here(inode: &dyn Inode) -> bool {
+    inode.attr().is_ok_and(|attr| attr.dev == DEV)
+}
+
+/// What /proc/PID/mountinfo shows of a mount of such an inode.
+pub fn shown(inode: &dyn Inode) -> Option<String> {
+    let anon = inode.as_any().downcast_ref::<AnonInode>().filter(|_| is_here(inode))?;
+    Some(format!("{}:[{}]", anon.label(), inode.attr().ok()?.ino))
+}
+
 fn inode(namespace: Namespace) -> Arc<dyn Inode> {
     let inode = AnonInode::new(FileType::Regular, namespace.kind().0, 0o444, 0, 0);
-    // The device of Linux's nsfs.
-    let inode = inode.with_identity(makedev(0, 4), namespace.id().0);
+    let inode = inode.with_identity(DEV, namespace.id().0);
     Arc::new(inode.with_open(Box::new(move |flags| {
         if flags.writes() {
             return Err(Errno::EPERM);

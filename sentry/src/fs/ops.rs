@@ -10,6 +10,7 @@ use super::dentry::Dentry;
 use super::file::{Blocker, File, PathOps};
 use super::inode::{FileOps, Inode, Link};
 use super::inotify::{self, mask};
+use super::mount;
 use super::path::Path;
 use super::perm::{self, cap};
 use super::types::{
@@ -411,6 +412,11 @@ impl Cx<'_> {
         Ok(())
     }
 
+    /// Whether something is mounted on `dentry` in the caller's namespace.
+    fn is_mountpoint_here(&self, dentry: &Arc<Dentry>) -> bool {
+        dentry.is_mountpoint() && self.fs.namespace().stands_on(dentry)
+    }
+
     /// unlink(2).
     pub fn unlink(&self, start: Option<&Path>, path: &[u8]) -> Result<(), Errno> {
         let at = self.target(start, path, |_| Errno::EISDIR)?;
@@ -427,11 +433,12 @@ impl Cx<'_> {
         if is_dir {
             return Err(Errno::EISDIR);
         }
-        if dentry.is_mountpoint() {
+        if self.is_mountpoint_here(&dentry) {
             return Err(Errno::EBUSY);
         }
         parent.unlink(self, &at.name, inode)?;
         at.dir.dentry.removed(&at.name, &dentry);
+        mount::detach_from(&dentry);
         inotify::unlinked(&**inode);
         inotify::name_changed(&**parent, &at.name, &**inode, mask::DELETE);
         Ok(())
@@ -453,13 +460,14 @@ impl Cx<'_> {
         if inode.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        if dentry.is_mountpoint() {
+        if self.is_mountpoint_here(&dentry) {
             return Err(Errno::EBUSY);
         }
         // Nothing may come into it any more once it is found empty.
         let _emptied = dentry.dir.lock();
         parent.rmdir(self, &at.name, inode)?;
         at.dir.dentry.removed(&at.name, &dentry);
+        mount::detach_from(&dentry);
         inotify::unlinked(&**inode);
         inotify::name_changed(&**parent, &at.name, &**inode, mask::DELETE);
         Ok(())
@@ -570,7 +578,7 @@ impl Cx<'_> {
                 perm::permission(self, &**replaced, Access::WRITE)?;
             }
         }
-        if source.is_mountpoint() || target.is_mountpoint() {
+        if self.is_mountpoint_here(&source) || self.is_mountpoint_here(&target) {
             return Err(Errno::EBUSY);
         }
         // Nothing may come into a directory that is about to be replaced.
@@ -580,6 +588,7 @@ impl Cx<'_> {
             old.dir.dentry.exchanged(&source, &new.dir.dentry, &target);
         } else {
             new.dir.dentry.removed(&new.name, &target);
+            mount::detach_from(&target);
             old.dir.dentry.moved(&source, &new.dir.dentry, &new.name);
         }
         inotify::moved((&**from, &old.name), (&**to, &new.name), &**moving);

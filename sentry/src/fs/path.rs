@@ -38,6 +38,16 @@ impl Path {
         Arc::ptr_eq(&self.dentry, &self.mount.root)
     }
 
+    /// What is on top here, where something is mounted.
+    pub fn topmost(mut self) -> Path {
+        while self.dentry.is_mountpoint()
+            && let Some(mount) = self.mount.mounted_at(&self.dentry)
+        {
+            self = Path::root_of(&mount);
+        }
+        self
+    }
+
     /// One step up, across mounts; `None` at the top of all.
     pub fn up(&self) -> Option<Path> {
         let mut here = self.clone();
@@ -51,6 +61,15 @@ impl Path {
     /// The path from `root`, beginning with a slash; `None`: it is not below `root` (Linux then
     /// says "(unreachable)"). A removed file gets " (deleted)" at its end.
     pub fn text(&self, root: &Path) -> Option<Vec<u8>> {
+        let mut text = self.names(root)?;
+        if self.dentry.is_unlinked() {
+            text.extend_from_slice(b" (deleted)");
+        }
+        Some(text)
+    }
+
+    /// As [`text`](Self::text), of a removed file too without a word about that.
+    pub fn names(&self, root: &Path) -> Option<Vec<u8>> {
         let mut names: Vec<Arc<[u8]>> = Vec::new();
         let mut here = self.clone();
         let reached = loop {
@@ -78,9 +97,6 @@ impl Path {
         }
         if text.is_empty() {
             text.push(b'/');
-        }
-        if self.dentry.is_unlinked() {
-            text.extend_from_slice(b" (deleted)");
         }
         reached.then_some(text)
     }

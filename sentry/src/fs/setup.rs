@@ -16,7 +16,7 @@ use super::proc::ProcFs;
 use super::sysfs;
 use super::tmpfs::{Options, Tmpfs};
 use super::tty::Devpts;
-use super::types::{FileType, MountFlags};
+use super::types::{FileType, MountFlags, New};
 use super::walk::WalkFlags;
 use crate::control::{Capabilities, ContainerSpec, MountSource, MountSpec};
 use crate::errno::Errno;
@@ -128,8 +128,9 @@ pub fn mount_container(
     let sb = Super::new(fs);
     let dentry = sb.root().ok_or(Errno::ENOENT).map_err(fail("root".into()))?;
     let source = sb.fs.source();
-    let mount = Mount::new(&sb, dentry, MountFlags::empty(), source);
-    let namespace = MountNamespace::new(mount.clone());
+    let mount = Mount::new(&sb, dentry, MountFlags::RELATIME, source);
+    let namespace = hidden_root().map_err(fail("root".into()))?;
+    namespace.mount(&mount, &namespace.top()).map_err(fail("root".into()))?;
     let fs = FsContext::new(namespace.clone(), 0o022);
     let creds = root_creds();
     let cx = Cx { fs: &fs, creds: &creds, task: None };
@@ -143,9 +144,18 @@ pub fn mount_container(
         protect(&cx, &namespace, path).map_err(fail(format!("read-only path {path}")))?;
     }
     if spec.root.readonly {
-        mount.set_flags(MountFlags::RDONLY);
+        mount.set_flags(MountFlags::RDONLY | MountFlags::RELATIME);
     }
     Ok(namespace)
+}
+
+/// A namespace of one empty mount, on which a container's root goes, as Linux's goes on its rootfs: so that the
+/// root can be pivoted from.
+fn hidden_root() -> Result<Arc<MountNamespace>, Errno> {
+    let root = New { mode: 0o755, uid: 0, gid: 0 };
+    let sb = Super::new(Tmpfs::new("rootfs", &Options { root, ..Options::default() })?);
+    let root = sb.root().ok_or(Errno::ENOENT)?;
+    Ok(MountNamespace::new(Mount::new(&sb, root, MountFlags::empty(), "none".into())))
 }
 
 /// Where a path leads, if it is there.
@@ -160,23 +170,24 @@ fn existing(cx: &Cx<'_>, path: &str) -> Result<Option<Path>, Errno> {
 /// Hides what is at `path`, as runc does.
 fn mask(cx: &Cx<'_>, namespace: &Arc<MountNamespace>, path: &str) -> Result<(), Errno> {
     let Some(at) = existing(cx, path)? else { return Ok(()) };
-    let mount = if at.inode()?.kind() == FileType::Directory {
+    if at.inode()?.kind() == FileType::Directory {
         let sb = Super::new(Tmpfs::new("tmpfs", &Options::default())?);
         let root = sb.root().ok_or(Errno::ENOENT)?;
-        Mount::new(&sb, root, MountFlags::RDONLY, "tmpfs".into())
-    } else {
-        // Without a /dev/null there is nothing to hide it behind.
-        namespace.bind(&cx.walk(None, b"/dev/null", WalkFlags::FOLLOW)?, false)
-    };
-    namespace.mount(&mount, &at)
+        let mount =
+            Mount::new(&sb, root, MountFlags::RDONLY | MountFlags::RELATIME, "tmpfs".into());
+        return namespace.mount(&mount, &at);
+    }
+    // Without a /dev/null there is nothing to hide it behind.
+    let null = cx.walk(None, b"/dev/null", WalkFlags::FOLLOW)?;
+    namespace.adopt(&*namespace.bind(&null, false)?, &at)
 }
 
 /// Mounts what is at `path` over itself, read-only, with all that is mounted below.
 fn protect(cx: &Cx<'_>, namespace: &Arc<MountNamespace>, path: &str) -> Result<(), Errno> {
     let Some(at) = existing(cx, path)? else { return Ok(()) };
-    let mount = namespace.bind(&at, true);
-    mount.set_flags(mount.flags() | MountFlags::RDONLY);
-    namespace.mount(&mount, &at)
+    let tree = namespace.bind(&at, true)?;
+    tree.root().set_flags(tree.root().flags() | MountFlags::RDONLY);
+    namespace.adopt(&tree, &at)
 }
 
 fn layered(fs: Arc<dyn FileSystem>, overlay: bool) -> Result<Arc<dyn FileSystem>, Errno> {
@@ -192,7 +203,7 @@ fn one(
     spec: &MountSpec,
     sources: &mut Sources<'_>,
 ) -> Result<(), Errno> {
-    let flags = MountFlags::from_bits_truncate(spec.flags);
+    let flags = MountFlags::from_ms(spec.flags);
     let (fs, source) = match &spec.source {
         MountSource::Internal { fstype, data } => (
             internal(fstype, data.as_bytes(), sources.container, sources.pidns, sources.ipc)?,
@@ -204,6 +215,9 @@ fn one(
         }
     };
     let sb = Super::new(fs);
+    if matches!(spec.source, MountSource::Internal { .. }) {
+        sb.change_flags(MountFlags::from_bits_truncate(spec.flags))?;
+    }
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let directory = root.inode().is_some_and(|i| i.kind() == FileType::Directory);
     let mount = Mount::new(&sb, root, flags, source.into());

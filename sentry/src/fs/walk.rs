@@ -38,6 +38,8 @@ bitflags::bitflags! {
         const IN_ROOT = 128;
         /// Only what is cached (RESOLVE_CACHED).
         const CACHED = 256;
+        /// Mounts on the way do not count as used (umount2(MNT_EXPIRE)).
+        const UNSEEN = 512;
     }
 }
 
@@ -211,6 +213,9 @@ impl<'a> Walk<'a> {
             let Some(mount) = here.mount.mounted_at(&here.dentry) else { break };
             if self.flags.contains(WalkFlags::NO_XDEV) {
                 return Err(Errno::EXDEV);
+            }
+            if !self.flags.contains(WalkFlags::UNSEEN) {
+                mount.used();
             }
             *here = Path::root_of(&mount);
         }

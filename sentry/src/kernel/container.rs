@@ -13,7 +13,7 @@ use crate::fs::setup::{
     GoferSource, MountError, Sources, mount_container, mount_point, root_creds,
 };
 use crate::fs::tty::{Devpts, Tty};
-use crate::fs::{Cx, FileType, FsContext, Mount, MountNamespace, OpenFlags, WalkFlags, stream};
+use crate::fs::{Cx, FileType, FsContext, MountNamespace, OpenFlags, WalkFlags, stream};
 use crate::platform::{Level, StreamId, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
@@ -343,13 +343,8 @@ impl Container {
         if init && let Some(mounts) = self.mounts.get() {
             // As runc binds it there.
             let at = mount_point(&cx, b"/dev/console", false);
-            let mount = Mount::new(
-                &place.mount.sb,
-                place.dentry.clone(),
-                place.mount.flags(),
-                place.mount.source.clone(),
-            );
-            at.and_then(|at| mounts.mount(&mount, &at)).map_err(|e| fail("/dev/console", e))?;
+            at.and_then(|at| mounts.adopt(&*mounts.bind(&place, false)?, &at))
+                .map_err(|e| fail("/dev/console", e))?;
         }
         Ok((tty, file))
     }

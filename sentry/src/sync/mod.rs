@@ -5,7 +5,7 @@
 //! - [`WaitQueue`]: for conditions, with anything that implements [`Wake`] waiting.
 //!
 //! Lock order, outermost first; a lock is taken only under those before it:
-//! 1. a directory's `Mutex` (two of them: rename's order), 2. an inode's `Mutex`, 3. `Mm`'s `Mutex`,
+//! 1. a directory's `Mutex` (two of them: rename's order), then that of the tree of mounts, 2. an inode's `Mutex`, 3. `Mm`'s `Mutex`,
 //! 4. the page cache of an inode, 5. the process tree (`Kernel::processes`), 6. a process's signal
 //!    state, 7. fd tables, fs contexts and other per-task `SpinLock`s, 8. wait queues.
 

@@ -11,7 +11,7 @@ use crate::error::SysResult;
 use crate::fs::dentry::Super;
 use crate::fs::perm::cap;
 use crate::fs::setup::internal;
-use crate::fs::{FileType, Mount, MountFlags, Path, WalkFlags};
+use crate::fs::{Mount, MountFlags, Path, Propagation, WalkFlags};
 use crate::task::Current;
 
 /// Flags of mount(2) that say what to do (linux/mount.h).
@@ -19,10 +19,13 @@ const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const MS_MOVE: u64 = 8192;
 const MS_REC: u64 = 16384;
+const MS_SILENT: u64 = 32768;
 const MS_UNBINDABLE: u64 = 1 << 17;
 const MS_PRIVATE: u64 = 1 << 18;
 const MS_SLAVE: u64 = 1 << 19;
 const MS_SHARED: u64 = 1 << 20;
+/// Of the kernel's own mounts.
+const MS_NOUSER: u64 = 1 << 31;
 
 /// Longest data of a mount, one page.
 const MAX_DATA: usize = 4096;
@@ -39,59 +42,63 @@ fn optional(cx: &Current, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
     if addr == 0 { Ok(Vec::new()) } else { cx.mm.copy_in_string(addr, max) }
 }
 
+/// The one kind that MS_ flags ask for. `EINVAL` where they ask for anything else.
+fn propagation(flags: u64) -> Result<Propagation, Errno> {
+    match flags & !(MS_REC | MS_SILENT) {
+        MS_SHARED => Ok(Propagation::Shared),
+        MS_PRIVATE => Ok(Propagation::Private),
+        MS_SLAVE => Ok(Propagation::Slave),
+        MS_UNBINDABLE => Ok(Propagation::Unbindable),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// mount(2).
 pub fn mount(cx: &mut Current, args: Args) -> SysResult {
     let [source, target, fstype, flags, data, _] = args.0;
+    let fstype = match fstype {
+        0 => None,
+        addr => Some(cx.mm.copy_in_string(addr, MAX_DATA)?),
+    };
     let source = optional(cx, source, crate::fs::types::PATH_MAX)?;
+    let data = optional(cx, data, MAX_DATA)?;
     let target = path(cx, target)?;
-    admin(cx)?;
     let at = walk(cx, &target)?;
     // The magic of old kernels in the upper half.
     let flags = if flags & 0xffff_0000 == 0xc0ed_0000 { flags & 0xffff } else { flags };
-    let mut kept = MountFlags::from_bits_truncate(flags);
-    if !kept.intersects(MountFlags::NOATIME | MountFlags::STRICTATIME) {
-        kept |= MountFlags::RELATIME;
+    if flags & MS_NOUSER != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    admin(cx)?;
+    if flags & MS_REMOUNT != 0 {
+        return remount(cx, &at, flags, &data);
     }
     let namespace = cx.fs.namespace();
-    if flags & MS_REMOUNT != 0 {
-        if !at.is_mount_root() {
+    if flags & MS_BIND != 0 {
+        if source.is_empty() {
             return Err(Errno::EINVAL.into());
         }
-        if flags & MS_BIND == 0 {
-            let data = optional(cx, data, MAX_DATA)?;
-            at.mount.sb.fs.remount(&data)?;
-        }
-        at.mount.set_flags(kept);
-        return Ok(0);
-    }
-    if flags & MS_BIND != 0 {
-        let from = walk(cx, &source)?;
-        let copy = namespace.bind(&from, flags & MS_REC != 0);
-        namespace.mount(&copy, &at)?;
+        let tree = namespace.bind(&walk(cx, &source)?, flags & MS_REC != 0)?;
+        namespace.adopt(&tree, &at)?;
         return Ok(0);
     }
     if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
-        let kind = flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE);
-        if !kind.is_power_of_two() || !at.is_mount_root() {
+        let kind = propagation(flags)?;
+        if !at.is_mount_root() || !at.mount.is_in(&namespace) {
             return Err(Errno::EINVAL.into());
         }
-        // Every mount is private here: nothing propagates, so these ask for what is there already.
-        return match kind {
-            MS_PRIVATE | MS_SLAVE => Ok(0),
-            _ => Err(Errno::EINVAL.into()),
-        };
-    }
-    if flags & MS_MOVE != 0 {
-        let from = walk(cx, &source)?;
-        if !from.is_mount_root() {
-            return Err(Errno::EINVAL.into());
-        }
-        namespace.move_mount(&from.mount, &at)?;
+        at.mount.change_propagation(kind, flags & MS_REC != 0);
         return Ok(0);
     }
-    let fstype = cx.mm.copy_in_string(fstype, 256)?;
+    if flags & MS_MOVE != 0 {
+        if source.is_empty() {
+            return Err(Errno::EINVAL.into());
+        }
+        namespace.move_mount(&walk(cx, &source)?, &at)?;
+        return Ok(0);
+    }
+    let fstype = fstype.ok_or(Errno::EINVAL)?;
     let fstype = core::str::from_utf8(&fstype).map_err(|_| Errno::ENODEV)?;
-    let data = optional(cx, data, MAX_DATA)?;
     let container = Arc::downgrade(&cx.task.process.container);
     let sb = Super::new(internal(
         fstype,
@@ -100,9 +107,32 @@ pub fn mount(cx: &mut Current, args: Args) -> SysResult {
         &cx.task.process.pidns,
         &cx.namespaces.ipc,
     )?);
+    sb.change_flags(MountFlags::from_bits_truncate(flags))?;
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let source = String::from_utf8_lossy(&source).into_owned();
-    namespace.mount(&Mount::new(&sb, root, kept, source), &at)?;
+    let mount = Mount::new(&sb, root, MountFlags::from_ms(flags), source);
+    namespace.mount(&mount, &at)?;
+    Ok(0)
+}
+
+/// MS_REMOUNT: of one mount's flags with MS_BIND, else of the file system and of this mount of it.
+fn remount(cx: &Current, at: &Path, flags: u64, data: &[u8]) -> SysResult {
+    let mut own = MountFlags::from_ms(flags);
+    if !MountFlags::ms_has_atime(flags) {
+        own = (own - MountFlags::ATIME) | at.mount.flags() & MountFlags::ATIME;
+    }
+    if !at.is_mount_root() || !at.mount.is_in(&cx.fs.namespace()) {
+        return Err(Errno::EINVAL.into());
+    }
+    if flags & MS_BIND == 0 {
+        let sb = &at.mount.sb;
+        sb.fs.remount(data)?;
+        sb.change_flags(MountFlags::from_bits_truncate(flags))?;
+        // Files that are open for writing have been looked for.
+        at.mount.set_flags(own);
+        return Ok(0);
+    }
+    at.mount.change_flags(own)?;
     Ok(0)
 }
 
@@ -114,61 +144,56 @@ pub fn umount2(cx: &mut Current, args: Args) -> SysResult {
     const EXPIRE: u32 = 4;
     const NOFOLLOW: u32 = 8;
     let flags = args.uint(1);
-    if flags & !(FORCE | DETACH | EXPIRE | NOFOLLOW) != 0
-        || flags & EXPIRE != 0 && flags & (FORCE | DETACH) != 0
-    {
+    if flags & !(FORCE | DETACH | EXPIRE | NOFOLLOW) != 0 {
         return Err(Errno::EINVAL.into());
     }
     let target = path(cx, args.get(0))?;
     let mut how = WalkFlags::empty();
     how.set(WalkFlags::FOLLOW, flags & NOFOLLOW == 0);
-    let at = cx.cx().walk(None, &target, how)?;
-    if !at.is_mount_root() {
+    how.set(WalkFlags::UNSEEN, flags & EXPIRE != 0);
+    // `.` and `/` mean what is on top there.
+    let at = cx.cx().walk(None, &target, how)?.topmost();
+    admin(cx)?;
+    let namespace = cx.fs.namespace();
+    if !at.is_mount_root() || !at.mount.is_in(&namespace) {
         return Err(Errno::EINVAL.into());
     }
-    admin(cx)?;
-    if flags & EXPIRE != 0 {
-        return Err(Errno::EAGAIN.into());
-    }
+    let is_root = Arc::ptr_eq(&at.mount, &cx.fs.root().mount);
     let mount = at.mount.clone();
     drop(at);
-    cx.fs.namespace().umount(&mount, flags & DETACH != 0)?;
+    if flags & EXPIRE != 0 {
+        if is_root || flags & (FORCE | DETACH) != 0 {
+            return Err(Errno::EINVAL.into());
+        }
+        namespace.expire(&mount)?;
+    }
+    if is_root && flags & DETACH == 0 {
+        // One's own root is made read-only instead.
+        mount.sb.change_flags(mount.sb.flags() | MountFlags::RDONLY)?;
+        return Ok(0);
+    }
+    namespace.umount(&mount, flags & DETACH != 0)?;
     Ok(0)
 }
 
 /// pivot_root(2).
 pub fn pivot_root(cx: &mut Current, args: Args) -> SysResult {
-    let (new, old) = (path(cx, args.get(0))?, path(cx, args.get(1))?);
     admin(cx)?;
-    let (new, put_old) = (walk(cx, &new)?, walk(cx, &old)?);
-    for place in [&new, &put_old] {
-        if place.inode()?.kind() != FileType::Directory {
-            return Err(Errno::ENOTDIR.into());
-        }
-    }
-    let root = cx.fs.root();
-    if !root.is_mount_root() {
-        return Err(Errno::EINVAL.into());
-    }
-    // The old root's new place must be at or below the new root.
-    let mut here = Some(put_old.clone());
-    while let Some(place) = &here {
-        if place.same(&new) {
-            break;
-        }
-        here = place.up();
-    }
-    if here.is_none() {
-        return Err(Errno::EINVAL.into());
-    }
-    let was = cx.fs.namespace().pivot(&new, &put_old)?;
+    let directory = |addr| {
+        let path = path(cx, addr)?;
+        cx.cx().walk(None, &path, WalkFlags::FOLLOW | WalkFlags::DIRECTORY)
+    };
+    let (new, put_old) = (directory(args.get(0))?, directory(args.get(1))?);
+    let old = cx.fs.root();
+    cx.fs.namespace().pivot(&old, &new, &put_old)?;
     // Whoever stood at the old root stands at the new one now.
-    let old_root = Path::root_of(&was);
-    if cx.fs.cwd().same(&old_root) {
-        cx.fs.set_cwd(new.clone());
-    }
-    if cx.fs.root().same(&old_root) {
-        cx.fs.set_root(new);
+    for process in cx.task.process.container.pids.processes() {
+        for task in process.tasks() {
+            let fs = task.shared.lock().fs.clone();
+            if let Some(fs) = fs {
+                fs.pivot(&old, &new);
+            }
+        }
     }
     Ok(0)
 }

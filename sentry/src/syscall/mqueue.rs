@@ -74,7 +74,7 @@ pub fn mq_open(cx: &mut Current, args: Args) -> SysResult {
     };
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let dentry = Dentry::new(sb, Some(root.clone()), &name, Some(queue.clone()));
-    let mount = Mount::new(sb, root, MountFlags::empty(), "mqueue".into());
+    let mount = Mount::new(sb, root, MountFlags::RELATIME, "mqueue".into());
     let kept = open & (OpenFlags::WRONLY | OpenFlags::RDWR | OpenFlags::NONBLOCK);
     let ops = Box::new(MqFile(queue.clone()));
     let file = File::new(ops, queue, Some(Path { mount, dentry }), kept)?;

@@ -134,7 +134,7 @@ fn put_statfs(cx: &Current, addr: u64, named: &Named) -> SysResult {
     /// ST_VALID: f_flags is filled.
     const ST_VALID: u64 = 0x20;
     let (s, flags) = match named.path() {
-        Some(path) => (path.mount.sb.fs.statfs()?, path.mount.flags()),
+        Some(path) => (path.mount.sb.fs.statfs()?, path.mount.all_flags()),
         None => {
             // PIPEFS_MAGIC and SOCKFS_MAGIC, else ANON_INODE_FS_MAGIC (linux/magic.h).
             let kind = match named.inode()?.kind() {
@@ -147,9 +147,11 @@ fn put_statfs(cx: &Current, addr: u64, named: &Named) -> SysResult {
     };
     // MS_RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS and ST_RDONLY.. have the same numbers; relatime
     // and the others are shifted (linux/statfs.h).
-    let mut f_flags = ST_VALID | flags.bits() & 0x1f | flags.bits() & 0xc00;
-    if flags.contains(MountFlags::RELATIME) {
-        f_flags |= 0x1000;
+    let mut f_flags = ST_VALID | flags.bits() & 0x5f | flags.bits() & 0xc00;
+    for (flag, st) in [(MountFlags::RELATIME, 0x1000), (MountFlags::NOSYMFOLLOW, 0x2000)] {
+        if flags.contains(flag) {
+            f_flags |= st;
+        }
     }
     let mut f = Fields::<120>::new();
     f.u64(s.kind).u64(s.bsize).u64(s.blocks).u64(s.bfree).u64(s.bavail).u64(s.files).u64(s.ffree);

@@ -194,7 +194,7 @@ syscalls! {
     162 sync Full() fd::sync, ();
     163 acct Missing() missing, ();
     164 settimeofday Partial("nobody may") time::settimeofday, (Hex, Hex);
-    165 mount Partial("every mount is private: no propagation") mount::mount, (Path, Path, Path, Hex, Hex);
+    165 mount Full() mount::mount, (Path, Path, Path, Hex, Hex);
     166 umount2 Full() mount::umount2, (Path, Hex);
     167 swapon Missing() missing, ();
     168 swapoff Missing() missing, ();

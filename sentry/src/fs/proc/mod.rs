@@ -123,6 +123,8 @@ enum What {
     /// Bytes that are no text: cmdline, environ, auxv.
     Bytes(fn(&About<'_>) -> Result<alloc::vec::Vec<u8>, Errno>),
     Writable(Render, Store),
+    /// The mounts that a process sees: whoever polls it hears of changes.
+    Mounts(fn(&About<'_>) -> Result<alloc::vec::Vec<u8>, Errno>),
     Link(Follow),
     Dir(&'static [Entry]),
     /// Directories whose names are what there is.

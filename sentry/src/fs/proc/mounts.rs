@@ -1,114 +1,195 @@
-//! mounts, mountinfo and mountstats.
+//! mounts, mountinfo and mountstats: bytes, as names need not be text.
 
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::About;
 use crate::errno::Errno;
-use crate::fs::types::{major, minor};
-use crate::fs::{Mount, MountFlags, Path};
+use crate::fs::mount::NamespaceState;
+use crate::fs::types::{Events, major, minor};
+use crate::fs::{Mount, MountFlags, Path, nsfs};
+use crate::sync::WaitQueue;
 
-/// A path as these files write it: space, tab, newline and backslash in octal.
-fn escaped(out: &mut String, path: &[u8]) {
-    for byte in path {
-        match byte {
-            b' ' | b'\t' | b'\n' | b'\\' | b'#' => {
-                let _ = write!(out, "\\{byte:03o}");
-            }
-            0x20..0x7f => out.push(char::from(*byte)),
-            // What is not ASCII goes as it is where it is UTF-8, else in octal too.
-            _ => {
-                let _ = write!(out, "\\{byte:03o}");
-            }
+/// Somebody who has one of these files open, and hears once of each change by POLLPRI and POLLERR.
+pub(super) struct Watch {
+    namespace: Arc<NamespaceState>,
+    seen: AtomicU64,
+}
+
+impl Watch {
+    pub(super) fn poll(&self) -> Events {
+        let mut ready = Events::IN | Events::RDNORM;
+        let event = self.namespace.event();
+        if self.seen.swap(event, Ordering::SeqCst) != event {
+            ready |= Events::ERR | Events::PRI;
         }
+        ready
+    }
+
+    pub(super) fn queue(&self) -> &WaitQueue {
+        self.namespace.queue()
     }
 }
 
-/// A mount and its place below the root of a process.
-type Seen = (Arc<Mount>, Vec<u8>);
+/// Watches the mounts of the process.
+pub(super) fn watch(about: &About<'_>) -> Result<Watch, Errno> {
+    let fs = about.task()?.shared.lock().fs.clone().ok_or(Errno::EINVAL)?;
+    let namespace = fs.namespace().state().clone();
+    Ok(Watch { seen: AtomicU64::new(namespace.event()), namespace })
+}
 
-/// The mounts that the process sees, with where each stands below its root.
-fn seen(about: &About<'_>) -> Result<(Path, Vec<Seen>), Errno> {
+/// Lines under way.
+struct Lines(Vec<u8>);
+
+impl fmt::Write for Lines {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn text(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// A path: white space and backslash in octal.
+    fn path(&mut self, path: &[u8]) {
+        self.escaped(path, b" \t\n\\");
+    }
+
+    /// The source of a mount: what begins a comment in fstab(5) in octal too.
+    fn source(&mut self, mount: &Mount) {
+        let source = if mount.source.is_empty() { "none" } else { &mount.source };
+        self.escaped(source.as_bytes(), b" \t\n\\#");
+    }
+
+    fn escaped(&mut self, text: &[u8], which: &[u8]) {
+        for byte in text {
+            if which.contains(byte) {
+                let _ = write!(self, "\\{byte:03o}");
+            } else {
+                self.0.push(*byte);
+            }
+        }
+    }
+
+    fn access(&mut self, flags: MountFlags) {
+        self.text(if flags.contains(MountFlags::RDONLY) { "ro" } else { "rw" });
+    }
+
+    fn flags(&mut self, flags: MountFlags, names: &[(MountFlags, &str)]) {
+        for (flag, name) in names {
+            if flags.contains(*flag) {
+                self.text(name);
+            }
+        }
+    }
+
+    fn own_flags(&mut self, mount: &Mount) {
+        const OWN: &[(MountFlags, &str)] = &[
+            (MountFlags::NOSUID, ",nosuid"),
+            (MountFlags::NODEV, ",nodev"),
+            (MountFlags::NOEXEC, ",noexec"),
+            (MountFlags::NOATIME, ",noatime"),
+            (MountFlags::NODIRATIME, ",nodiratime"),
+            (MountFlags::RELATIME, ",relatime"),
+            (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
+        ];
+        self.flags(mount.flags(), OWN);
+    }
+
+    fn super_flags(&mut self, mount: &Mount) {
+        const SUPER: &[(MountFlags, &str)] = &[
+            (MountFlags::SYNCHRONOUS, ",sync"),
+            (MountFlags::DIRSYNC, ",dirsync"),
+            (MountFlags::MANDLOCK, ",mand"),
+            (MountFlags::LAZYTIME, ",lazytime"),
+        ];
+        self.flags(mount.sb.flags(), SUPER);
+    }
+}
+
+/// A line for each mount at or below the root of the process, given where it stands.
+fn lines(
+    about: &About<'_>,
+    mut line: impl FnMut(&mut Lines, &Arc<Mount>, &[u8], &Path),
+) -> Result<Vec<u8>, Errno> {
     let fs = about.task()?.shared.lock().fs.clone().ok_or(Errno::EINVAL)?;
     let root = fs.root();
-    let mut all = Vec::new();
+    let mut lines = Lines(Vec::new());
     for mount in fs.namespace().all() {
-        let at = Path::root_of(&mount);
-        let text = if at.same(&root) { Some(b"/".to_vec()) } else { at.text(&root) };
-        if let Some(text) = text {
-            all.push((mount, text));
+        if let Some(at) = Path::root_of(&mount).names(&root) {
+            line(&mut lines, &mount, &at, &root);
         }
     }
-    Ok((root, all))
-}
-
-fn options(flags: MountFlags) -> String {
-    let mut text = String::from(if flags.contains(MountFlags::RDONLY) { "ro" } else { "rw" });
-    for (flag, name) in [
-        (MountFlags::NOSUID, ",nosuid"),
-        (MountFlags::NODEV, ",nodev"),
-        (MountFlags::NOEXEC, ",noexec"),
-        (MountFlags::NOATIME, ",noatime"),
-        (MountFlags::NODIRATIME, ",nodiratime"),
-        (MountFlags::RELATIME, ",relatime"),
-        (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
-    ] {
-        if flags.contains(flag) {
-            text.push_str(name);
-        }
-    }
-    text
-}
-
-fn source(mount: &Mount) -> &[u8] {
-    if mount.source.is_empty() { b"none" } else { mount.source.as_bytes() }
+    Ok(lines.0)
 }
 
 /// /proc/PID/mounts (fstab(5)).
-pub(super) fn mounts(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    for (mount, at) in seen(about)?.1 {
-        escaped(out, source(&mount));
-        out.push(' ');
-        escaped(out, &at);
+pub(super) fn mounts(about: &About<'_>) -> Result<Vec<u8>, Errno> {
+    lines(about, |out, mount, at, _| {
         let fs = &mount.sb.fs;
-        let _ = writeln!(out, " {} {}{} 0 0", fs.name(), options(mount.flags()), fs.options());
-    }
-    Ok(())
+        out.source(mount);
+        out.text(" ");
+        out.path(at);
+        let _ = write!(out, " {} ", fs.name());
+        out.access(mount.all_flags());
+        out.super_flags(mount);
+        out.own_flags(mount);
+        out.text(&fs.options());
+        out.text(" 0 0\n");
+    })
 }
 
 /// /proc/PID/mountinfo (proc(5)).
-pub(super) fn mountinfo(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    for (mount, at) in seen(about)?.1 {
+pub(super) fn mountinfo(about: &About<'_>) -> Result<Vec<u8>, Errno> {
+    lines(about, |out, mount, at, root| {
         let parent = mount.place().map_or(mount.id, |p| p.mount.id);
         let fs = &mount.sb.fs;
         let dev = fs.dev();
         let _ = write!(out, "{} {parent} {}:{} ", mount.id, major(dev), minor(dev));
-        let top = mount.sb.root();
-        let inside = top.and_then(|top| {
-            let top = Path { mount: mount.clone(), dentry: top };
-            inside(&mount, &top)
-        });
-        escaped(out, &inside.unwrap_or_else(|| b"/".to_vec()));
-        out.push(' ');
-        escaped(out, &at);
-        let _ = write!(out, " {} - {} ", options(mount.flags()), fs.name());
-        escaped(out, source(&mount));
-        let access = if mount.flags().contains(MountFlags::RDONLY) { "ro" } else { "rw" };
-        let _ = writeln!(out, " {access}{}", fs.options());
-    }
-    Ok(())
+        match mount.root.inode().and_then(|inode| nsfs::shown(&**inode)) {
+            Some(name) => out.text(&name),
+            None => out.path(&inside(mount)),
+        }
+        out.text(" ");
+        out.path(at);
+        out.text(" ");
+        out.access(mount.flags());
+        out.own_flags(mount);
+        let sharing = mount.sharing();
+        if let Some(group) = &sharing.peers {
+            let _ = write!(out, " shared:{}", group.id);
+        }
+        if let Some(group) = &sharing.master {
+            let _ = write!(out, " master:{}", group.id);
+            if let Some(from) = mount.dominating(root).filter(|from| *from != group.id) {
+                let _ = write!(out, " propagate_from:{from}");
+            }
+        }
+        if sharing.unbindable {
+            out.text(" unbindable");
+        }
+        let _ = write!(out, " - {} ", fs.name());
+        out.source(mount);
+        out.text(" ");
+        out.access(mount.sb.flags());
+        out.super_flags(mount);
+        out.text(&fs.options());
+        out.text("\n");
+    })
 }
 
 /// What of its file system a mount shows.
-fn inside(mount: &Arc<Mount>, top: &Path) -> Option<Vec<u8>> {
+fn inside(mount: &Mount) -> Vec<u8> {
     let mut names: Vec<Arc<[u8]>> = Vec::new();
     let mut here = mount.root.clone();
-    while !Arc::ptr_eq(&here, &top.dentry) {
-        let (parent, name) = here.place();
+    while let (Some(parent), name) = here.place() {
         names.push(name);
-        here = parent?;
+        here = parent;
     }
     let mut text = Vec::new();
     for name in names.iter().rev() {
@@ -118,17 +199,19 @@ fn inside(mount: &Arc<Mount>, top: &Path) -> Option<Vec<u8>> {
     if text.is_empty() {
         text.push(b'/');
     }
-    Some(text)
+    if mount.root.is_unlinked() {
+        text.extend_from_slice(b"//deleted");
+    }
+    text
 }
 
 /// /proc/PID/mountstats.
-pub(super) fn mountstats(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    for (mount, at) in seen(about)?.1 {
-        out.push_str("device ");
-        escaped(out, source(&mount));
-        out.push_str(" mounted on ");
-        escaped(out, &at);
+pub(super) fn mountstats(about: &About<'_>) -> Result<Vec<u8>, Errno> {
+    lines(about, |out, mount, at, _| {
+        out.text("device ");
+        out.source(mount);
+        out.text(" mounted on ");
+        out.path(at);
         let _ = writeln!(out, " with fstype {}", mount.sb.fs.name());
-    }
-    Ok(())
+    })
 }

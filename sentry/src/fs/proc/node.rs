@@ -14,10 +14,12 @@ use crate::fs::file::File;
 use crate::fs::inode::{FileOps, Inode, Link, Whence, Written, default_seek};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::lock::InodeState;
-use crate::fs::types::{Attr, DirEntry, DirSink, FileType, MAX_OFFSET, OpenFlags, SetAttr, Time};
+use crate::fs::types::{
+    Attr, DirEntry, DirSink, Events, FileType, MAX_OFFSET, OpenFlags, SetAttr, Time,
+};
 use crate::kernel::Container;
 use crate::platform::PAGE_SIZE;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, WaitQueue};
 use crate::task::{Process, Task};
 
 /// PROC_ROOT_INO of Linux.
@@ -169,7 +171,9 @@ impl Node {
 
 fn kind_of(what: &What) -> FileType {
     match what {
-        What::Text(_) | What::Bytes(_) | What::Writable(..) | What::Mem => FileType::Regular,
+        What::Text(_) | What::Bytes(_) | What::Writable(..) | What::Mounts(_) | What::Mem => {
+            FileType::Regular
+        }
         What::Link(_) => FileType::Symlink,
         What::Dir(_) | What::Tasks | What::Fds | What::FdInfos => FileType::Directory,
     }
@@ -320,8 +324,14 @@ impl Inode for Node {
                 self.about(cx, super::memfile::open)
             }
             FileType::Regular => {
-                let handle = Handle { node, reader: Reader::new(cx), text: Mutex::new(None) };
-                Ok(Box::new(handle))
+                let watch = match self.place {
+                    Place::Entry(Entry { what: What::Mounts(_), .. }) => {
+                        Some(self.about(cx, super::mounts::watch)?)
+                    }
+                    _ => None,
+                };
+                let reader = Reader::new(cx);
+                Ok(Box::new(Handle { node, reader, text: Mutex::new(None), watch }))
             }
             _ => Err(Errno::ENXIO),
         }
@@ -351,6 +361,7 @@ struct Handle {
     node: Arc<Node>,
     reader: Reader,
     text: Mutex<Option<Vec<u8>>>,
+    watch: Option<super::mounts::Watch>,
 }
 
 impl Handle {
@@ -365,7 +376,9 @@ impl Handle {
                     Place::Entry(Entry { what: What::Text(f) | What::Writable(f, _), .. }) => {
                         f(about, &mut text)?;
                     }
-                    Place::Entry(Entry { what: What::Bytes(f), .. }) => return f(about),
+                    Place::Entry(Entry { what: What::Bytes(f) | What::Mounts(f), .. }) => {
+                        return f(about);
+                    }
                     Place::FdInfo(fd) => super::dirs::fdinfo(about, fd, &mut text)?,
                     _ => return Err(Errno::EINVAL),
                 }
@@ -376,6 +389,15 @@ impl Handle {
 }
 
 impl FileOps for Handle {
+    fn poll(&self, _file: &File) -> Events {
+        let ready = Events::READABLE | Events::WRITABLE;
+        self.watch.as_ref().map_or(ready, super::mounts::Watch::poll)
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        self.watch.as_ref().map(super::mounts::Watch::queue)
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
         let mut text = self.text.lock();
         if offset == 0 || text.is_none() {

@@ -48,8 +48,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     text("maps", super::smaps::maps),
     Entry { name: "mem", perm: 0o600, what: What::Mem },
-    text("mountinfo", super::mounts::mountinfo),
-    text("mounts", super::mounts::mounts),
+    Entry { name: "mountinfo", perm: 0o444, what: What::Mounts(super::mounts::mountinfo) },
+    Entry { name: "mounts", perm: 0o444, what: What::Mounts(super::mounts::mounts) },
     dir("net", &[]),
     dir("ns", NAMESPACES),
     text("oom_score", |about, out| {
@@ -83,7 +83,7 @@ pub(super) const ENTRIES: &[Entry] = &[
 
 /// What only a process has.
 pub(super) const PROCESS_ONLY: &[Entry] = &[
-    private("mountstats", What::Text(super::mounts::mountstats)),
+    private("mountstats", What::Mounts(super::mounts::mountstats)),
     Entry { name: "task", perm: 0o555, what: What::Tasks },
 ];
 

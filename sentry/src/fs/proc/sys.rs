@@ -3,9 +3,11 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
+use core::sync::atomic::Ordering;
 
 use super::{About, Entry, What, admin, dir, text};
 use crate::errno::Errno;
+use crate::fs::mount::MOUNT_MAX;
 use crate::fs::pipe;
 use crate::platform::platform;
 use crate::syscall::{RELEASE, VERSION};
@@ -93,6 +95,22 @@ fn set_domainname(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
     uts(about, |uts| uts.names.lock().domain = name)
 }
 
+fn mount_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    let _ = writeln!(out, "{}", MOUNT_MAX.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn set_mount_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    admin(about.cx)?;
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let most: usize = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    if most == 0 || most > i32::MAX as usize {
+        return Err(Errno::EINVAL);
+    }
+    MOUNT_MAX.store(most, Ordering::Relaxed);
+    Ok(())
+}
+
 fn memory_pages() -> u64 {
     platform().frame_counts().1
 }
@@ -166,7 +184,7 @@ const FS: &[Entry] = &[
             constant!("max_user_watches", 65536),
         ],
     ),
-    constant!("mount-max", 100_000),
+    Entry { name: "mount-max", perm: 0o644, what: What::Writable(mount_max, set_mount_max) },
     dir("mqueue", super::mqueue::ENTRIES),
     constant!("nr_open", crate::fs::fdtable::NR_OPEN),
     constant!("pipe-max-size", pipe::MAX_CAPACITY),

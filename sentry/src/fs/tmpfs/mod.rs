@@ -248,7 +248,7 @@ pub fn memfd(cx: &Cx<'_>, name: &[u8], mode: u32, seals: u32) -> Result<Arc<File
     shown.extend_from_slice(name);
     let dentry = Dentry::new(sb, None, &shown, Some(node.clone()));
     dentry.set_unlinked();
-    let mount = Mount::new(sb, root, MountFlags::empty(), "tmpfs".into());
+    let mount = Mount::new(sb, root, MountFlags::RELATIME, "tmpfs".into());
     let path = Path { mount, dentry };
     let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
     File::new(Box::new(FileHandle(node.clone())), node, Some(path), flags)

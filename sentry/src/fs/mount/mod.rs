@@ -1,0 +1,313 @@
+//! Mounts and mount namespaces (mount_namespaces(7)).
+//!
+//! - Here: what a [`Mount`] and a [`MountNamespace`] are, and what is asked of them.
+//! - [`sharing`]: peer groups, and how a mount that comes or goes spreads along them.
+//! - [`tree`]: every change of the tree: mount, bind, move, umount, pivot_root, a namespace's copy.
+//!
+//! A mount knows its place (parent mount and dentry) and what stands on it, by dentry: at most one mount
+//! stands on one dentry of one mount, the next goes on that one's root. Both are read by path walks under a
+//! spinlock of the mount, and change only under [`CHANGING`].
+
+mod sharing;
+mod tree;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use super::dentry::{Dentry, Super};
+use super::path::Path;
+use super::types::{Events, MountFlags};
+use crate::errno::Errno;
+use crate::sync::{Mutex, SpinLock, WaitQueue};
+use crate::task::NamespaceId;
+
+pub use sharing::{PeerGroup, Propagation, Sharing};
+pub use tree::{MountPairs, detach_from};
+
+/// Most mounts of a namespace, unless /proc/sys/fs/mount-max says otherwise.
+pub static MOUNT_MAX: AtomicUsize = AtomicUsize::new(100_000);
+
+/// Held while mounts come, go or change places, in all namespaces (Linux's namespace_sem): what happens in one
+/// spreads to others. Taken under directories' locks at most.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Mounts by a number of whoever keeps them, and their ids.
+type Mounts = BTreeMap<(usize, u64), Weak<Mount>>;
+
+/// All mounts that stand somewhere, by the addresses of the dentries they stand on.
+static POINTS: SpinLock<Mounts> = SpinLock::new(Mounts::new());
+
+/// What tells dentries apart. Who stands on one keeps it alive.
+fn address(dentry: &Arc<Dentry>) -> usize {
+    Arc::as_ptr(dentry).addr()
+}
+
+/// A file system, or a part of it, at a place in the tree.
+pub struct Mount {
+    /// As in /proc/PID/mountinfo.
+    pub id: u64,
+    /// The file system.
+    pub sb: Arc<Super>,
+    /// What of it is seen here.
+    pub root: Arc<Dentry>,
+    /// What /proc/PID/mounts shows as the source.
+    pub source: String,
+    flags: AtomicU64,
+    /// Files that are open for writing through it.
+    writers: AtomicUsize,
+    /// umount2(MNT_EXPIRE) has come by, and nobody since.
+    expiring: AtomicBool,
+    /// It is being taken away, with those on and like it.
+    leaving: AtomicBool,
+    /// Where it is mounted; `None` for the root of a namespace, and after umount.
+    place: SpinLock<Option<Path>>,
+    /// What is mounted on it, by the address of the dentry.
+    children: SpinLock<BTreeMap<usize, Arc<Mount>>>,
+    /// The namespace that it is in.
+    namespace: SpinLock<Option<Arc<NamespaceState>>>,
+    sharing: SpinLock<Sharing>,
+}
+
+impl Mount {
+    /// A mount that is nowhere yet, and private. `ENOENT` where the file system has been given up.
+    pub fn new(
+        sb: &Arc<Super>,
+        root: Arc<Dentry>,
+        flags: MountFlags,
+        source: String,
+    ) -> Arc<Mount> {
+        sb.mounted();
+        Arc::new(Mount {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            sb: sb.clone(),
+            root,
+            source,
+            flags: AtomicU64::new(flags.bits()),
+            writers: AtomicUsize::new(0),
+            expiring: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+            place: SpinLock::new(None),
+            children: SpinLock::new(BTreeMap::new()),
+            namespace: SpinLock::new(None),
+            sharing: SpinLock::new(Sharing::default()),
+        })
+    }
+
+    /// Its own flags.
+    pub fn flags(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.flags.load(Ordering::SeqCst))
+    }
+
+    /// Sets its flags, whoever uses it.
+    pub fn set_flags(&self, flags: MountFlags) {
+        self.flags.store(flags.bits(), Ordering::SeqCst);
+    }
+
+    /// Sets its flags. `EBUSY` where it would become read-only under files that are open for writing.
+    pub fn change_flags(&self, flags: MountFlags) -> Result<(), Errno> {
+        let _changing = CHANGING.lock();
+        let old = self.flags();
+        self.set_flags(flags);
+        // Whoever opens a file counts first and looks at the flags then.
+        let stricter = flags.contains(MountFlags::RDONLY) && !old.contains(MountFlags::RDONLY);
+        if stricter && self.writers.load(Ordering::SeqCst) != 0 {
+            self.set_flags(old);
+            return Err(Errno::EBUSY);
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Its flags and those of its file system.
+    pub fn all_flags(&self) -> MountFlags {
+        self.flags() | self.sb.flags()
+    }
+
+    /// `EROFS` where nothing may be written through it.
+    pub fn check_write(&self) -> Result<(), Errno> {
+        match self.all_flags().contains(MountFlags::RDONLY) {
+            true => Err(Errno::EROFS),
+            false => Ok(()),
+        }
+    }
+
+    /// A file is open for writing through it, until [`wrote`](Self::wrote).
+    pub fn writes(&self) {
+        self.writers.fetch_add(1, Ordering::SeqCst);
+        self.sb.writes();
+    }
+
+    /// Such a file is closed.
+    pub fn wrote(&self) {
+        self.writers.fetch_sub(1, Ordering::SeqCst);
+        self.sb.wrote();
+    }
+
+    /// A path walk uses it, so that it does not expire.
+    pub fn used(&self) {
+        if self.expiring.load(Ordering::Relaxed) {
+            self.expiring.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn place(&self) -> Option<Path> {
+        self.place.lock().clone()
+    }
+
+    /// What is mounted on `dentry` here.
+    pub fn mounted_at(&self, dentry: &Arc<Dentry>) -> Option<Arc<Mount>> {
+        self.children.lock().get(&address(dentry)).cloned()
+    }
+
+    /// What is mounted on it, oldest first.
+    pub fn children(&self) -> Vec<Arc<Mount>> {
+        let mut all: Vec<Arc<Mount>> = self.children.lock().values().cloned().collect();
+        all.sort_unstable_by_key(|m| m.id);
+        all
+    }
+
+    /// Whether it is in this namespace.
+    pub fn is_in(&self, namespace: &MountNamespace) -> bool {
+        self.namespace.lock().as_ref().is_some_and(|s| Arc::ptr_eq(s, &namespace.state))
+    }
+
+    /// The namespace that it is in; `None` after umount.
+    fn namespace(&self) -> Option<Arc<NamespaceState>> {
+        self.namespace.lock().clone()
+    }
+
+    /// Tells who watches its namespace.
+    fn changed(&self) {
+        if let Some(namespace) = self.namespace() {
+            namespace.changed();
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        self.sb.unmounted();
+    }
+}
+
+/// What the mounts of a namespace know of it.
+pub struct NamespaceState {
+    /// Whether it is one that no task is in: a tree that a descriptor holds (open_tree(2), fsmount(2)).
+    anonymous: bool,
+    /// Its mounts, and those that are about to be.
+    count: AtomicUsize,
+    /// Changes so far, for those who poll /proc/PID/mounts.
+    event: AtomicU64,
+    queue: WaitQueue,
+}
+
+impl NamespaceState {
+    fn new(anonymous: bool) -> Arc<NamespaceState> {
+        Arc::new(NamespaceState {
+            anonymous,
+            count: AtomicUsize::new(0),
+            event: AtomicU64::new(0),
+            queue: WaitQueue::new(),
+        })
+    }
+
+    /// How often the tree has changed.
+    pub fn event(&self) -> u64 {
+        self.event.load(Ordering::SeqCst)
+    }
+
+    /// Where to wait for changes.
+    pub fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn changed(&self) {
+        self.event.fetch_add(1, Ordering::SeqCst);
+        self.queue.wake((Events::ERR | Events::PRI).bits());
+    }
+
+    /// Room for `n` more. `ENOSPC` at the limit.
+    fn reserve(&self, n: usize) -> Result<(), Errno> {
+        let most = MOUNT_MAX.load(Ordering::Relaxed);
+        let more = |now: usize| now.checked_add(n).filter(|sum| *sum <= most);
+        match self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Errno::ENOSPC),
+        }
+    }
+
+    fn release(&self, n: usize) {
+        self.count.fetch_sub(n, Ordering::Relaxed);
+    }
+}
+
+/// The tree of mounts that a set of tasks sees; or, anonymous, one that nobody is in.
+pub struct MountNamespace {
+    /// Its inode number, as /proc/PID/ns/mnt shows it.
+    pub id: NamespaceId,
+    root: Arc<Mount>,
+    state: Arc<NamespaceState>,
+}
+
+impl MountNamespace {
+    /// One with this root, which is nowhere yet.
+    pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
+        Self::with(root, false)
+    }
+
+    /// A tree that is nowhere, kept by whoever has this.
+    pub fn anonymous(root: Arc<Mount>) -> Arc<MountNamespace> {
+        Self::with(root, true)
+    }
+
+    fn with(root: Arc<Mount>, anonymous: bool) -> Arc<MountNamespace> {
+        let state = NamespaceState::new(anonymous);
+        for mount in tree::below(&root) {
+            state.count.fetch_add(1, Ordering::Relaxed);
+            *mount.namespace.lock() = Some(state.clone());
+        }
+        Arc::new(MountNamespace { id: NamespaceId::default(), root, state })
+    }
+
+    /// The root mount: below a container's it is one that nobody sees, as Linux's initial one.
+    pub fn root(&self) -> &Arc<Mount> {
+        &self.root
+    }
+
+    /// The topmost mount at the root: where tasks that enter it stand.
+    pub fn top(&self) -> Path {
+        Path::root_of(&self.root).topmost()
+    }
+
+    /// All mounts, in the order in which they were made.
+    pub fn all(&self) -> Vec<Arc<Mount>> {
+        let mut all = tree::below(&self.root);
+        all.sort_unstable_by_key(|m| m.id);
+        all
+    }
+
+    /// What changes with its tree.
+    pub fn state(&self) -> &Arc<NamespaceState> {
+        &self.state
+    }
+
+    /// Whether something of it stands on `dentry`.
+    pub fn stands_on(&self, dentry: &Arc<Dentry>) -> bool {
+        tree::standing_on(dentry).iter().any(|m| m.is_in(self))
+    }
+}
+
+impl Drop for MountNamespace {
+    fn drop(&mut self) {
+        // An anonymous one's tree may have gone elsewhere.
+        if self.root.is_in(self) {
+            tree::dissolve(&self.root);
+        }
+    }
+}
