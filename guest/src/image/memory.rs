@@ -101,11 +101,15 @@ impl Reserved {
     }
 }
 
+/// The first frame of a run that is ring 0's.
+pub fn reserved(first: u32, count: u32) -> Option<u32> {
+    let reserved = RESERVED.get()?;
+    (first..first.saturating_add(count)).find(|&frame| reserved.has(frame))
+}
+
 /// Ends the sandbox where a run of the sentry's has a frame of ring 0's.
 fn refuse_reserved(first: u32, count: u32, what: &str) {
-    if let Some(reserved) = RESERVED.get()
-        && let Some(frame) = (first..first.saturating_add(count)).find(|&f| reserved.has(f))
-    {
+    if let Some(frame) = reserved(first, count) {
         panic!("frame {frame} is ring 0's own: {what} of {count} from {first}");
     }
 }

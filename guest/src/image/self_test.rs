@@ -14,7 +14,7 @@ use sentry::platform::{
     Prot, Registers, ThreadId, Trap, UserThread, platform, vector,
 };
 
-use crate::{host, platform as machine};
+use crate::{host, memory, platform as machine};
 
 core::arch::global_asm!(
     r#"
@@ -207,7 +207,7 @@ macro_rules! check {
 /// Runs it, and ends the sandbox.
 pub fn run() {
     machine::install();
-    let tests: [Test; 15] = [
+    let tests: [Test; 16] = [
         ("memory functions", memory_functions),
         ("calls", calls),
         ("faults", faults),
@@ -217,6 +217,7 @@ pub fn run() {
         ("bases", base_registers),
         ("copies", copies),
         ("frames", frames),
+        ("ring 0's frames", reserved_frames),
         ("two CPUs", two_cpus),
         ("kicks", kicks),
         ("shootdown", shootdown),
@@ -710,6 +711,22 @@ fn frames() -> Finding {
     let mut random = [0; 32];
     p.random(&mut random);
     check!(random.iter().any(|&b| b != 0), "not random");
+    Ok(())
+}
+
+/// Boot's frames and page tables are marked while they are that, and others are not.
+fn reserved_frames() -> Finding {
+    check!(memory::reserved(0, 1) == Some(0), "the image's first frame is not ring 0's");
+    let p = platform();
+    let run = p.alloc_frames(3).ok_or_else(|| boxed("no frames"))?;
+    check!(memory::reserved(run.0, 3).is_none(), "a frame of the sentry's is ring 0's");
+    let page = memory::alloc_page().ok_or_else(|| boxed("no page"))?;
+    let frame = memory::frame_at(page).0;
+    check!(memory::reserved(frame, 1) == Some(frame), "a page of ring 0's is not its own");
+    check!(memory::reserved(frame - 1, 2).is_some(), "a run that has it in it");
+    memory::free_page(page);
+    check!(memory::reserved(frame, 1).is_none(), "it stays so when it is freed");
+    p.free_frames(run, 3);
     Ok(())
 }
 
