@@ -21,6 +21,7 @@ const PACKAGES: &[&str] = &[
     "findutils",
     "gawk",
     "gcc",
+    "gdb-minimal",
     "git",
     "gnupg",
     "grep",
@@ -54,6 +55,16 @@ pub fn make(cache: &Path) -> Result<PathBuf, Error> {
     let roots = cache.join("userland/roots");
     apt::install_missing(&[("debootstrap", "debootstrap")])?;
     let name = crate::differential::Root::Userland.name();
+    // One that was made from another list of packages is made again.
+    let list = roots.join(format!("{name}.packages"));
+    if !fs::read_to_string(&list).is_ok_and(|made| made == PACKAGES.join(" ")) {
+        match fs::remove_dir_all(roots.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::Io(roots.join(name).display().to_string(), e));
+            }
+            _ => {}
+        }
+    }
     apt::once(&roots.join(name), |into| -> Result<(), Error> {
         println!(
             "installing Debian into {} with debootstrap: {}",
@@ -78,5 +89,6 @@ pub fn make(cache: &Path) -> Result<PathBuf, Error> {
         let archives = into.join("var/cache/apt/archives/partial");
         fs::create_dir_all(&archives).map_err(|e| Error::Io(archives.display().to_string(), e))
     })?;
+    fs::write(&list, PACKAGES.join(" ")).map_err(|e| Error::Io(list.display().to_string(), e))?;
     Ok(roots)
 }

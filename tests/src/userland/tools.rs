@@ -24,4 +24,5 @@ pub const CASES: &[Case] = &[
     bash!("packages").seconds(120),
     bash!("listings").seconds(60),
     bash!("terminals").seconds(240),
+    bash!("debuggers").seconds(120),
 ];
