@@ -45,6 +45,9 @@ enum Action {
         /// Also attaches the roots, at /roots.
         #[arg(long)]
         roots: bool,
+        /// Attaches the userland suite's root instead, at /roots/debian-userland.
+        #[arg(long, conflicts_with = "roots")]
+        userland: bool,
         /// Seconds.
         #[arg(long, default_value_t = 300)]
         limit: u64,
@@ -135,8 +138,13 @@ fn main() -> ExitCode {
             run_case(&name, &place)
         }
         _ if std::env::var_os(WORKER).is_none() => supervise(),
-        Some(Action::Vm { file, roots, limit, qemu, command }) => {
-            in_vm(&file, roots, limit, &qemu, command)
+        Some(Action::Vm { file, roots, userland, limit, qemu, command }) => {
+            let disk = match (roots, userland) {
+                (true, _) => Disk::Roots,
+                (_, true) => Disk::Userland,
+                _ => Disk::None,
+            };
+            in_vm(&file, disk, limit, &qemu, command)
         }
         Some(Action::Userland(options)) => process::become_subreaper()
             .map_err(Error::from)
@@ -228,9 +236,16 @@ fn newest_ringwall() -> Option<PathBuf> {
     built.into_iter().filter(|path| path.exists()).max_by_key(modified)
 }
 
+/// What is attached to a VM at /roots.
+enum Disk {
+    None,
+    Roots,
+    Userland,
+}
+
 fn in_vm(
     files: &[String],
-    roots: bool,
+    disk: Disk,
     limit: u64,
     qemu: &[String],
     argv: Vec<String>,
@@ -247,12 +262,16 @@ fn in_vm(
     let cache = tests::cache();
     let mut apt = Apt::new(&cache.join("apt"))?;
     let parts = Parts::fetch(&cache, &mut apt)?;
-    let disk = if roots {
-        let made =
-            tests::roots::make(&cache, &mut apt, &tests::workspace().join("tests/programs"))?;
-        Some(tests::roots::disk(&cache, &made)?)
-    } else {
-        None
+    let disk = match disk {
+        Disk::None => None,
+        Disk::Roots => {
+            let programs = tests::workspace().join("tests/programs");
+            let made = tests::roots::make(&cache, &mut apt, &programs)?;
+            Some(tests::roots::disk(&cache, &made)?)
+        }
+        Disk::Userland => {
+            Some(tests::roots::disk(&cache.join("userland"), &userland::root::make(&cache)?)?)
+        }
     };
     let folder = Scratch::new("vm")?;
     let initramfs = folder.path().join("initramfs");

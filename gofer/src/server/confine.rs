@@ -17,6 +17,7 @@ use rustix::mount::{
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
+use super::fids::DESCRIPTORS_MAX;
 use super::filter::{self, FilterError};
 use super::{Attach, Config};
 
@@ -84,9 +85,16 @@ pub fn confine(config: &mut Config) -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// Every file that a client knows costs a descriptor: as many as the hard limit allows.
+/// Every file that a client knows costs a descriptor: as many as a client may have, where this process may say so
+/// (CAP_SYS_RESOURCE, and fs.nr_open allows it), or else as many as the hard limit allows.
 fn raise_descriptor_limit() -> Result<(), ConfineError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.maximum.is_some_and(|most| most < DESCRIPTORS_MAX) {
+        let all = Rlimit { current: Some(DESCRIPTORS_MAX), maximum: Some(DESCRIPTORS_MAX) };
+        if rustix::process::setrlimit(Resource::Nofile, all).is_ok() {
+            return Ok(());
+        }
+    }
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(Resource::Nofile, raised).during("raising the descriptor limit")
 }

@@ -24,7 +24,12 @@ pub struct Command {
 pub const COMMANDS: &[Command] = &[
     Command { name: "find /", needs: "find", before: "", script: "find / -xdev >/dev/null" },
     // Through a pipe: tar reads nothing where its archive is /dev/null.
-    Command { name: "tar c /usr", needs: "tar", before: "", script: "tar c /usr | cat >/dev/null" },
+    Command {
+        name: "tar c /usr",
+        needs: "tar",
+        before: "",
+        script: "tar cC / usr | cat >/dev/null",
+    },
     Command {
         name: "500 x true",
         needs: "true",
