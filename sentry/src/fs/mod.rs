@@ -19,6 +19,7 @@ pub mod eventfd;
 pub mod fdtable;
 pub mod file;
 pub mod flags;
+pub mod fscontext;
 pub mod inode;
 pub mod inotify;
 pub mod io;

@@ -14,6 +14,7 @@ mod inotify;
 mod memory;
 mod message;
 mod mount;
+mod mountfd;
 mod mqueue;
 mod msg;
 mod names;

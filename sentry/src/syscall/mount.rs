@@ -30,7 +30,7 @@ const MS_NOUSER: u64 = 1 << 31;
 /// Longest data of a mount, one page.
 const MAX_DATA: usize = 4096;
 
-fn admin(cx: &Current) -> Result<(), Errno> {
+pub(super) fn admin(cx: &Current) -> Result<(), Errno> {
     if cx.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
@@ -43,7 +43,7 @@ fn optional(cx: &Current, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
 }
 
 /// The one kind that MS_ flags ask for. `EINVAL` where they ask for anything else.
-fn propagation(flags: u64) -> Result<Propagation, Errno> {
+pub(super) fn propagation(flags: u64) -> Result<Propagation, Errno> {
     match flags & !(MS_REC | MS_SILENT) {
         MS_SHARED => Ok(Propagation::Shared),
         MS_PRIVATE => Ok(Propagation::Private),

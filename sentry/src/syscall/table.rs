@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, filter, inotify, memory, message, mount, mqueue, msg, names, open, poll,
-    ptrace, remote, rw, shm, socket, splice, stat, xattr,
+    attr, copy, dir, fd, filter, inotify, memory, message, mount, mountfd, mqueue, msg, names,
+    open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -368,12 +368,12 @@ syscalls! {
     425 io_uring_setup Missing() missing, ();
     426 io_uring_enter Missing() missing, ();
     427 io_uring_register Missing() missing, ();
-    428 open_tree Missing() missing, ();
-    429 move_mount Missing() missing, ();
-    430 fsopen Missing() missing, ();
-    431 fsconfig Missing() missing, ();
-    432 fsmount Missing() missing, ();
-    433 fspick Missing() missing, ();
+    428 open_tree Full() mountfd::open_tree, (DirFd, Path, Hex);
+    429 move_mount Full() mountfd::move_mount, (DirFd, Path, DirFd, Path, Hex);
+    430 fsopen Full() mountfd::fsopen, (Path, Hex);
+    431 fsconfig Full() mountfd::fsconfig, (Fd, Int, Path, Hex, Int);
+    432 fsmount Full() mountfd::fsmount, (Fd, Hex, Hex);
+    433 fspick Full() mountfd::fspick, (DirFd, Path, Hex);
     434 pidfd_open Full() signal::pidfd_open, (Int, Hex);
     435 clone3 Partial("no user, cgroup or time namespaces, no cgroups") process::clone3, (Hex, Size);
     436 close_range Full() open::close_range, (Int, Int, Hex);
@@ -382,7 +382,7 @@ syscalls! {
     439 faccessat2 Full() stat::faccessat2, (DirFd, Path, Mode, Hex);
     440 process_madvise Missing() missing, ();
     441 epoll_pwait2 Full() poll::epoll_pwait2, (Fd, Hex, Int, Hex, Hex, Size);
-    442 mount_setattr Missing() missing, ();
+    442 mount_setattr Partial("no mounts with mapped ids") mountfd::mount_setattr, (DirFd, Path, Hex, Hex, Size);
     443 quotactl_fd Missing() missing, ();
     444 landlock_create_ruleset Missing() missing, ();
     445 landlock_add_rule Missing() missing, ();

@@ -51,7 +51,8 @@ impl NamespaceId {
     /// (linux/proc_ns.h).
     const CGROUP: NamespaceId = NamespaceId(0xefff_fffb);
     pub(super) const PID: NamespaceId = NamespaceId(0xefff_fffc);
-    const USER: NamespaceId = NamespaceId(0xefff_fffd);
+    /// The container's first user namespace.
+    pub const USER: NamespaceId = NamespaceId(0xefff_fffd);
     const TIME: NamespaceId = NamespaceId(0xefff_fffa);
 }
 

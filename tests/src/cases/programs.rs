@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = both![
     ("namespaces", 20; "CAP_SYS_ADMIN"),
     ("pidns", 20; "CAP_SYS_ADMIN"),
     ("mounts", 20; "CAP_SYS_ADMIN"),
+    ("mountfds", 20; "CAP_SYS_ADMIN"),
     ("sharedmem", 20),
     ("messages", 20),
     ("mqueues", 20),

@@ -11,15 +11,19 @@
 mod sharing;
 mod tree;
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::dentry::{Dentry, Super};
+use super::file::File;
+use super::inode::FileOps;
 use super::path::Path;
-use super::types::{Events, MountFlags};
+use super::types::{Events, MountFlags, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue};
 use crate::task::NamespaceId;
@@ -111,16 +115,24 @@ impl Mount {
     /// Sets its flags. `EBUSY` where it would become read-only under files that are open for writing.
     pub fn change_flags(&self, flags: MountFlags) -> Result<(), Errno> {
         let _changing = CHANGING.lock();
-        let old = self.flags();
-        self.set_flags(flags);
-        // Whoever opens a file counts first and looks at the flags then.
-        let stricter = flags.contains(MountFlags::RDONLY) && !old.contains(MountFlags::RDONLY);
-        if stricter && self.writers.load(Ordering::SeqCst) != 0 {
-            self.set_flags(old);
+        if !self.try_flags(flags) {
             return Err(Errno::EBUSY);
         }
         self.changed();
         Ok(())
+    }
+
+    /// Sets its flags, unless it would become read-only under files that are open for writing; whether it did.
+    fn try_flags(&self, flags: MountFlags) -> bool {
+        let old = self.flags();
+        self.set_flags(flags);
+        // Whoever opens a file counts first and looks at the flags then.
+        let stricter = flags.contains(MountFlags::RDONLY) && !old.contains(MountFlags::RDONLY);
+        let kept = !stricter || self.writers.load(Ordering::SeqCst) == 0;
+        if !kept {
+            self.set_flags(old);
+        }
+        kept
     }
 
     /// Its flags and those of its file system.
@@ -297,10 +309,74 @@ impl MountNamespace {
         &self.state
     }
 
+    /// mount_setattr(2): changes flags and propagation of the mount whose root `at` is, one of this namespace or
+    /// the root of an anonymous one, and with `deep` of all on it; of all or none. `EBUSY` where one would become
+    /// read-only under files that are open for writing.
+    pub fn set_attributes(&self, at: &Path, deep: bool, change: &Change) -> Result<(), Errno> {
+        let _changing = CHANGING.lock();
+        let mount = &at.mount;
+        let namespace = mount.namespace().ok_or(Errno::EINVAL)?;
+        let ours = match mount.place() {
+            Some(_) => mount.is_in(self),
+            None => namespace.anonymous,
+        };
+        if !ours || !at.is_mount_root() {
+            return Err(Errno::EINVAL);
+        }
+        let all = if deep { tree::below(mount) } else { Vec::from([mount.clone()]) };
+        let mut done: Vec<(&Arc<Mount>, MountFlags)> = Vec::new();
+        for mount in &all {
+            let old = mount.flags();
+            done.push((mount, old));
+            if !mount.try_flags((old - change.clear) | change.set) {
+                for (mount, old) in done {
+                    mount.set_flags(old);
+                }
+                return Err(Errno::EBUSY);
+            }
+        }
+        if let Some(kind) = change.propagation {
+            for mount in &all {
+                mount.set_propagation(kind);
+            }
+        }
+        namespace.changed();
+        Ok(())
+    }
+
     /// Whether something of it stands on `dentry`.
     pub fn stands_on(&self, dentry: &Arc<Dentry>) -> bool {
         tree::standing_on(dentry).iter().any(|m| m.is_in(self))
     }
+}
+
+/// What mount_setattr(2) changes.
+pub struct Change {
+    /// Flags to be set, after those to be cleared are.
+    pub set: MountFlags,
+    /// Flags to be cleared.
+    pub clear: MountFlags,
+    /// Whom it is to tell and hear.
+    pub propagation: Option<Propagation>,
+}
+
+/// The operations of an O_PATH description that keeps a tree which is nowhere: none.
+struct TreeFile {
+    _tree: Arc<MountNamespace>,
+}
+
+impl FileOps for TreeFile {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// The root of a tree that is nowhere, as an O_PATH description: with it the tree goes, unless it has been moved
+/// somewhere.
+pub fn tree_file(tree: Arc<MountNamespace>) -> Result<Arc<File>, Errno> {
+    let path = Path::root_of(tree.root());
+    let inode = path.inode()?.clone();
+    File::new(Box::new(TreeFile { _tree: tree }), inode, Some(path), OpenFlags::PATH)
 }
 
 impl Drop for MountNamespace {

@@ -191,10 +191,6 @@ impl Mount {
         if !Arc::ptr_eq(&self.sb, &from.sb) || !from.root.is_above(&self.root) {
             return Err(Errno::EINVAL);
         }
-        // What stands on `from` below this root would have spread.
-        if from.children().iter().filter_map(|m| m.place()).any(|p| self.root.is_above(&p.dentry)) {
-            return Err(Errno::EINVAL);
-        }
         self.set_sharing(Sharing { unbindable: old.unbindable && new.peers.is_none(), ..new });
         self.changed();
         Ok(())
