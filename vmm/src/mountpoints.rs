@@ -73,7 +73,7 @@ mod tests {
 
     fn internal(destination: &str) -> MountSpec {
         let source = MountSource::Internal { fstype: "tmpfs".into(), data: String::new() };
-        MountSpec { destination: destination.into(), source, flags: 0 }
+        MountSpec { destination: destination.into(), source, flags: 0, propagation: Vec::new() }
     }
 
     #[test]
@@ -85,7 +85,12 @@ mod tests {
         symlink("../../../..", root.join("out")).unwrap();
         let file =
             MountSource::Gofer { gofer: 0, attach: "1".into(), directory: false, overlay: false };
-        let file = MountSpec { destination: "/etc/hosts".into(), source: file, flags: 0 };
+        let file = MountSpec {
+            destination: "/etc/hosts".into(),
+            source: file,
+            flags: 0,
+            propagation: Vec::new(),
+        };
         let mounts = [
             internal("/dev"),
             internal("/dev/shm"),

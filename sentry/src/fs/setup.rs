@@ -9,7 +9,7 @@ use super::context::{Cx, FsContext};
 use super::dentry::Super;
 use super::dev;
 use super::inode::FileSystem;
-use super::mount::{Mount, MountNamespace};
+use super::mount::{MS_REC, Mount, MountNamespace, Propagation};
 use super::overlay::Overlay;
 use super::path::Path;
 use super::proc::ProcFs;
@@ -146,7 +146,17 @@ pub fn mount_container(
     if spec.root.readonly {
         mount.set_flags(MountFlags::RDONLY | MountFlags::RELATIME);
     }
+    if spec.root.propagation != 0 {
+        propagate(&mount, spec.root.propagation).map_err(fail("root".into()))?;
+    }
     Ok(namespace)
+}
+
+/// mount(2) with flags that change the propagation alone.
+fn propagate(mount: &Arc<Mount>, flags: u64) -> Result<(), Errno> {
+    let kind = Propagation::from_ms(flags).ok_or(Errno::EINVAL)?;
+    mount.change_propagation(kind, flags & MS_REC != 0);
+    Ok(())
 }
 
 /// A namespace of one empty mount, on which a container's root goes, as Linux's goes on its rootfs: so that the
@@ -223,6 +233,9 @@ fn one(
     let mount = Mount::new(&sb, root, flags, source.into());
     let at = mount_point(cx, spec.destination.as_bytes(), directory)?;
     namespace.mount(&mount, &at)?;
+    for flags in &spec.propagation {
+        propagate(&mount, *flags)?;
+    }
     let device_folder = spec.destination.trim_end_matches('/') == "/dev"
         && matches!(&spec.source, MountSource::Internal { fstype, .. }
             if fstype == "tmpfs" || fstype == "devtmpfs");

@@ -19,7 +19,6 @@ const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const MS_MOVE: u64 = 8192;
 const MS_REC: u64 = 16384;
-const MS_SILENT: u64 = 32768;
 const MS_UNBINDABLE: u64 = 1 << 17;
 const MS_PRIVATE: u64 = 1 << 18;
 const MS_SLAVE: u64 = 1 << 19;
@@ -44,13 +43,7 @@ fn optional(cx: &Current, addr: u64, max: usize) -> Result<Vec<u8>, Errno> {
 
 /// The one kind that MS_ flags ask for. `EINVAL` where they ask for anything else.
 pub(super) fn propagation(flags: u64) -> Result<Propagation, Errno> {
-    match flags & !(MS_REC | MS_SILENT) {
-        MS_SHARED => Ok(Propagation::Shared),
-        MS_PRIVATE => Ok(Propagation::Private),
-        MS_SLAVE => Ok(Propagation::Slave),
-        MS_UNBINDABLE => Ok(Propagation::Unbindable),
-        _ => Err(Errno::EINVAL),
-    }
+    Propagation::from_ms(flags).ok_or(Errno::EINVAL)
 }
 
 /// mount(2).

@@ -9,6 +9,7 @@ mod deaths;
 mod exec;
 mod limits;
 mod machine;
+mod mounts;
 mod states;
 mod terminals;
 
@@ -65,6 +66,7 @@ fn tests() -> impl Iterator<Item = Test> {
         bad_input::TESTS,
         deaths::TESTS,
         limits::TESTS,
+        mounts::TESTS,
         calls::TESTS,
         machine::TESTS,
     ]

@@ -57,6 +57,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
         destination: destination.to_owned(),
         source: MountSource::Internal { fstype: fstype.to_owned(), data: data.to_owned() },
         flags,
+        propagation: Vec::new(),
     });
     let hostname = gethostname().ok().and_then(|name| name.into_string().ok());
     Ok(Container {
@@ -70,6 +71,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 readonly: false,
                 overlay: true,
                 shared: false,
+                propagation: 0,
             },
             mounts: mounts.into(),
             masked: Vec::new(),

@@ -36,7 +36,6 @@ const HONOURED: &[&str] = &[
     // A container sees no device but those that the sentry itself implements, so any list of
     // denials holds, and what it allows of those is there.
     "linux.resources.devices.*",
-    // Nothing in a container spreads mounts, or receives any.
     "linux.rootfsPropagation",
     "linux.maskedPaths.*",
     "linux.readonlyPaths.*",

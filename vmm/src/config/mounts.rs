@@ -30,19 +30,30 @@ const FLAGS: &[(&str, u64, bool)] = &[
     ("nostrictatime", 1 << 24, false),
 ];
 
-/// Words that mean nothing inside: mounts there never spread, and always include what is below.
+/// Words that change who hears of mounts below, as flags of mount(2).
+const PROPAGATION: &[(&str, u64)] = &[
+    ("private", 1 << 18),
+    ("rprivate", 1 << 18 | REC),
+    ("slave", 1 << 19),
+    ("rslave", 1 << 19 | REC),
+    ("shared", 1 << 20),
+    ("rshared", 1 << 20 | REC),
+    ("unbindable", 1 << 17),
+    ("runbindable", 1 << 17 | REC),
+];
+/// MS_REC.
+const REC: u64 = 1 << 14;
+
+/// The flags of `linux.rootfsPropagation`.
+pub fn propagation(word: &str) -> Option<u64> {
+    PROPAGATION.iter().find(|(name, _)| *name == word).map(|(_, flags)| *flags)
+}
+
+/// Words that mean nothing inside: mounts there always include what is below.
 const WITHOUT_MEANING: &[&str] = &[
     "defaults",
     "bind",
     "rbind",
-    "private",
-    "rprivate",
-    "slave",
-    "rslave",
-    "shared",
-    "rshared",
-    "unbindable",
-    "runbindable",
     "copy",
     "tmpcopyup",
     "newinstance",
@@ -58,6 +69,7 @@ const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgrou
 pub fn options() -> Vec<&'static str> {
     let mut words: Vec<&str> =
         FLAGS.iter().map(|(word, ..)| *word).chain(WITHOUT_MEANING.iter().copied()).collect();
+    words.extend(PROPAGATION.iter().map(|(word, _)| *word));
     words.sort_unstable();
     words
 }
@@ -73,10 +85,13 @@ pub fn mount(
         .ok_or_else(|| Invalid::new(field("destination"), "not a path"))?;
     let mut flags = 0;
     let mut data = Vec::new();
+    let mut spreads = Vec::new();
     let mut bind = false;
     for option in mount.options().iter().flatten() {
         if let Some((_, flag, set)) = FLAGS.iter().find(|(word, ..)| word == option) {
             flags = if *set { flags | flag } else { flags & !flag };
+        } else if let Some(flags) = propagation(option) {
+            spreads.push(flags);
         } else if WITHOUT_MEANING.contains(&option.as_str()) {
             bind |= option == "bind" || option == "rbind";
         } else {
@@ -104,6 +119,7 @@ pub fn mount(
                 overlay: false,
             },
             flags,
+            propagation: spreads,
         };
         let read_only = flags & 1 != 0;
         return Ok((spec, Some(Attach { name, path, read_only })));
@@ -120,6 +136,7 @@ pub fn mount(
         destination,
         source: MountSource::Internal { fstype: fstype.to_owned(), data: data.join(",") },
         flags,
+        propagation: spreads,
     };
     Ok((spec, None))
 }

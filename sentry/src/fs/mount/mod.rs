@@ -28,7 +28,7 @@ use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue};
 use crate::task::NamespaceId;
 
-pub use sharing::{PeerGroup, Propagation, Sharing};
+pub use sharing::{MS_REC, PeerGroup, Propagation, Sharing};
 pub use tree::{MountPairs, detach_from};
 
 /// Most mounts of a namespace, unless /proc/sys/fs/mount-max says otherwise.

@@ -29,6 +29,23 @@ pub enum Propagation {
     Unbindable,
 }
 
+impl Propagation {
+    /// The one kind that MS_ flags of mount(2) ask for, beside MS_REC and MS_SILENT.
+    pub fn from_ms(flags: u64) -> Option<Propagation> {
+        const MS_SILENT: u64 = 1 << 15;
+        match flags & !(MS_REC | MS_SILENT) {
+            0x10_0000 => Some(Propagation::Shared),
+            0x4_0000 => Some(Propagation::Private),
+            0x8_0000 => Some(Propagation::Slave),
+            0x2_0000 => Some(Propagation::Unbindable),
+            _ => None,
+        }
+    }
+}
+
+/// MS_REC of mount(2): all mounts below too.
+pub const MS_REC: u64 = 1 << 14;
+
 /// Whom a mount tells of mounts on it, and from whom it hears.
 #[derive(Clone, Default)]
 pub struct Sharing {
