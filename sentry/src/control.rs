@@ -234,9 +234,6 @@ pub struct RootSpec {
     pub overlay: bool,
     /// Whether somebody else may write there (decides caching).
     pub shared: bool,
-    /// What becomes of it and of all mounts once they are there: MS_SHARED 1 << 20, MS_SLAVE 1 << 19, MS_PRIVATE
-    /// 1 << 18 or MS_UNBINDABLE 1 << 17, with MS_REC 1 << 14 for all; 0: they stay private.
-    pub propagation: u64,
 }
 
 /// One mount.
@@ -249,7 +246,8 @@ pub struct MountSpec {
     /// MS_ flags of mount(2): MS_RDONLY 1, MS_NOSUID 2, MS_NODEV 4, MS_NOEXEC 8, MS_NOATIME 1024,
     /// MS_NODIRATIME 2048, MS_RELATIME 1 << 21.
     pub flags: u64,
-    /// Changes of its propagation, in order, as in [`RootSpec::propagation`].
+    /// Changes of its propagation, in order: MS_SHARED 1 << 20, MS_SLAVE 1 << 19, MS_PRIVATE 1 << 18 or MS_UNBINDABLE
+    /// 1 << 17, with MS_REC 1 << 14 for all below it too.
     pub propagation: Vec<u64>,
 }
 

@@ -146,9 +146,6 @@ pub fn mount_container(
     if spec.root.readonly {
         mount.set_flags(MountFlags::RDONLY | MountFlags::RELATIME);
     }
-    if spec.root.propagation != 0 {
-        propagate(&mount, spec.root.propagation).map_err(fail("root".into()))?;
-    }
     Ok(namespace)
 }
 

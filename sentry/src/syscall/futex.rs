@@ -48,7 +48,7 @@ pub fn futex(cx: &mut Current, args: Args) -> SysResult {
                 Some(match command {
                     op::WAIT => platform().monotonic().saturating_add(time),
                     _ if realtime => Clock::Realtime.to_monotonic(time),
-                    _ => time,
+                    _ => cx.namespaces.time.to_host(time),
                 })
             };
             let bitset = if command == op::WAIT { MATCH_ANY } else { value3 };
@@ -96,7 +96,11 @@ pub fn futex(cx: &mut Current, args: Args) -> SysResult {
             } else {
                 let time = TimeSpec::read(&cx.mm, timeout)?.to_ns()?;
                 let real = command == op::LOCK_PI || realtime;
-                Some(if real { Clock::Realtime.to_monotonic(time) } else { time })
+                Some(if real {
+                    Clock::Realtime.to_monotonic(time)
+                } else {
+                    cx.namespaces.time.to_host(time)
+                })
             };
             futex::lock_pi(cx, addr, private, deadline, false)?;
             Ok(0)
@@ -114,7 +118,11 @@ pub fn futex(cx: &mut Current, args: Args) -> SysResult {
                 None
             } else {
                 let time = TimeSpec::read(&cx.mm, timeout)?.to_ns()?;
-                Some(if realtime { Clock::Realtime.to_monotonic(time) } else { time })
+                Some(if realtime {
+                    Clock::Realtime.to_monotonic(time)
+                } else {
+                    cx.namespaces.time.to_host(time)
+                })
             };
             futex::wait_requeue_pi(cx, addr, value, private, deadline, addr2)?;
             Ok(0)
@@ -163,7 +171,11 @@ fn deadline_of(cx: &Current, addr: u64, clock: i32) -> Result<Option<u64>, Errno
     }
     let time = TimeSpec::read(&cx.mm, addr)?.to_ns()?;
     let realtime = clock == CLOCK_REALTIME;
-    Ok(Some(if realtime { Clock::Realtime.to_monotonic(time) } else { time }))
+    Ok(Some(if realtime {
+        Clock::Realtime.to_monotonic(time)
+    } else {
+        cx.namespaces.time.to_host(time)
+    }))
 }
 
 /// Bytes of a `struct futex_waitv`: value, address, flags, and four that are 0.

@@ -72,9 +72,11 @@ pub fn setdomainname(cx: &mut Current, args: Args) -> SysResult {
 pub fn sysinfo(cx: &mut Current, args: Args) -> SysResult {
     let (used, all) = platform().frame_counts();
     let page = PAGE_SIZE as u64;
+    let ahead = cx.namespaces.time.boottime_ahead();
+    let uptime = platform().monotonic().saturating_add_signed(ahead);
     let mut bytes = [0; 112];
     let words = [
-        platform().monotonic() / 1_000_000_000,
+        uptime / 1_000_000_000,
         0, // loads: averages are kept nowhere
         0,
         0,

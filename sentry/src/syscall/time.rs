@@ -78,7 +78,7 @@ pub fn time(cx: &mut Current, args: Args) -> SysResult {
 pub fn nanosleep(cx: &mut Current, args: Args) -> SysResult {
     const CLOCK_MONOTONIC: i32 = 1;
     let time = TimeSpec::read(&cx.mm, args.get(0))?.to_ns()?;
-    let deadline = platform().monotonic().saturating_add(time);
+    let deadline = Clock::new(cx, CLOCK_MONOTONIC)?.now().saturating_add(time);
     sleep_until(cx, CLOCK_MONOTONIC, deadline, args.get(1))
 }
 
@@ -126,7 +126,7 @@ fn sleep(cx: &Current, clock: &Clock, deadline: u64) -> Result<(), ()> {
             return Ok(());
         }
         let until = match clock {
-            Clock::Monotonic | Clock::Realtime => clock.to_monotonic(deadline),
+            Clock::Monotonic(_) | Clock::Realtime => clock.to_monotonic(deadline),
             // It may stand still: look now and then.
             _ => platform().monotonic().saturating_add(deadline.saturating_sub(now).max(1_000_000)),
         };
@@ -149,7 +149,7 @@ fn interval_timer(cx: &Current, which: i32) -> Result<Arc<Timer>, Errno> {
     Ok(slot
         .get_or_insert_with(|| {
             let clock = match at {
-                0 => TimerClock::Monotonic,
+                0 => TimerClock::Monotonic(0),
                 1 => TimerClock::UserTime,
                 _ => TimerClock::ProcessTime,
             };
@@ -214,7 +214,7 @@ pub fn timer_create(cx: &mut Current, args: Args) -> SysResult {
     let clock = match Clock::new(cx, id)? {
         _ if !Clock::can_wait(id) => return Err(Errno::EOPNOTSUPP.into()),
         Clock::Realtime => TimerClock::Realtime,
-        Clock::Monotonic => TimerClock::Monotonic,
+        Clock::Monotonic(ahead) => TimerClock::Monotonic(ahead),
         Clock::Process(process) if Arc::ptr_eq(&process, &cx.task.process) => {
             TimerClock::ProcessTime
         }

@@ -19,8 +19,7 @@ use crate::sync::SpinLock;
 
 impl CloneFlags {
     /// Namespaces that this kernel does not have more than one of: as if it were built without them.
-    pub const NO_NAMESPACES: CloneFlags =
-        CloneFlags::NEWCGROUP.union(CloneFlags::NEWUSER).union(CloneFlags::NEWTIME);
+    pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWUSER;
 }
 
 /// What clone3(2) is given; clone, fork and vfork fill it too.
@@ -158,9 +157,16 @@ fn make(
     if has(F::NEWNS) {
         fs.unshare_namespace();
     }
-    let namespaces = if flags.intersects(F::NEWPID | UNSHARED) {
+    // A child that has memory of its own has its clocks from the beginning.
+    let changes_time = !has(F::VM)
+        && (has(F::NEWTIME) || !Arc::ptr_eq(&cx.namespaces.time, &cx.namespaces.time_for_children));
+    let namespaces = if changes_time || flags.intersects(F::NEWPID | UNSHARED) {
         let mut new = cx.namespaces.unshare(flags);
         new.pid_for_children = pidns.clone();
+        if changes_time {
+            new.time = new.time_for_children.clone();
+            new.time.freeze();
+        }
         Arc::new(new)
     } else {
         cx.namespaces.clone()

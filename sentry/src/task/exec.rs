@@ -169,6 +169,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     if Arc::strong_count(&cx.files) > 2 {
         set_files(cx, cx.files.fork());
     }
+    cx.enter_time_namespace();
     cx.files.close_on_exec();
     {
         let mut state = process.signals.lock();

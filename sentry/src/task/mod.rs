@@ -25,6 +25,7 @@ mod pids;
 mod process;
 mod robust;
 pub mod run;
+mod timens;
 pub mod trace;
 mod usage;
 pub mod wait;
@@ -42,6 +43,7 @@ pub use pidns::PidNamespace;
 pub use pids::{PID_MAX, PidTable, Pids};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use run::{Birth, start};
+pub use timens::TimeNamespace;
 pub use usage::Usage;
 
 use alloc::sync::Arc;

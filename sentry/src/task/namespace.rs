@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{CloneFlags, Current, PidNamespace, Pids, Task, cap, pidfd};
+use super::{CloneFlags, Current, PidNamespace, Pids, Task, TimeNamespace, cap, pidfd};
 use crate::errno::Errno;
 use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
@@ -22,6 +22,12 @@ pub struct Namespaces {
     pub net: Arc<NetNamespace>,
     /// Where children are born; a task's own is its process's.
     pub pid_for_children: Arc<PidNamespace>,
+    /// Clocks.
+    pub time: Arc<TimeNamespace>,
+    /// Whose clocks children have.
+    pub time_for_children: Arc<TimeNamespace>,
+    /// What /proc/PID/cgroup says: of a hierarchy that is one group, the same in all of them.
+    pub cgroup: Arc<NamespaceId>,
 }
 
 /// A UTS namespace (uts_namespaces(7)).
@@ -47,13 +53,13 @@ pub struct UtsNames {
 pub struct NamespaceId(pub u64);
 
 impl NamespaceId {
-    /// Of the container's only namespaces of these kinds: PROC_PID_INIT_INO and its like
+    /// Of the container's own namespaces of these kinds: PROC_PID_INIT_INO and its like
     /// (linux/proc_ns.h).
     const CGROUP: NamespaceId = NamespaceId(0xefff_fffb);
     pub(super) const PID: NamespaceId = NamespaceId(0xefff_fffc);
     /// The container's first user namespace.
     pub const USER: NamespaceId = NamespaceId(0xefff_fffd);
-    const TIME: NamespaceId = NamespaceId(0xefff_fffa);
+    pub(super) const TIME: NamespaceId = NamespaceId(0xefff_fffa);
 }
 
 impl Default for NamespaceId {
@@ -69,11 +75,15 @@ impl Namespaces {
     pub fn new(host: &str, domain: &str, pids: &Arc<Pids>) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
         let uts = Uts { names: SpinLock::new(names), ..Uts::default() };
+        let time = TimeNamespace::outermost();
         Namespaces {
             uts: Arc::new(uts),
             ipc: Arc::default(),
             net: Arc::default(),
             pid_for_children: PidNamespace::outermost(pids.clone()),
+            time_for_children: time.clone(),
+            time,
+            cgroup: Arc::new(NamespaceId::CGROUP),
         }
     }
 
@@ -91,13 +101,22 @@ impl Namespaces {
         if flags.contains(CloneFlags::NEWNET) {
             new.net = Arc::default();
         }
+        if flags.contains(CloneFlags::NEWTIME) {
+            new.time_for_children = self.time_for_children.another();
+        }
+        if flags.contains(CloneFlags::NEWCGROUP) {
+            new.cgroup = Arc::default();
+        }
         new
     }
 }
 
-/// Kinds of which there can be several, the mount namespace aside.
-pub const UNSHARED: CloneFlags =
-    CloneFlags::NEWUTS.union(CloneFlags::NEWIPC).union(CloneFlags::NEWNET);
+/// Kinds of which there can be several, those of mounts and of pids aside.
+pub const UNSHARED: CloneFlags = CloneFlags::NEWUTS
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWTIME)
+    .union(CloneFlags::NEWCGROUP);
 
 /// A namespace, as a file stands for it.
 #[derive(Clone)]
@@ -110,14 +129,14 @@ pub enum Namespace {
     Ipc(Arc<Ipc>),
     /// Sockets.
     Net(Arc<NetNamespace>),
-    /// The container's only one of its kind.
-    Cgroup,
+    /// Control groups.
+    Cgroup(Arc<NamespaceId>),
     /// Processes.
     Pid(Arc<PidNamespace>),
     /// The container's only one of its kind.
     User,
-    /// The container's only one of its kind.
-    Time,
+    /// Clocks.
+    Time(Arc<TimeNamespace>),
 }
 
 impl Namespace {
@@ -129,7 +148,7 @@ impl Namespace {
             "uts" => Namespace::Uts(shared.namespaces.uts.clone()),
             "ipc" => Namespace::Ipc(shared.namespaces.ipc.clone()),
             "net" => Namespace::Net(shared.namespaces.net.clone()),
-            "cgroup" => Namespace::Cgroup,
+            "cgroup" => Namespace::Cgroup(shared.namespaces.cgroup.clone()),
             "pid" => Namespace::Pid(task.process.pidns.clone()),
             // It is there to be seen once it has an init.
             "pid_for_children" => {
@@ -137,7 +156,8 @@ impl Namespace {
                 Namespace::Pid(Some(pidns).filter(|ns| ns.has_begun())?.clone())
             }
             "user" => Namespace::User,
-            "time" => Namespace::Time,
+            "time" => Namespace::Time(shared.namespaces.time.clone()),
+            "time_for_children" => Namespace::Time(shared.namespaces.time_for_children.clone()),
             _ => return None,
         })
     }
@@ -149,10 +169,10 @@ impl Namespace {
             Namespace::Uts(uts) => uts.id,
             Namespace::Ipc(ipc) => ipc.id,
             Namespace::Net(net) => net.id,
-            Namespace::Cgroup => NamespaceId::CGROUP,
+            Namespace::Cgroup(id) => **id,
             Namespace::Pid(pidns) => pidns.id,
             Namespace::User => NamespaceId::USER,
-            Namespace::Time => NamespaceId::TIME,
+            Namespace::Time(time) => time.id,
         }
     }
 
@@ -163,10 +183,10 @@ impl Namespace {
             Namespace::Uts(_) => ("uts", CloneFlags::NEWUTS),
             Namespace::Ipc(_) => ("ipc", CloneFlags::NEWIPC),
             Namespace::Net(_) => ("net", CloneFlags::NEWNET),
-            Namespace::Cgroup => ("cgroup", CloneFlags::NEWCGROUP),
+            Namespace::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
             Namespace::Pid(_) => ("pid", CloneFlags::NEWPID),
             Namespace::User => ("user", CloneFlags::NEWUSER),
-            Namespace::Time => ("time", CloneFlags::NEWTIME),
+            Namespace::Time(_) => ("time", CloneFlags::NEWTIME),
         }
     }
 }
@@ -224,7 +244,13 @@ impl Current {
                 Namespace::Ipc(ipc) => new.ipc = ipc,
                 Namespace::Net(net) => new.net = net,
                 // It is there already.
-                Namespace::Cgroup | Namespace::User | Namespace::Time => continue,
+                Namespace::User => continue,
+                Namespace::Cgroup(cgroup) => new.cgroup = cgroup,
+                Namespace::Time(time) => {
+                    time.freeze();
+                    new.time_for_children = time.clone();
+                    new.time = time;
+                }
                 Namespace::Pid(pidns) => new.pid_for_children = pidns,
             }
             self.set_namespaces(new);
@@ -237,7 +263,7 @@ impl Current {
             // Nobody gains capabilities by entering where he is.
             Namespace::User => return Err(Errno::EINVAL),
             // Threads of a process have one time.
-            Namespace::Time if self.task.process.tasks().len() > 1 => return Err(Errno::EUSERS),
+            Namespace::Time(_) if self.task.process.tasks().len() > 1 => return Err(Errno::EUSERS),
             // The way leads down only.
             Namespace::Pid(pidns) if !self.task.process.pidns.contains(pidns) => {
                 return Err(Errno::EINVAL);

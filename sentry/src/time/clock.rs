@@ -111,8 +111,9 @@ fn join(a: i64, b: i64) -> [u8; 16] {
 pub enum Clock {
     /// CLOCK_REALTIME, CLOCK_TAI and their kin: since 1970.
     Realtime,
-    /// CLOCK_MONOTONIC, CLOCK_BOOTTIME and their kin: since the sandbox's boot.
-    Monotonic,
+    /// CLOCK_MONOTONIC, CLOCK_BOOTTIME and their kin: since the sandbox's boot, and nanoseconds more that a time
+    /// namespace gives.
+    Monotonic(i64),
     /// Processor time of a process.
     Process(Arc<Process>),
     /// Processor time of a task.
@@ -143,11 +144,12 @@ impl Clock {
             CLOCK_REALTIME | CLOCK_REALTIME_COARSE | CLOCK_REALTIME_ALARM | CLOCK_TAI => {
                 Clock::Realtime
             }
-            CLOCK_MONOTONIC
-            | CLOCK_MONOTONIC_RAW
-            | CLOCK_MONOTONIC_COARSE
-            | CLOCK_BOOTTIME
-            | CLOCK_BOOTTIME_ALARM => Clock::Monotonic,
+            CLOCK_MONOTONIC | CLOCK_MONOTONIC_RAW | CLOCK_MONOTONIC_COARSE => {
+                Clock::Monotonic(cx.namespaces.time.ahead())
+            }
+            CLOCK_BOOTTIME | CLOCK_BOOTTIME_ALARM => {
+                Clock::Monotonic(cx.namespaces.time.boottime_ahead())
+            }
             CLOCK_PROCESS_CPUTIME_ID => Clock::Process(cx.task.process.clone()),
             CLOCK_THREAD_CPUTIME_ID => Clock::Task(cx.task.clone()),
             // A processor clock of any task: the complement of its id, and three bits.
@@ -177,7 +179,7 @@ impl Clock {
     pub fn now(&self) -> u64 {
         match self {
             Clock::Realtime => platform().realtime(),
-            Clock::Monotonic => platform().monotonic(),
+            Clock::Monotonic(ahead) => platform().monotonic().saturating_add_signed(*ahead),
             Clock::Process(process) => sum(process.usage().cpu),
             Clock::Task(task) => sum(task.cpu_time()),
         }
@@ -192,7 +194,7 @@ impl Clock {
     /// the earliest.
     pub fn to_monotonic(&self, deadline: u64) -> u64 {
         match self {
-            Clock::Monotonic => deadline,
+            Clock::Monotonic(ahead) => deadline.saturating_sub_signed(*ahead),
             _ => platform().monotonic().saturating_add(deadline.saturating_sub(self.now())),
         }
     }

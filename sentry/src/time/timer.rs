@@ -16,8 +16,8 @@ const CPU_CHECK: u64 = 1_000_000;
 pub enum TimerClock {
     /// Since 1970.
     Realtime,
-    /// Since boot.
-    Monotonic,
+    /// Since boot, and nanoseconds more (see [`Clock::Monotonic`]).
+    Monotonic(i64),
     /// The process's time in the application alone (ITIMER_VIRTUAL).
     UserTime,
     /// The process's time.
@@ -84,7 +84,7 @@ impl Timer {
         let process = || self.process.upgrade();
         match &self.clock {
             TimerClock::Realtime => Clock::Realtime.now(),
-            TimerClock::Monotonic => Clock::Monotonic.now(),
+            TimerClock::Monotonic(ahead) => Clock::Monotonic(*ahead).now(),
             TimerClock::UserTime => process().map_or(0, |p| p.usage().cpu.user_ns),
             TimerClock::ProcessTime => process().map_or(0, |p| sum(p.usage().cpu)),
             TimerClock::TaskTime(task) => task.upgrade().map_or(0, |t| sum(t.cpu_time())),
@@ -145,7 +145,7 @@ impl Timer {
         let Some(deadline) = state.deadline else { return };
         let left = deadline.saturating_sub(now);
         let at = platform().monotonic().saturating_add(match &self.clock {
-            TimerClock::Monotonic | TimerClock::Realtime => left,
+            TimerClock::Monotonic(_) | TimerClock::Realtime => left,
             // A processor clock runs at most as fast as there are CPUs, and may stand still.
             _ if left == 0 => 0,
             _ => (left / u64::from(platform().cpus().max(1))).max(CPU_CHECK),

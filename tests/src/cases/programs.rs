@@ -37,6 +37,7 @@ pub(super) const CASES: &[Case] = both![
     ("pidns", 20; "CAP_SYS_ADMIN"),
     ("mounts", 20; "CAP_SYS_ADMIN"),
     ("mountfds", 20; "CAP_SYS_ADMIN"),
+    ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),
     ("sharedmem", 20),
     ("messages", 20),
     ("mqueues", 20),

@@ -10,13 +10,10 @@ pub(super) const TESTS: &[Test] = &[("mounts/propagation", propagation)];
 /// Prints the optional fields of mountinfo of /a, /b and /c, without numbers.
 const SCRIPT: &str = r#"awk '$5 ~ /^\/[abc]$/ { printf "%s", $5; for (i = 7; $i != "-"; i++) printf " %s", $i; print "" }' /proc/self/mountinfo | sed 's/:[0-9]*/:N/' | sort"#;
 
-/// A mount's own words, and then rootfsPropagation for all.
+/// A mount's own words; rootfsPropagation is about the host's mounts, and changes nothing inside.
 fn propagation(c: &Context) -> Outcome {
-    for (whole, expect) in [
-        (None, "/a\n/b shared:N\n/c unbindable\n"),
-        (Some("rshared"), "/a shared:N\n/b shared:N\n/c shared:N\n"),
-        (Some("rprivate"), "/a\n/b\n/c\n"),
-    ] {
+    let expect = "/a\n/b shared:N\n/c unbindable\n";
+    for whole in [None, Some("rshared"), Some("rprivate")] {
         let mut config = bundle::config(&["sh", "-c", SCRIPT], &[]);
         for (place, options) in
             [("/a", json!([])), ("/b", json!(["shared"])), ("/c", json!(["unbindable"]))]

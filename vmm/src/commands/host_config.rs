@@ -71,7 +71,6 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 readonly: false,
                 overlay: true,
                 shared: false,
-                propagation: 0,
             },
             mounts: mounts.into(),
             masked: Vec::new(),

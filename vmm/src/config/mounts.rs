@@ -44,7 +44,7 @@ const PROPAGATION: &[(&str, u64)] = &[
 /// MS_REC.
 const REC: u64 = 1 << 14;
 
-/// The flags of `linux.rootfsPropagation`.
+/// The flags of such a word, for `linux.rootfsPropagation` too.
 pub fn propagation(word: &str) -> Option<u64> {
     PROPAGATION.iter().find(|(name, _)| *name == word).map(|(_, flags)| *flags)
 }

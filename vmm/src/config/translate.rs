@@ -46,12 +46,15 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         spec.process().as_ref().ok_or_else(|| Invalid::new("process", "must be there"))?;
     let linux = spec.linux().as_ref();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let propagation = match linux.and_then(|linux| linux.rootfs_propagation().as_deref()) {
-        None | Some("") => 0,
-        Some(word) => mounts::propagation(word).ok_or_else(|| {
-            Invalid::new("linux.rootfsPropagation", format!("{word:?} is not supported"))
-        })?,
-    };
+    // What it is for lies outside: which of the host's mounts a container's namespace goes on hearing of. runc's
+    // containers too find their root private whatever it says.
+    if let Some(word) = linux.and_then(|linux| linux.rootfs_propagation().as_deref())
+        && !word.is_empty()
+        && mounts::propagation(word).is_none()
+    {
+        let reason = format!("{word:?} is not supported");
+        return Err(Invalid::new("linux.rootfsPropagation", reason).into());
+    }
     let memory = resources.and_then(|r| r.memory().as_ref()?.limit());
     let pids = resources.and_then(|r| r.pids().as_ref().map(|pids| pids.limit()));
     Ok(Container {
@@ -65,7 +68,6 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
                 readonly,
                 overlay: false,
                 shared: false,
-                propagation,
             },
             mounts: mount_specs,
             masked: linux.and_then(|linux| linux.masked_paths().clone()).unwrap_or_default(),

@@ -15,6 +15,7 @@ mod smaps;
 mod sys;
 mod system;
 mod sysvipc;
+mod timens;
 
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -78,6 +79,11 @@ impl About<'_> {
     /// The living task it is about. `ESRCH` for a zombie.
     fn task(&self) -> Result<Arc<Task>, Errno> {
         self.subject()?.task().ok_or(Errno::ESRCH)
+    }
+
+    /// Nanoseconds that the reader's CLOCK_BOOTTIME is ahead.
+    fn ahead(&self) -> i64 {
+        self.cx.task.map_or(0, |t| t.shared.lock().namespaces.time.boottime_ahead())
     }
 
     /// The living task, if the reader may look into it (ptrace(2), "Ptrace access mode checking").

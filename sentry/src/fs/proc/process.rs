@@ -85,6 +85,7 @@ pub(super) const ENTRIES: &[Entry] = &[
 pub(super) const PROCESS_ONLY: &[Entry] = &[
     private("mountstats", What::Mounts(super::mounts::mountstats)),
     Entry { name: "task", perm: 0o555, what: What::Tasks },
+    super::timens::ENTRY,
 ];
 
 const NAMESPACES: &[Entry] = &[
@@ -95,7 +96,7 @@ const NAMESPACES: &[Entry] = &[
     link("pid", |about| namespace(about, "pid")),
     link("pid_for_children", |about| namespace(about, "pid_for_children")),
     link("time", |about| namespace(about, "time")),
-    link("time_for_children", |about| namespace(about, "time")),
+    link("time_for_children", |about| namespace(about, "time_for_children")),
     link("user", |about| namespace(about, "user")),
     link("uts", |about| namespace(about, "uts")),
 ];
@@ -336,7 +337,7 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     };
     let (ignored, caught) = dispositions(about)?;
     let threads = process.tasks().len();
-    let start = process.start_time / 10_000_000;
+    let start = process.start_time.saturating_add_signed(about.ahead()) / 10_000_000;
     let status = process.links.lock().zombie.map_or(0, |z| z.status);
     let (utime, stime) = used.ticks();
     let (cutime, cstime) = children.ticks();

@@ -198,9 +198,10 @@ fn busy(about: &About<'_>) -> (u64, u64) {
 }
 
 fn uptime(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    let up = platform().monotonic() / 10_000_000;
     let (user, system) = busy(about);
-    let all = up.saturating_mul(platform().cpus().into());
+    let all = platform().monotonic() / 10_000_000;
+    let up = platform().monotonic().saturating_add_signed(about.ahead()) / 10_000_000;
+    let all = all.saturating_mul(platform().cpus().into());
     let idle = all.saturating_sub(user.saturating_add(system));
     let _ = writeln!(out, "{}.{:02} {}.{:02}", up / 100, up % 100, idle / 100, idle % 100);
     Ok(())
@@ -216,7 +217,8 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
         let (u, s, i) = (user / cpus, system / cpus, idle / cpus);
         let _ = writeln!(out, "cpu{cpu} {u} 0 {s} {i} 0 0 0 0 0 0");
     }
-    let boot = platform().realtime().saturating_sub(platform().monotonic()) / 1_000_000_000;
+    let up = platform().monotonic().saturating_add_signed(about.ahead());
+    let boot = platform().realtime().saturating_sub(up) / 1_000_000_000;
     let (running, _) = task_counts(about);
     let last = about.container.pids.processes().last().map_or(0, |p| p.pid);
     let _ = writeln!(
