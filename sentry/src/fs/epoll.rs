@@ -18,7 +18,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use super::anon;
 use super::context::Cx;
 use super::file::{File, Watcher};
-use super::inode::FileOps;
+use super::inode::{FileOps, Whence};
 use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue, WaitToken, Wake};
@@ -293,6 +293,11 @@ impl Shared {
 impl FileOps for Epoll {
     fn is_stream(&self) -> bool {
         true
+    }
+
+    /// It has no offset to move, and lets it be moved: Linux's noop_llseek.
+    fn seek(&self, _file: &File, now: u64, _offset: i64, _whence: Whence) -> Result<u64, Errno> {
+        Ok(now)
     }
 
     fn poll(&self, _file: &File) -> Events {

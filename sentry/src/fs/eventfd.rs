@@ -9,7 +9,7 @@ use core::any::Any;
 use super::anon;
 use super::context::Cx;
 use super::file::File;
-use super::inode::{FileOps, Written};
+use super::inode::{FileOps, Whence, Written};
 use super::io::{IoDst, IoSrc};
 use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
@@ -96,6 +96,11 @@ impl FileOps for EventFd {
 
     fn is_stream(&self) -> bool {
         true
+    }
+
+    /// It has no offset to move, and lets it be moved: Linux's noop_llseek.
+    fn seek(&self, _file: &File, now: u64, _offset: i64, _whence: Whence) -> Result<u64, Errno> {
+        Ok(now)
     }
 
     fn poll(&self, _file: &File) -> Events {

@@ -19,7 +19,7 @@ use super::anon;
 use super::context::Cx;
 use super::dentry::Dentry;
 use super::file::File;
-use super::inode::{FileOps, Inode};
+use super::inode::{FileOps, Inode, Whence};
 use super::io::IoDst;
 use super::path::Path;
 use super::types::{Events, FileType, OpenFlags, SetAttr};
@@ -378,6 +378,11 @@ impl FileOps for Inotify {
 
     fn is_stream(&self) -> bool {
         true
+    }
+
+    /// It has no offset to move, and lets it be moved: Linux's noop_llseek.
+    fn seek(&self, _file: &File, now: u64, _offset: i64, _whence: Whence) -> Result<u64, Errno> {
+        Ok(now)
     }
 
     fn poll(&self, _file: &File) -> Events {

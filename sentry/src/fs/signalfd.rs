@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::anon;
 use super::context::Cx;
 use super::file::File;
-use super::inode::FileOps;
+use super::inode::{FileOps, Whence};
 use super::io::IoDst;
 use super::types::{Events, OpenFlags};
 use crate::errno::Errno;
@@ -88,6 +88,11 @@ impl SignalFd {
 impl FileOps for SignalFd {
     fn is_stream(&self) -> bool {
         true
+    }
+
+    /// It has no offset to move, and lets it be moved: Linux's noop_llseek.
+    fn seek(&self, _file: &File, now: u64, _offset: i64, _whence: Whence) -> Result<u64, Errno> {
+        Ok(now)
     }
 
     /// Without a caller there are no signals.

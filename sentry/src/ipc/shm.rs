@@ -122,6 +122,11 @@ impl Segments {
         if all > MAX {
             return Err(Errno::ENOSPC);
         }
+        // No size of huge pages but these is any machine's (SHM_HUGE_SHIFT); no file is as large.
+        let huge = flags & HUGETLB != 0 && !matches!(flags >> 26 & 0x3f, 0 | 21 | 30);
+        if huge || size > i64::MAX as u64 {
+            return Err(Errno::EINVAL);
+        }
         // More than there is can be promised to nobody; no huge page is there at all.
         if flags & HUGETLB != 0 || pages_of(size) > platform().frame_counts().1 {
             return Err(Errno::ENOMEM);

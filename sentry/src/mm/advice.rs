@@ -28,12 +28,23 @@ pub enum Advice {
 }
 
 impl Mm {
+    /// The range of a call that says `EINVAL` where it wraps, and `ENOMEM` where nothing can be mapped; `None`
+    /// where it is empty. Both numbers are whole pages.
+    fn advised(&self, start: u64, len: u64) -> Result<Option<Range<u64>>, Errno> {
+        let end = start.checked_add(len).ok_or(Errno::EINVAL)?;
+        if end == start {
+            return Ok(None);
+        }
+        self.aligned(start, len).map(Some).map_err(|_| Errno::ENOMEM)
+    }
+
     /// madvise(2).
     pub fn madvise(&self, start: u64, len: u64, advice: Advice) -> Result<(), Errno> {
-        let range = self.aligned(start, len)?;
-        if range.is_empty() {
-            return Ok(());
+        if !start.is_multiple_of(PAGE) {
+            return Err(Errno::EINVAL);
         }
+        let len = page_up(len).ok_or(Errno::EINVAL)?;
+        let Some(range) = self.advised(start, len)? else { return Ok(()) };
         if let Advice::Populate(write) = advice {
             return self.populate_checked(range, write);
         }
@@ -93,11 +104,9 @@ impl Mm {
         capable: bool,
     ) -> Result<(), Errno> {
         let offset = start % PAGE;
-        let len = page_up(len.checked_add(offset).ok_or(Errno::EINVAL)?).ok_or(Errno::EINVAL)?;
-        let range = self.aligned(start - offset, len)?;
-        if range.is_empty() {
-            return Ok(());
-        }
+        // A length that wraps when it is rounded up is none, as with Linux.
+        let len = page_up(len.wrapping_add(offset)).unwrap_or(0);
+        let Some(range) = self.advised(start - offset, len)? else { return Ok(()) };
         let mut state = self.state.lock();
         if lock && !capable {
             let new: u64 = state
@@ -130,7 +139,12 @@ impl Mm {
             return Err(Errno::ENOMEM);
         }
         if lock && !on_fault {
+            let closed = |v: &Vma| v.prot.is_empty();
+            let reachable = !self.state.lock().vmas.overlapping(range.clone()).any(closed);
             self.populate_areas(range)?;
+            if !reachable {
+                return Err(Errno::ENOMEM);
+            }
         }
         Ok(())
     }
@@ -195,6 +209,8 @@ impl Mm {
 
     /// msync(2). `sync`: MS_SYNC; `invalidate`: MS_INVALIDATE, which locked areas refuse.
     pub fn msync(&self, start: u64, len: u64, sync: bool, invalidate: bool) -> Result<(), Errno> {
+        // A length that wraps when it is rounded up is none, as with Linux.
+        let len = page_up(len).unwrap_or(0);
         let range = self
             .aligned(start, len)
             .map_err(|e| if !start.is_multiple_of(PAGE) { e } else { Errno::ENOMEM })?;

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::{FaultError, Mm, PAGE, VmaFlags};
 use crate::errno::Errno;
-use crate::platform::{Access, AtomicOp, CopyFault};
+use crate::platform::{Access, AtomicOp, CopyFault, Prot};
 
 /// Names a futex word: the same for all who see the same word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -158,6 +158,10 @@ impl Mm {
         }
         let state = self.state.lock();
         let vma = state.vmas.find(addr).ok_or(Errno::EFAULT)?;
+        // Without the promise the page is looked up, and one of the process's own must be writable.
+        if vma.prot.is_empty() || vma.file.is_none() && !vma.prot.contains(Prot::WRITE) {
+            return Err(Errno::EFAULT);
+        }
         Ok(match &vma.file {
             Some(file) if vma.flags.contains(VmaFlags::SHARED) => {
                 let (device, inode) = file.pages.identity();

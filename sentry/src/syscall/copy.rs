@@ -8,6 +8,7 @@ use super::rw::broken_pipe;
 use super::splice::file_to_pipe;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::eventfd::EventFd;
 use crate::fs::pipe::PipeEnd;
 use crate::fs::types::{MAX_OFFSET, MAX_RW};
 use crate::fs::{File, FileType, IoDst, IoSrc, OpenFlags};
@@ -93,6 +94,13 @@ pub fn sendfile(cx: &mut Current, args: Args) -> SysResult {
     if !from.flags().reads() || !to.flags().writes() {
         return Err(Errno::EBADF.into());
     }
+    if args.get(2) != 0 && from.is_stream() {
+        return Err(Errno::ESPIPE.into());
+    }
+    // What takes one number at a time cannot be spliced to.
+    if (args.get(3) as i64) < 0 || to.ops_as::<EventFd>().is_some() {
+        return Err(Errno::EINVAL.into());
+    }
     let pipe = to.ops_as::<PipeEnd>().map(PipeEnd::pipe);
     let offset = |addr: u64| match cx.mm.copy_in_u64(addr)? {
         at if at > MAX_OFFSET => Err(Errno::EINVAL),
@@ -102,7 +110,6 @@ pub fn sendfile(cx: &mut Current, args: Args) -> SysResult {
         // Filled as by splice(2): with what fits.
         let mut at = match args.get(2) {
             0 => None,
-            _ if from.is_stream() => return Err(Errno::ESPIPE.into()),
             addr => Some(offset(addr)?),
         };
         let done = file_to_pipe(cx, &from, at.as_mut(), pipe, count, to.nonblocking())?;

@@ -296,8 +296,13 @@ pub fn flock(cx: &mut Current, args: Args) -> SysResult {
     const EX: u32 = 2;
     const NB: u32 = 4;
     const UN: u32 = 8;
-    let file = cx.files.get(args.int(0))?;
+    /// LOCK_MAND, which Linux has ignored since 5.17.
+    const MAND: u32 = 32;
     let operation = args.uint(1);
+    if operation & MAND != 0 {
+        return Ok(0);
+    }
+    let file = cx.files.get(args.int(0))?;
     let locks = file.inode().state().locks();
     let exclusive = match operation & !NB {
         UN => {
@@ -425,7 +430,7 @@ pub fn readahead(cx: &mut Current, args: Args) -> SysResult {
     if !file.flags().reads() {
         return Err(Errno::EBADF.into());
     }
-    if file.inode().kind() != FileType::Regular {
+    if file.inode().kind() != FileType::Regular || (args.get(2) as i64) < 0 {
         return Err(Errno::EINVAL.into());
     }
     Ok(0)

@@ -22,6 +22,8 @@ pub(super) const AT_EACCESS: u32 = 0x200;
 pub(super) const AT_SYMLINK_FOLLOW: u32 = 0x400;
 /// Do not trigger automounts: there are none.
 pub(super) const AT_NO_AUTOMOUNT: u32 = 0x800;
+/// How statx(2) is to ask a remote server: AT_STATX_FORCE_SYNC and AT_STATX_DONT_SYNC.
+pub(super) const AT_STATX_SYNC_TYPE: u32 = 0x6000;
 /// An empty path means the descriptor itself.
 pub(super) const AT_EMPTY_PATH: u32 = 0x1000;
 
@@ -95,6 +97,16 @@ impl Named {
 /// What an *at call means: `flags` are AT_ ones, of which AT_EMPTY_PATH and AT_SYMLINK_NOFOLLOW count.
 pub(super) fn named(cx: &Current, dirfd: i32, addr: u64, flags: u32) -> Result<Named, Errno> {
     let path = if addr == 0 && flags & AT_EMPTY_PATH != 0 { Vec::new() } else { path(cx, addr)? };
+    named_path(cx, dirfd, &path, flags)
+}
+
+/// The same, of a path that has been read.
+pub(super) fn named_path(
+    cx: &Current,
+    dirfd: i32,
+    path: &[u8],
+    flags: u32,
+) -> Result<Named, Errno> {
     if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
         return match dirfd {
             AT_FDCWD => Ok(Named::Path(cx.fs.cwd())),
@@ -103,7 +115,14 @@ pub(super) fn named(cx: &Current, dirfd: i32, addr: u64, flags: u32) -> Result<N
     }
     let mut walk = WalkFlags::empty();
     walk.set(WalkFlags::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
-    Ok(Named::Path(cx.cx().walk(start(cx, dirfd, &path)?.as_ref(), &path, walk)?))
+    Ok(Named::Path(cx.cx().walk(start(cx, dirfd, path)?.as_ref(), path, walk)?))
+}
+
+/// `EFAULT` where not all of a buffer can be an application's memory, whether or not anything is mapped
+/// there (access_ok in Linux): what a call says before it looks at what it is to do.
+pub(super) fn check_range(cx: &Current, addr: u64, len: usize) -> Result<(), Errno> {
+    let end = addr.checked_add(len as u64).ok_or(Errno::EFAULT)?;
+    if end > cx.mm.user_range().end { Err(Errno::EFAULT) } else { Ok(()) }
 }
 
 /// A vector of buffers from memory; few ones cost no allocation.
@@ -114,17 +133,28 @@ pub(super) struct Vectors {
 }
 
 impl Vectors {
-    /// One buffer.
-    pub(super) fn one(addr: u64, len: usize) -> Vectors {
+    /// One buffer, which must lie where an application's memory can be: `EFAULT` before anything is done.
+    pub(super) fn one(cx: &Current, addr: u64, len: usize) -> Result<Vectors, Errno> {
+        check_range(cx, addr, len)?;
         let mut inline = [IoVec::default(); 8];
         if let Some(first) = inline.first_mut() {
             *first = IoVec { addr, len };
         }
-        Vectors { inline, count: 1, heap: Vec::new() }
+        Ok(Vectors { inline, count: 1, heap: Vec::new() })
     }
 
-    /// The `struct iovec`s at `addr`.
-    pub(super) fn read(cx: &Current, addr: u64, count: u64) -> Result<Vectors, Errno> {
+    /// The `struct iovec`s at `addr`, whose buffers must lie where an application's memory can be. Of the
+    /// count its lower half counts, as with Linux.
+    pub(super) fn read(cx: &Current, addr: u64, count: u32) -> Result<Vectors, Errno> {
+        let vectors = Vectors::read_remote(cx, addr, count.into())?;
+        for slot in vectors.slots() {
+            check_range(cx, slot.addr, slot.len)?;
+        }
+        Ok(vectors)
+    }
+
+    /// The same, of buffers in another process's memory.
+    pub(super) fn read_remote(cx: &Current, addr: u64, count: u64) -> Result<Vectors, Errno> {
         let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
         if count > UIO_MAXIOV {
             return Err(Errno::EINVAL);
@@ -148,6 +178,11 @@ impl Vectors {
             *slot = IoVec { addr: raw as u64, len };
         }
         Ok(vectors)
+    }
+
+    /// How many bytes the buffers have.
+    pub(super) fn total(&self) -> usize {
+        self.slots().iter().fold(0, |sum: usize, slot| sum.saturating_add(slot.len))
     }
 
     fn slots_mut(&mut self) -> &mut [IoVec] {

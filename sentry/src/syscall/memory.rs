@@ -52,12 +52,21 @@ fn prot(bits: u64) -> Prot {
 
 /// mmap(2).
 pub fn mmap(cx: &mut Current, args: Args) -> SysResult {
-    let [addr, len, bits, flags, fd, offset] = args.0;
-    let flags = MapFlags::from_bits_truncate(flags as u32);
+    let [addr, len, bits, raw_flags, fd, offset] = args.0;
+    let flags = MapFlags::from_bits_truncate(raw_flags as u32);
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL.into());
     }
     if flags.contains(MapFlags::HUGETLB) {
+        // The size of the pages, as a power of two; 0 is the usual one (MAP_HUGE_SHIFT).
+        if !matches!(raw_flags as u32 >> 26, 0 | 21 | 30) {
+            return Err(Errno::EINVAL.into());
+        }
+        if !flags.contains(MapFlags::ANONYMOUS) {
+            // No file here is of hugetlbfs.
+            cx.files.get(fd as i32)?;
+            return Err(Errno::EINVAL.into());
+        }
         // No huge page is ever reserved here: what Linux says with an empty pool.
         return Err(Errno::ENOMEM.into());
     }
@@ -108,6 +117,10 @@ pub fn mmap(cx: &mut Current, args: Args) -> SysResult {
             return Err(Errno::EINVAL.into());
         }
         let pages = open.mappable().ok_or(Errno::ENODEV)?;
+        // What fits no address space is ENOMEM, below.
+        if len <= cx.mm.user_range().end && offset.saturating_add(len) > i64::MAX as u64 {
+            return Err(Errno::EOVERFLOW.into());
+        }
         let name = Arc::from(open.show(&cx.fs.root()));
         file = Some(VmaFile { pages, first: offset / PAGE, name });
     } else if flags.contains(MapFlags::GROWSDOWN) && vma.contains(VmaFlags::SHARED) {
@@ -183,10 +196,10 @@ pub fn madvise(cx: &mut Current, args: Args) -> SysResult {
 
 /// msync(2).
 pub fn msync(cx: &mut Current, args: Args) -> SysResult {
-    const ASYNC: u64 = 1;
-    const INVALIDATE: u64 = 2;
-    const SYNC: u64 = 4;
-    let flags = args.get(2);
+    const ASYNC: u32 = 1;
+    const INVALIDATE: u32 = 2;
+    const SYNC: u32 = 4;
+    let flags = args.uint(2);
     if flags & !(ASYNC | INVALIDATE | SYNC) != 0 || flags & (ASYNC | SYNC) == ASYNC | SYNC {
         return Err(Errno::EINVAL.into());
     }

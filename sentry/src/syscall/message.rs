@@ -62,7 +62,7 @@ impl Header {
         if self.count > 1024 {
             return Err(Errno::EMSGSIZE);
         }
-        Vectors::read(cx, self.vectors, self.count)
+        Vectors::read(cx, self.vectors, self.count as u32)
     }
 }
 
@@ -134,7 +134,7 @@ pub fn sendto(cx: &mut Current, args: Args) -> SysResult {
         0 => None,
         addr => Some(read_address(cx, addr, args.uint(5))?),
     };
-    let buffer = Vectors::one(args.get(1), args.size(2));
+    let buffer = Vectors::one(cx, args.get(1), args.size(2).min(MAX_RW))?;
     let mut src = IoSrc::user(&*cx.mm, buffer.slots());
     let message = Outgoing {
         to: to.as_deref(),
@@ -149,7 +149,7 @@ pub fn sendto(cx: &mut Current, args: Args) -> SysResult {
 pub fn recvfrom(cx: &mut Current, args: Args) -> SysResult {
     let file = file(cx, args.int(0))?;
     let socket = socket_of(&file)?;
-    let buffer = Vectors::one(args.get(1), args.size(2));
+    let buffer = Vectors::one(cx, args.get(1), args.size(2).min(MAX_RW))?;
     let mut dst = IoDst::user(&*cx.mm, buffer.slots());
     let flags = MsgFlags::from_bits_truncate(args.uint(3));
     let (n, incoming) = receive(cx, &file, socket, &mut dst, flags)?;
@@ -237,9 +237,15 @@ fn send_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
     send(cx, &file, socket, &mut src, Outgoing { to: to.as_deref(), sender, control, flags })
 }
 
+/// The flags of a call with a `struct msghdr`: none of a 32-bit caller's (MSG_CMSG_COMPAT).
+fn header_flags(raw: u32) -> Result<MsgFlags, Errno> {
+    const COMPAT: u32 = 1 << 31;
+    if raw & COMPAT != 0 { Err(Errno::EINVAL) } else { Ok(MsgFlags::from_bits_truncate(raw)) }
+}
+
 /// sendmsg(2).
 pub fn sendmsg(cx: &mut Current, args: Args) -> SysResult {
-    send_one(cx, args.int(0), args.get(1), MsgFlags::from_bits_truncate(args.uint(2)))
+    send_one(cx, args.int(0), args.get(1), header_flags(args.uint(2))?)
 }
 
 /// Control data on its way to the receiver.
@@ -325,7 +331,7 @@ fn receive_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
 
 /// recvmsg(2).
 pub fn recvmsg(cx: &mut Current, args: Args) -> SysResult {
-    receive_one(cx, args.int(0), args.get(1), MsgFlags::from_bits_truncate(args.uint(2)))
+    receive_one(cx, args.int(0), args.get(1), header_flags(args.uint(2))?)
 }
 
 /// Most messages of one call (UIO_MAXIOV).
@@ -357,14 +363,14 @@ fn each(
 
 /// sendmmsg(2).
 pub fn sendmmsg(cx: &mut Current, args: Args) -> SysResult {
-    let (fd, flags) = (args.int(0), MsgFlags::from_bits_truncate(args.uint(3)));
+    let (fd, flags) = (args.int(0), header_flags(args.uint(3))?);
     file(cx, fd)?;
     each(cx, args.get(1), args.uint(2), |at, _| send_one(cx, fd, at, flags).map(Some))
 }
 
 /// recvmmsg(2).
 pub fn recvmmsg(cx: &mut Current, args: Args) -> SysResult {
-    let (fd, mut flags) = (args.int(0), MsgFlags::from_bits_truncate(args.uint(3)));
+    let (fd, mut flags) = (args.int(0), header_flags(args.uint(3))?);
     file(cx, fd)?;
     // Looked at after each message only, as Linux does.
     let deadline = match args.get(4) {

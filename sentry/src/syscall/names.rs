@@ -121,10 +121,11 @@ pub fn symlinkat(cx: &mut Current, args: Args) -> SysResult {
 fn do_readlink(cx: &Current, dirfd: i32, addr: u64, to: u64, size: i32) -> SysResult {
     let size = usize::try_from(size).ok().filter(|n| *n > 0).ok_or(Errno::EINVAL)?;
     // An empty path means the descriptor itself, if that is a link (O_PATH | O_NOFOLLOW).
-    let link = named(cx, dirfd, addr, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
+    let text = path(cx, addr)?;
+    let empty = text.is_empty();
+    let link = named_path(cx, dirfd, &text, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let path = link.path().ok_or(Errno::ENOENT)?;
     if path.inode()?.kind() != FileType::Symlink {
-        let empty = matches!(link, Named::File(_));
         return Err(if empty { Errno::ENOENT } else { Errno::EINVAL }.into());
     }
     let text = cx.cx().readlink(path)?;

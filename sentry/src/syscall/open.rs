@@ -17,13 +17,14 @@ fn do_open(
     resolve: WalkFlags,
 ) -> SysResult {
     let mut flags = flags - OpenFlags::EXEC;
-    if flags.contains(OpenFlags::TMPFILE_) && !(flags.tmpfile() && flags.writes()) {
-        return Err(Errno::EINVAL.into());
-    }
+    // With O_PATH only these count, whatever else is asked for.
     if flags.contains(OpenFlags::PATH) {
         flags &= OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW | OpenFlags::CLOEXEC;
     } else {
         flags |= OpenFlags::LARGEFILE;
+    }
+    if flags.contains(OpenFlags::TMPFILE_) && !(flags.tmpfile() && flags.writes()) {
+        return Err(Errno::EINVAL.into());
     }
     let path = path(cx, addr)?;
     let start = start(cx, dirfd, &path)?;

@@ -342,6 +342,7 @@ fn do_epoll_wait(cx: &Current, args: Args, deadline: Option<u64>) -> SysResult {
     if most <= 0 || most > MAX {
         return Err(Errno::EINVAL.into());
     }
+    check_range(cx, args.get(1), most as usize * 12)?;
     let instance = cx.files.get(args.int(0))?;
     let epoll = instance.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     let most = most as usize;

@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering;
 
 use super::Args;
 use crate::errno::Errno;
-use crate::error::SysResult;
+use crate::error::{SysError, SysResult};
 use crate::fs::{OpenFlags, WalkFlags};
 use crate::signal::{SigInfo, Signal, code};
 use crate::task::exec::{self, Exec, MAX_ARG_STRLEN};
@@ -155,7 +155,8 @@ fn execute(
     let file = match &start {
         None => exec::open(&cx.cx(), None, &path, walk)?,
         Some((_, dir)) => {
-            let at = dir.path().ok_or(Errno::EACCES)?;
+            let none = if path.is_empty() { Errno::EACCES } else { Errno::ENOTDIR };
+            let at = dir.path().ok_or(none)?;
             exec::open(&cx.cx(), Some(at), &path, walk)?
         }
     };
@@ -239,6 +240,17 @@ pub fn wait4(cx: &mut Current, args: Args) -> SysResult {
 
 /// waitid(2).
 pub fn waitid(cx: &mut Current, args: Args) -> SysResult {
+    match do_waitid(cx, args) {
+        // What there is to tell is told where it failed, too: nothing.
+        Err(SysError::Errno(e)) if args.get(2) != 0 && e != Errno::EFAULT => {
+            cx.mm.copy_out(args.get(2), &[0; 28])?;
+            Err(e.into())
+        }
+        result => result,
+    }
+}
+
+fn do_waitid(cx: &mut Current, args: Args) -> SysResult {
     const P_ALL: u32 = 0;
     const P_PID: u32 = 1;
     const P_PGID: u32 = 2;
@@ -343,7 +355,8 @@ pub fn getsid(cx: &mut Current, args: Args) -> SysResult {
 pub fn setpgid(cx: &mut Current, args: Args) -> SysResult {
     let own = &cx.task.process;
     let (pid, group) = (args.int(0), args.int(1));
-    if group < 0 {
+    // The group 0 is the one of the process's own number.
+    if group < 0 || group == 0 && pid < 0 {
         return Err(Errno::EINVAL.into());
     }
     let mut table = own.pids.lock();
@@ -428,6 +441,10 @@ pub fn get_robust_list(cx: &mut Current, args: Args) -> SysResult {
 
 /// unshare(2).
 pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
+    // All 64 bits count, unlike clone(2)'s.
+    if args.get(0) >> 32 != 0 {
+        return Err(Errno::EINVAL.into());
+    }
     use CloneFlags as F;
     const NAMESPACES: F = UNSHARED.union(F::NEWPID);
     let flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;

@@ -28,18 +28,13 @@ fn transfer(cx: &Current, args: Args, copy: Move) -> SysResult {
     if args.get(5) != 0 {
         return Err(Errno::EINVAL.into());
     }
-    let local = Vectors::read(cx, args.get(1), args.get(2))?;
-    for piece in local.slots() {
-        if piece.addr.checked_add(piece.len as u64).is_none_or(|end| end > cx.mm.user_range().end) {
-            return Err(Errno::EFAULT.into());
-        }
-    }
-    let mut room = total(&local).min(MAX_RW);
+    let local = Vectors::read(cx, args.get(1), args.uint(2))?;
+    let mut room = local.total().min(MAX_RW);
     if room == 0 {
         return Ok(0);
     }
-    let remote = Vectors::read(cx, args.get(3), args.get(4))?;
-    if total(&remote) == 0 {
+    let remote = Vectors::read_remote(cx, args.get(3), args.get(4))?;
+    if remote.total() == 0 {
         return Ok(0);
     }
     let mm = target(cx, args.int(0))?;
@@ -61,10 +56,6 @@ fn transfer(cx: &Current, args: Args, copy: Move) -> SysResult {
         from.advance(len);
     }
     Ok(done as u64)
-}
-
-fn total(vectors: &Vectors) -> usize {
-    vectors.slots().iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len))
 }
 
 fn target(cx: &Current, pid: i32) -> Result<Arc<Mm>, Errno> {

@@ -6,7 +6,9 @@ use super::Args;
 use super::file_args::Vectors;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::epoll::Epoll;
 use crate::fs::signalfd::SignalFd;
+use crate::fs::timerfd::TimerFd;
 use crate::fs::types::MAX_OFFSET;
 use crate::fs::{File, IoDst, IoSrc, Whence};
 use crate::net::SocketFile;
@@ -22,6 +24,36 @@ enum At {
 
 fn offset(raw: u64) -> Result<At, Errno> {
     if raw > MAX_OFFSET { Err(Errno::EINVAL) } else { Ok(At::Offset(raw)) }
+}
+
+/// A descriptor's file, and that it has offsets, which Linux asks for before whether it reads or writes.
+fn positioned(cx: &Current, fd: i32, at: At) -> Result<Arc<File>, Errno> {
+    let file = cx.files.get(fd)?;
+    if matches!(at, At::Offset(_)) && file.is_stream() {
+        return Err(Errno::ESPIPE);
+    }
+    Ok(file)
+}
+
+/// No transfer may end beyond the greatest offset.
+fn check_end(at: At, len: usize) -> Result<(), Errno> {
+    match at {
+        At::Offset(offset) if offset.saturating_add(len as u64) > MAX_OFFSET => Err(Errno::EINVAL),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file can be read or written at all: a call with vectors of nothing succeeds on it, whatever it is.
+fn moves_nothing(file: &File, buffers: &Vectors, writes: bool) -> Result<bool, Errno> {
+    if buffers.total() > 0 {
+        return Ok(false);
+    }
+    let flags = file.flags();
+    if !(if writes { flags.writes() } else { flags.reads() }) {
+        return Err(Errno::EBADF);
+    }
+    let unwritable = file.ops_as::<TimerFd>().is_some() || file.ops_as::<SignalFd>().is_some();
+    Ok(file.ops_as::<Epoll>().is_none() && !(writes && unwritable))
 }
 
 fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At) -> SysResult {
@@ -65,53 +97,79 @@ pub(super) fn broken_pipe(cx: &Current) {
 /// read(2).
 pub fn read(cx: &mut Current, args: Args) -> SysResult {
     let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::one(args.get(1), args.size(2)), At::Current)
+    read_into(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current)
 }
 
 /// write(2).
 pub fn write(cx: &mut Current, args: Args) -> SysResult {
     let file = cx.files.get(args.int(0))?;
-    write_from(cx, &file, &Vectors::one(args.get(1), args.size(2)), At::Current)
+    write_from(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current)
 }
 
 /// pread64(2).
 pub fn pread(cx: &mut Current, args: Args) -> SysResult {
     let at = offset(args.get(3))?;
-    let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::one(args.get(1), args.size(2)), at)
+    let file = positioned(cx, args.int(0), at)?;
+    let buffer = Vectors::one(cx, args.get(1), args.size(2))?;
+    check_end(at, args.size(2))?;
+    read_into(cx, &file, &buffer, at)
 }
 
 /// pwrite64(2).
 pub fn pwrite(cx: &mut Current, args: Args) -> SysResult {
     let at = offset(args.get(3))?;
-    let file = cx.files.get(args.int(0))?;
-    write_from(cx, &file, &Vectors::one(args.get(1), args.size(2)), at)
+    let file = positioned(cx, args.int(0), at)?;
+    let buffer = Vectors::one(cx, args.get(1), args.size(2))?;
+    check_end(at, args.size(2))?;
+    write_from(cx, &file, &buffer, at)
+}
+
+/// readv(2) and its kind.
+fn read_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
+    let file = positioned(cx, args.int(0), at)?;
+    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
+    if moves_nothing(&file, &buffers, false)? {
+        return Ok(0);
+    }
+    check_flags(flags)?;
+    check_end(at, buffers.total())?;
+    read_into(cx, &file, &buffers, at)
+}
+
+/// writev(2) and its kind.
+fn write_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
+    let file = positioned(cx, args.int(0), at)?;
+    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
+    if moves_nothing(&file, &buffers, true)? {
+        return Ok(0);
+    }
+    check_flags(flags)?;
+    check_end(at, buffers.total())?;
+    let n = write_from(cx, &file, &buffers, at)?;
+    if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
+        file.ops().fsync(&file, flags & RWF_SYNC == 0)?;
+    }
+    Ok(n)
 }
 
 /// readv(2).
 pub fn readv(cx: &mut Current, args: Args) -> SysResult {
-    let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, At::Current)
+    read_vectors(cx, args, At::Current, 0)
 }
 
 /// writev(2).
 pub fn writev(cx: &mut Current, args: Args) -> SysResult {
-    let file = cx.files.get(args.int(0))?;
-    write_from(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, At::Current)
+    write_vectors(cx, args, At::Current, 0)
 }
 
 /// preadv(2).
 pub fn preadv(cx: &mut Current, args: Args) -> SysResult {
-    let at = offset(args.get(3))?;
-    let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, at)
+    read_vectors(cx, args, offset(args.get(3))?, 0)
 }
 
 /// pwritev(2).
 pub fn pwritev(cx: &mut Current, args: Args) -> SysResult {
-    let at = offset(args.get(3))?;
-    let file = cx.files.get(args.int(0))?;
-    write_from(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, at)
+    write_vectors(cx, args, offset(args.get(3))?, 0)
 }
 
 /// RWF_HIPRI, RWF_DSYNC, RWF_SYNC of preadv2(2): more haste or more care, which need nothing here
@@ -120,29 +178,24 @@ const RWF_HIPRI: u32 = 1;
 const RWF_DSYNC: u32 = 2;
 const RWF_SYNC: u32 = 4;
 
-fn v2(raw: u64, flags: u32) -> Result<At, Errno> {
-    if flags & !(RWF_HIPRI | RWF_DSYNC | RWF_SYNC) != 0 {
-        return Err(Errno::EOPNOTSUPP);
-    }
+fn check_flags(flags: u32) -> Result<(), Errno> {
+    let known = RWF_HIPRI | RWF_DSYNC | RWF_SYNC;
+    if flags & !known != 0 { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
+}
+
+/// Offset -1 of preadv2(2) means the file's own.
+fn v2(raw: u64) -> Result<At, Errno> {
     if raw == u64::MAX { Ok(At::Current) } else { offset(raw) }
 }
 
 /// preadv2(2).
 pub fn preadv2(cx: &mut Current, args: Args) -> SysResult {
-    let at = v2(args.get(3), args.uint(5))?;
-    let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, at)
+    read_vectors(cx, args, v2(args.get(3))?, args.uint(5))
 }
 
 /// pwritev2(2).
 pub fn pwritev2(cx: &mut Current, args: Args) -> SysResult {
-    let at = v2(args.get(3), args.uint(5))?;
-    let file = cx.files.get(args.int(0))?;
-    let n = write_from(cx, &file, &Vectors::read(cx, args.get(1), args.get(2))?, at)?;
-    if args.uint(5) & (RWF_DSYNC | RWF_SYNC) != 0 {
-        file.ops().fsync(&file, args.uint(5) & RWF_SYNC == 0)?;
-    }
-    Ok(n)
+    write_vectors(cx, args, v2(args.get(3))?, args.uint(5))
 }
 
 /// lseek(2).

@@ -92,9 +92,10 @@ pub fn sched_setaffinity(cx: &mut Current, args: Args) -> SysResult {
 /// sched_getaffinity(2): the size of the kernel's set.
 pub fn sched_getaffinity(cx: &mut Current, args: Args) -> SysResult {
     let task = find(cx, args.int(0)).map_err(|_| Errno::ESRCH)?;
-    let len = args.size(1);
+    let len = args.uint(1);
     let all = all_cpus();
-    if len.saturating_mul(8) < platform().cpus() as usize || !len.is_multiple_of(8) {
+    // The product wraps in Linux, too.
+    if len.wrapping_mul(8) < platform().cpus() || !len.is_multiple_of(8) {
         return Err(Errno::EINVAL.into());
     }
     let set = {
@@ -102,7 +103,7 @@ pub fn sched_getaffinity(cx: &mut Current, args: Args) -> SysResult {
         if sched.affinity.is_empty() { all } else { sched.affinity.clone() }
     };
     let bytes: Vec<u8> = set.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let n = bytes.len().min(len);
+    let n = bytes.len().min(len as usize);
     cx.mm.copy_out(args.get(2), bytes.get(..n).unwrap_or(&[]))?;
     Ok(n as u64)
 }

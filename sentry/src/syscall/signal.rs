@@ -338,15 +338,17 @@ pub fn tgkill(cx: &mut Current, args: Args) -> SysResult {
     tkill_with(cx, Some(args.int(0)), args.int(1), args.int(2))
 }
 
-fn queued_info(cx: &Current, signal: Signal, addr: u64) -> Result<SigInfo, Errno> {
+fn queued_info(cx: &Current, addr: u64) -> Result<[u8; SIGINFO_SIZE], Errno> {
     let mut bytes = [0; SIGINFO_SIZE];
     cx.mm.copy_in(addr, &mut bytes)?;
-    Ok(SigInfo::from_bytes(signal, &bytes))
+    Ok(bytes)
 }
 
 /// What the kernel says of itself, or of kill(2), cannot be said by others for it.
-fn may_claim(info: &SigInfo, to_self: bool) -> Result<(), Errno> {
-    if (info.code >= 0 || info.code == code::SI_TKILL) && !to_self {
+fn may_claim(info: &[u8; SIGINFO_SIZE], to_self: bool) -> Result<(), Errno> {
+    // si_code; which signal it says to be is of no account.
+    let claimed = SigInfo::from_bytes(Signal::SIGHUP, info).code;
+    if (claimed >= 0 || claimed == code::SI_TKILL) && !to_self {
         return Err(Errno::EPERM);
     }
     Ok(())
@@ -355,17 +357,12 @@ fn may_claim(info: &SigInfo, to_self: bool) -> Result<(), Errno> {
 /// rt_sigqueueinfo(2).
 pub fn rt_sigqueueinfo(cx: &mut Current, args: Args) -> SysResult {
     let (pid, number) = (args.int(0), args.int(1));
-    let signal = signal_or_probe(number)?;
-    let info = match signal {
-        Some(signal) => Some(queued_info(cx, signal, args.get(2))?),
-        None => None,
-    };
-    if let Some(info) = &info {
-        may_claim(info, pid == cx.task.process.vpid as i32)?;
-    }
+    let info = queued_info(cx, args.get(2))?;
+    may_claim(&info, pid == cx.task.process.vpid as i32)?;
     let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
     let to = cx.task.process.pidns.process(pid).ok_or(Errno::ESRCH)?;
-    send_one(cx, &to, signal, info)?;
+    let signal = signal_or_probe(number)?;
+    send_one(cx, &to, signal, signal.map(|signal| SigInfo::from_bytes(signal, &info)))?;
     Ok(0)
 }
 
@@ -373,17 +370,13 @@ pub fn rt_sigqueueinfo(cx: &mut Current, args: Args) -> SysResult {
 pub fn rt_tgsigqueueinfo(cx: &mut Current, args: Args) -> SysResult {
     let (group, tid, number) = (args.int(0), args.int(1), args.int(2));
     let signal = signal_or_probe(number)?;
-    let info = match signal {
-        Some(signal) => Some(queued_info(cx, signal, args.get(3))?),
-        None => None,
-    };
+    let info = queued_info(cx, args.get(3))?;
     let task = task_by_id(cx, Some(group), tid)?;
-    if let Some(info) = &info {
-        may_claim(info, tid == cx.task.vtid() as i32)?;
-    }
+    may_claim(&info, tid == cx.task.vtid() as i32)?;
     let Some(task) = task else { return Ok(0) };
     may_send(cx, &task.process, signal)?;
-    if let Some(info) = info {
+    if let Some(signal) = signal {
+        let info = SigInfo::from_bytes(signal, &info);
         let (info, origin) = arrives(cx, &task.process, info);
         send_task(&task, info, origin)?;
     }
@@ -422,9 +415,9 @@ pub fn pidfd_send_signal(cx: &mut Current, args: Args) -> SysResult {
         (None, _) => None,
         (Some(signal), 0) => Some(cx.sign(signal, code::SI_USER)),
         (Some(signal), addr) => {
-            let info = queued_info(cx, signal, addr)?;
+            let info = queued_info(cx, addr)?;
             may_claim(&info, Arc::ptr_eq(&process, &cx.task.process))?;
-            Some(info)
+            Some(SigInfo::from_bytes(signal, &info))
         }
     };
     if process.is_zombie() && process.pids.process(process.pid).is_none() {

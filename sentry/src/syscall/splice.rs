@@ -339,9 +339,9 @@ pub fn vmsplice(cx: &mut Current, args: Args) -> SysResult {
     if !file.flags().writes() && !file.flags().reads() {
         return Err(Errno::EBADF.into());
     }
-    let buffers = Vectors::read(cx, args.get(1), args.get(2))?;
+    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
     let nonblock = flags & NONBLOCK != 0;
-    let total = buffers.slots().iter().fold(0usize, |sum, slot| sum.saturating_add(slot.len));
+    let total = buffers.total();
     if total == 0 {
         return Ok(0);
     }

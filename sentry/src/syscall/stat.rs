@@ -74,7 +74,8 @@ pub fn fstat(cx: &mut Current, args: Args) -> SysResult {
 /// newfstatat(2).
 pub fn newfstatat(cx: &mut Current, args: Args) -> SysResult {
     let flags = args.uint(3);
-    if flags & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH) != 0 {
+    let known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE;
+    if flags & !known != 0 {
         return Err(Errno::EINVAL.into());
     }
     let attr = named(cx, args.int(0), args.get(1), flags)?.attr()?;
@@ -117,11 +118,9 @@ fn statx_bytes(a: &Attr, path: Option<&Path>) -> [u8; 256] {
 
 /// statx(2).
 pub fn statx(cx: &mut Current, args: Args) -> SysResult {
-    /// AT_STATX_FORCE_SYNC and AT_STATX_DONT_SYNC.
-    const SYNC: u32 = 0x6000;
     let (flags, mask) = (args.uint(2), args.uint(3));
-    let known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | SYNC;
-    if flags & !known != 0 || flags & SYNC == SYNC || mask >> 31 != 0 {
+    let known = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_EMPTY_PATH | AT_STATX_SYNC_TYPE;
+    if flags & !known != 0 || flags & AT_STATX_SYNC_TYPE == AT_STATX_SYNC_TYPE || mask >> 31 != 0 {
         return Err(Errno::EINVAL.into());
     }
     let named = named(cx, args.int(0), args.get(1), flags)?;

@@ -116,7 +116,16 @@ pub fn getrandom(cx: &mut Current, args: Args) -> SysResult {
         let n = (len - done).min(buf.len());
         let part = buf.get_mut(..n).unwrap_or(&mut []);
         platform().random(part);
-        if let Err(e) = cx.mm.copy_out(args.get(0).wrapping_add(done as u64), part) {
+        let at = args.get(0).wrapping_add(done as u64);
+        if let Err(e) = cx.mm.copy_out(at, part) {
+            // What lies before the page that cannot be reached counts.
+            let before = PAGE_SIZE - at as usize % PAGE_SIZE;
+            match part.get(..before) {
+                Some(part) if cx.mm.copy_out(at, part).is_ok() => {
+                    done = done.saturating_add(before)
+                }
+                _ => {}
+            }
             return if done > 0 { Ok(done as u64) } else { Err(e.into()) };
         }
         done = done.saturating_add(n);

@@ -285,6 +285,9 @@ pub fn read_itimerspec(cx: &Current, addr: u64) -> Result<Setting, Errno> {
 
 /// timer_settime(2).
 pub fn timer_settime(cx: &mut Current, args: Args) -> SysResult {
+    if args.get(2) == 0 {
+        return Err(Errno::EINVAL.into());
+    }
     let new = read_itimerspec(cx, args.get(2))?;
     let timer = cx.task.process.timers.get(args.uint(0))?;
     let old = timer.set(new, args.uint(1) & ABSTIME != 0);

@@ -13,7 +13,7 @@ use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::platform::platform;
 use crate::seccomp;
-use crate::signal::frame::AltStack;
+use crate::signal::frame::{AltStack, SS_DISABLE};
 use crate::signal::{Actions, End};
 use crate::sync::SpinLock;
 
@@ -218,7 +218,11 @@ fn make(
         creds: cx.creds.clone(),
         namespaces,
         xstate: Some(image),
-        altstack: if keeps_stack { cx.altstack } else { AltStack::default() },
+        altstack: if keeps_stack {
+            cx.altstack
+        } else {
+            AltStack { flags: SS_DISABLE, ..AltStack::default() }
+        },
         set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
     };
     if has(F::PARENT_SETTID) {

@@ -54,6 +54,7 @@ pub(super) const CASES: &[Case] = both![
     ("forks1000", 60),
     ("races", 60),
     ("shootdown", 60),
+    ("hostile", 60),
 ];
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use sentry::syscall::{CALLS, Support};
 use super::{Context, Outcome, Stop, Test, ensure};
 use crate::bundle::{self, Bundle};
 
-pub(super) const TESTS: &[Test] = &[("calls/table", table)];
+pub(super) const TESTS: &[Test] = &[("calls/table", table), ("calls/wild", wild)];
 
 /// `tests/programs/calls.c` makes every call. One that the table has, whole or in part, must be there, and every other number
 /// must give ENOSYS.
@@ -26,6 +26,22 @@ fn table(c: &Context) -> Outcome {
     })
     .map_err(Stop::Failed)?;
     ensure!(wrong.is_empty(), "the table of system calls is wrong:\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// `tests/programs/hostile.c` makes every call with wild words in all its arguments: the sandbox goes on, and what waits is
+/// ended by a signal. `HARNESS_SEED` chooses other words, `HARNESS_ROUNDS` more of them.
+fn wild(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let number = |name, usual: &str| std::env::var(name).unwrap_or_else(|_| usual.to_owned());
+    let (seed, rounds) = (number("HARNESS_SEED", "1"), number("HARNESS_ROUNDS", "12"));
+    let config = bundle::config(&["/programs/static/hostile", "random", &seed, &rounds], &[]);
+    let _bundle = Bundle::new(&c.path("b"), &c.place.roots.join("programs"), &config)?;
+    let args = ["run", "--bundle", &c.text_path("b"), "x"];
+    let limit = c.limit() * rounds.parse::<u32>().map_or(1, |rounds| 1 + rounds / 12);
+    let done = c.place.runtime.run(c.scratch.path(), &args, b"", limit)?;
+    let (out, err) = (done.out(), done.err());
+    ensure!(done.ok() && out == "467 calls\n", "seed {seed}: {}: {out}{err}", done.end);
     Ok(())
 }
 

@@ -145,8 +145,11 @@ impl Sock {
         let want = src.remaining().min(room).min(PIECE);
         data.try_reserve_exact(want).map_err(|_| Errno::ENOMEM)?;
         data.resize(want, 0);
+        // A piece is sent as a whole, or not at all.
         let n = src.take(&mut data)?;
-        data.truncate(n);
+        if n < want {
+            return Err(Errno::EFAULT);
+        }
         let creds = luggage.creds(self, &peer);
         let message = Message::new(self, data, creds, core::mem::take(&mut luggage.files));
         peer.post(message)?;
