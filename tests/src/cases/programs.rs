@@ -55,6 +55,7 @@ pub(super) const CASES: &[Case] = both![
     ("races", 60),
     ("shootdown", 60),
     ("hostile", 60),
+    ("excess", 60),
 ];
 
 #[cfg(test)]

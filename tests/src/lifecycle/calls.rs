@@ -7,7 +7,8 @@ use sentry::syscall::{CALLS, Support};
 use super::{Context, Outcome, Stop, Test, ensure};
 use crate::bundle::{self, Bundle};
 
-pub(super) const TESTS: &[Test] = &[("calls/table", table), ("calls/wild", wild)];
+pub(super) const TESTS: &[Test] =
+    &[("calls/table", table), ("calls/wild", wild), ("calls/descriptors", descriptors)];
 
 /// `tests/programs/calls.c` makes every call. One that the table has, whole or in part, must be there, and every other number
 /// must give ENOSYS.
@@ -42,6 +43,30 @@ fn wild(c: &Context) -> Outcome {
     let done = c.place.runtime.run(c.scratch.path(), &args, b"", limit)?;
     let (out, err) = (done.out(), done.err());
     ensure!(done.ok() && out == "467 calls\n", "seed {seed}: {}: {out}{err}", done.end);
+    Ok(())
+}
+
+/// A hundred thousand descriptors, which not every host lets the reference have: the answers are those that Linux gives at a
+/// smaller limit.
+fn descriptors(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut config = bundle::config(&["/programs/static/excess", "descriptors"], &[]);
+    for limit in ["hard", "soft"] {
+        config["process"]["rlimits"][0][limit] = 100_000.into();
+    }
+    let _bundle = Bundle::new(&c.path("b"), &c.place.roots.join("programs"), &config)?;
+    let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
+    let expect = "the last is the limit's: yes, then EMFILE
+99999
+pipe((int[2]){0}) = -1 EMFILE
+dup2(0, limit.rlim_cur) = -1 EBADF
+fcntl(0, F_DUPFD, limit.rlim_cur) = -1 EINVAL
+socket(AF_UNIX, SOCK_STREAM, 0) = -1 EMFILE
+a child has them too: exit 0
+close_range(3, ~0U, 0) = 0
+fcntl(last, F_GETFD) = -1 EBADF
+";
+    ensure!(done.ok() && done.out() == expect, "{}: {}{}", done.end, done.out(), done.err());
     Ok(())
 }
 
