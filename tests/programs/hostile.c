@@ -30,7 +30,7 @@ static const struct {
     const char *args;
 } SPECS[] = {
     C(read, "foc16"), C(write, "fic8"), C(open, "pF#0"), C(stat, "po"), C(fstat, "fo"), C(lstat, "po"),
-    C(poll, "oc1."), C(lseek, "fcc"), C(mmap, "xc4096F3F2fc"), C(mprotect, "x#4096F1"), C(munmap, "x#4096"),
+    C(poll, "oc1."), C(lseek, "fcc"), C(mmap, "x#4096F3F2fc"), C(mprotect, "x#4096F1"), C(munmap, "x#4096"),
     C(rt_sigaction, "c10ioc8"), C(rt_sigprocmask, "cioc8"), C(ioctl, "gF#0"), C(pread64, "foc16c"), C(pwrite64, "fic16c"),
     C(readv, "fic1"), C(writev, "fic1"), C(access, "pF"), C(pipe, "o"), C(select, "c1ooot"), C(mremap, "x#4096#8192F1#0"),
     C(msync, "xc4096F1"), C(mincore, "xc4096o"), C(madvise, "xc4096c"), C(shmget, "#0c4096F384"), C(shmat, "j#0F"),
@@ -125,8 +125,8 @@ static int wild(struct arg arg, long *values) {
         if (arg.kind != 't') values[n++] = 0;
         values[n++] = (long)unmapped;
         values[n++] = (long)0xffff888000000000;
-        values[n++] = 0x0000800000000000;
-        values[n++] = 0x7fffffffffff;
+        // No address with either four or five levels of page tables.
+        values[n++] = 0x0100000000000000;
         values[n++] = (long)0x8000000000000000;
         values[n++] = -1;
         values[n++] = (long)page + 4095;

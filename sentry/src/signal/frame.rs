@@ -60,7 +60,7 @@ pub const SS_DISABLE: u32 = 2;
 pub const SS_AUTODISARM: u32 = 1 << 31;
 
 /// The alternate stack (sigaltstack(2)).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AltStack {
     /// ss_sp.
     pub base: u64,
@@ -68,12 +68,6 @@ pub struct AltStack {
     pub flags: u32,
     /// ss_size.
     pub size: u64,
-}
-
-impl Default for AltStack {
-    fn default() -> Self {
-        AltStack { base: 0, flags: 0, size: 0 }
-    }
 }
 
 impl AltStack {

@@ -54,7 +54,6 @@ pub(super) const CASES: &[Case] = both![
     ("forks1000", 60),
     ("races", 60),
     ("shootdown", 60),
-    ("hostile", 60),
     ("excess", 60),
 ];
 
@@ -64,7 +63,7 @@ mod tests {
     use std::fs;
 
     /// Programs that tests of other kinds run.
-    const ELSEWHERE: [&str; 1] = ["calls"];
+    const ELSEWHERE: [&str; 2] = ["calls", "hostile"];
 
     /// A program that nobody runs would rot.
     #[test]

@@ -7,8 +7,12 @@ use sentry::syscall::{CALLS, Support};
 use super::{Context, Outcome, Stop, Test, ensure};
 use crate::bundle::{self, Bundle};
 
-pub(super) const TESTS: &[Test] =
-    &[("calls/table", table), ("calls/wild", wild), ("calls/descriptors", descriptors)];
+pub(super) const TESTS: &[Test] = &[
+    ("calls/table", table),
+    ("calls/answers", answers),
+    ("calls/wild", wild),
+    ("calls/descriptors", descriptors),
+];
 
 /// `tests/programs/calls.c` makes every call. One that the table has, whole or in part, must be there, and every other number
 /// must give ENOSYS.
@@ -28,6 +32,49 @@ fn table(c: &Context) -> Outcome {
     .map_err(Stop::Failed)?;
     ensure!(wrong.is_empty(), "the table of system calls is wrong:\n{}", wrong.join("\n"));
     Ok(())
+}
+
+/// The Linux whose answers to wild arguments are those compared with: older ones check some in another order.
+const ORACLE: (u32, u32) = (6, 18);
+
+/// Each call with one wild argument at a time answers as Linux does.
+fn answers(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let config = bundle::config(&["/programs/static/hostile"], &[]);
+    let mut outputs = Vec::new();
+    for (role, runtime) in [("runtime", &c.place.runtime), ("reference", &c.place.reference)] {
+        if role == "reference" && kernel() < ORACLE {
+            let why =
+                format!("it ran to its end; only Linux {}.{} is compared with", ORACLE.0, ORACLE.1);
+            return Err(Stop::Skipped(why));
+        }
+        let _bundle = Bundle::new(&c.path(role), &c.place.roots.join("programs"), &config)?;
+        let args = ["run", "--bundle", &c.text_path(role), role];
+        let done = runtime.run(c.scratch.path(), &args, b"", c.limit())?;
+        ensure!(done.ok(), "{role}: {}: {}", done.end, done.err());
+        outputs.push(done.out());
+    }
+    let (is, should) = (outputs.first(), outputs.last());
+    let lines = |text: Option<&String>| -> Vec<String> {
+        text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+    };
+    let (is, should) = (lines(is), lines(should));
+    ensure!(is.len() == should.len() && is.len() > 200, "{} lines for {}", is.len(), should.len());
+    let wrong: Vec<String> = is
+        .iter()
+        .zip(&should)
+        .filter(|(is, should)| is != should)
+        .map(|(is, should)| format!("- {should}\n+ {is}"))
+        .collect();
+    ensure!(wrong.is_empty(), "(- as it should be, + as it is)\n{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Version and patch level of this machine's Linux.
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// `tests/programs/hostile.c` makes every call with wild words in all its arguments: the sandbox goes on, and what waits is
