@@ -9,6 +9,7 @@ use super::file_args::path;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::dentry::Super;
+use crate::fs::mount::MS_REC;
 use crate::fs::perm::cap;
 use crate::fs::setup::internal;
 use crate::fs::{Mount, MountFlags, Path, Propagation, WalkFlags};
@@ -18,11 +19,6 @@ use crate::task::Current;
 const MS_REMOUNT: u64 = 32;
 const MS_BIND: u64 = 4096;
 const MS_MOVE: u64 = 8192;
-const MS_REC: u64 = 16384;
-const MS_UNBINDABLE: u64 = 1 << 17;
-const MS_PRIVATE: u64 = 1 << 18;
-const MS_SLAVE: u64 = 1 << 19;
-const MS_SHARED: u64 = 1 << 20;
 /// Of the kernel's own mounts.
 const MS_NOUSER: u64 = 1 << 31;
 
@@ -75,7 +71,7 @@ pub fn mount(cx: &mut Current, args: Args) -> SysResult {
         namespace.adopt(&tree, &at)?;
         return Ok(0);
     }
-    if flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0 {
+    if Propagation::is_asked(flags) {
         let kind = propagation(flags)?;
         if !at.is_mount_root() || !at.mount.is_in(&namespace) {
             return Err(Errno::EINVAL.into());

@@ -446,7 +446,7 @@ fn real_path() -> Result<std::path::PathBuf, String> {
     std::fs::read_link(FILE).map_err(|e| format!("{FILE}: {e}"))
 }
 
-/// A file of its own, without a name, on a tmpfs.
+/// A new file on a tmpfs, and its path.
 fn on_tmpfs() -> Result<(std::path::PathBuf, std::fs::File), String> {
     // devtmpfs is one too, and says so; in a container only /dev is sure to be there.
     let folder = ["/dev/shm", "/dev"]
@@ -509,8 +509,7 @@ fn many_files(meter: &mut Meter) -> Result<(), String> {
     Ok(())
 }
 
-/// Threads that allocate and free, which the allocator serves from one heap under one lock; the time is of one
-/// allocation of each.
+/// Threads that allocate and free side by side; the time is of one allocation of each.
 fn allocate(meter: &mut Meter, threads: usize) -> Result<(), String> {
     loop {
         let times = meter.take(ALLOCATIONS)?;

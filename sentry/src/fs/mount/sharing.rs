@@ -34,17 +34,26 @@ impl Propagation {
     pub fn from_ms(flags: u64) -> Option<Propagation> {
         const MS_SILENT: u64 = 1 << 15;
         match flags & !(MS_REC | MS_SILENT) {
-            0x10_0000 => Some(Propagation::Shared),
-            0x4_0000 => Some(Propagation::Private),
-            0x8_0000 => Some(Propagation::Slave),
-            0x2_0000 => Some(Propagation::Unbindable),
+            MS_SHARED => Some(Propagation::Shared),
+            MS_PRIVATE => Some(Propagation::Private),
+            MS_SLAVE => Some(Propagation::Slave),
+            MS_UNBINDABLE => Some(Propagation::Unbindable),
             _ => None,
         }
     }
+
+    /// Whether MS_ flags of mount(2) ask for a change of it.
+    pub fn is_asked(flags: u64) -> bool {
+        flags & (MS_SHARED | MS_PRIVATE | MS_SLAVE | MS_UNBINDABLE) != 0
+    }
 }
 
-/// MS_REC of mount(2): all mounts below too.
+/// MS_REC of mount(2) (linux/mount.h): all mounts below too.
 pub const MS_REC: u64 = 1 << 14;
+const MS_UNBINDABLE: u64 = 1 << 17;
+const MS_PRIVATE: u64 = 1 << 18;
+const MS_SLAVE: u64 = 1 << 19;
+const MS_SHARED: u64 = 1 << 20;
 
 /// Whom a mount tells of mounts on it, and from whom it hears.
 #[derive(Clone, Default)]
