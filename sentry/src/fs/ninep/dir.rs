@@ -8,7 +8,7 @@ use core::sync::atomic::Ordering;
 use gofer::wire::messages::entries_attr;
 use gofer::wire::{Fid, OpenFlags, Reply, Request};
 
-use super::inode::NinepInode;
+use super::inode::{Age, NinepInode};
 use crate::errno::Errno;
 use crate::fs::file::File;
 use crate::fs::inode::{FileOps, Inode};
@@ -18,68 +18,140 @@ use crate::sync::Mutex;
 /// Bytes of entries asked for at once: some 200 entries.
 const BATCH: u32 = 32 * 1024;
 
+/// Most entries of a directory that are remembered.
+const LISTING_MAX: usize = 8192;
+
 /// An open directory.
 pub(super) struct DirOps {
     inode: Arc<NinepInode>,
-    /// The directory, open at the gofer.
-    fid: Fid,
-    batch: Mutex<Batch>,
+    reading: Mutex<Reading>,
 }
 
-/// Entries that the gofer gave and nobody has taken yet.
+#[derive(Default)]
+struct Reading {
+    /// The directory, open at the gofer: not before somebody asks for entries that are not known.
+    fid: Option<Fid>,
+    batch: Batch,
+    /// What has been read from the beginning on without a gap, and as of when.
+    whole: Option<(Age, Vec<OwnedEntry>)>,
+}
+
+/// Entries that the gofer gave.
 #[derive(Default)]
 struct Batch {
     /// The position of the first of them.
     start: u64,
-    entries: Vec<OwnedEntry>,
+    entries: Arc<[OwnedEntry]>,
     /// Nothing follows them.
     end: bool,
 }
 
 impl DirOps {
     pub(super) fn new(inode: Arc<NinepInode>) -> Result<Self, Errno> {
-        let conn = &inode.remote.conn;
-        let newfid = conn.new_fid();
-        let flags = OpenFlags::DIRECTORY.bits();
-        let opened = inode
-            .remote
-            .call(&Request::OpenX { fid: inode.fid, newfid, flags, wish: 0 })
-            .and_then(|answer| answer.reply().map(|_| ()));
-        opened.inspect_err(|_| conn.unused(newfid))?;
-        Ok(DirOps { inode, fid: newfid, batch: Mutex::default() })
+        let mut reading = Reading::default();
+        if inode.listing().is_none() {
+            reading.fid = Some(open(&inode)?);
+        }
+        Ok(DirOps { inode, reading: Mutex::new(reading) })
     }
 
-    /// Asks the gofer for the entries from `pos` on.
-    fn fetch(&self, pos: u64) -> Result<Batch, Errno> {
+    /// The entries from `pos` on: those that are known, or what the gofer says.
+    fn fetch(&self, reading: &mut Reading, pos: u64) -> Result<(), Errno> {
+        if pos == 0 {
+            reading.whole = None;
+            if let Some(entries) = self.inode.listing() {
+                reading.batch = Batch { start: 0, entries, end: true };
+                return Ok(());
+            }
+            reading.whole = self.inode.listing_age().map(|age| (age, Vec::new()));
+        }
         let remote = &self.inode.remote;
+        let fid = match reading.fid {
+            Some(fid) => fid,
+            None => *reading.fid.insert(open(&self.inode)?),
+        };
         let count = BATCH.min(remote.conn.io_max() as u32);
-        let answer = remote.call(&Request::ReaddirX { fid: self.fid, offset: pos, count })?;
+        let answer = remote.call(&Request::ReaddirX { fid, offset: pos, count })?;
         let Reply::ReaddirX { end, data } = answer.reply()? else { return Err(Errno::EIO) };
         let mut entries = Vec::new();
         for entry in entries_attr(data) {
             let entry = entry.map_err(|_| Errno::EIO)?;
-            let ino = match entry.name {
-                b"." => self.inode.ino(),
-                b".." => match self.inode.parent.load(Ordering::Relaxed) {
-                    0 => self.inode.ino(),
-                    parent => parent,
-                },
-                _ => entry.node.attr.ino,
-            };
             // DT_* are the type bits of a mode, shifted down (readdir(3)).
             let kind = FileType::from_mode(u32::from(entry.kind) << 12).ok_or(Errno::EIO)?;
-            entries.push(OwnedEntry { name: entry.name.to_vec(), ino, kind, next: entry.offset });
+            let (name, ino) = (entry.name.to_vec(), entry.node.attr.ino);
+            entries.push(OwnedEntry { name, ino, kind, next: entry.offset });
         }
-        Ok(Batch { start: pos, entries, end: end != 0 })
+        let entries: Arc<[OwnedEntry]> = entries.into();
+        let end = end != 0;
+        reading.batch = Batch { start: pos, entries: entries.clone(), end };
+        self.note(reading, pos, &entries, end);
+        Ok(())
     }
+
+    /// Notes what came from `pos` on, and remembers all of it at the end.
+    fn note(&self, reading: &mut Reading, pos: u64, entries: &Arc<[OwnedEntry]>, end: bool) {
+        let Some((age, mut whole)) = reading.whole.take() else { return };
+        if end && whole.is_empty() && pos == 0 {
+            self.inode.keep_listing(age, entries);
+            return;
+        }
+        let follows = whole.last().map_or(0, |last| last.next) == pos;
+        let len = whole.len().saturating_add(entries.len());
+        if !follows || len > LISTING_MAX || whole.try_reserve(entries.len()).is_err() {
+            return;
+        }
+        whole.extend(entries.iter().cloned());
+        if end {
+            self.inode.keep_listing(age, &whole.into());
+        } else {
+            reading.whole = Some((age, whole));
+        }
+    }
+
+    /// Gives entries to the sink; whether it was full.
+    fn give(
+        &self,
+        entries: &[OwnedEntry],
+        pos: &mut u64,
+        given: &mut bool,
+        sink: DirSink<'_>,
+    ) -> bool {
+        for entry in entries {
+            let OwnedEntry { name, ino, kind, next } = entry;
+            let ino = match (&name[..], self.inode.parent.load(Ordering::Relaxed)) {
+                (b".", _) | (b"..", 0) => self.inode.ino(),
+                (b"..", parent) => parent,
+                _ => *ino,
+            };
+            if !sink(DirEntry { name, ino, kind: *kind, next: *next }) {
+                return true;
+            }
+            *pos = *next;
+            *given = true;
+        }
+        false
+    }
+}
+
+fn open(inode: &NinepInode) -> Result<Fid, Errno> {
+    let conn = &inode.remote.conn;
+    let newfid = conn.new_fid();
+    let flags = OpenFlags::DIRECTORY.bits();
+    let opened = inode
+        .remote
+        .call(&Request::OpenX { fid: inode.fid, newfid, flags, wish: 0 })
+        .and_then(|answer| answer.reply().map(|_| ()));
+    opened.inspect_err(|_| conn.unused(newfid))?;
+    Ok(newfid)
 }
 
 impl FileOps for DirOps {
     fn readdir(&self, _file: &File, pos: u64, sink: DirSink<'_>) -> Result<u64, Errno> {
-        let mut batch = self.batch.lock();
+        let mut reading = self.reading.lock();
         let mut pos = pos;
         let mut given = false;
         loop {
+            let batch = &reading.batch;
             // Where in the batch the position is: at its start, or after one of its entries.
             let known = batch.entries.iter().position(|entry| entry.next == pos).map(|at| at + 1);
             let from = match known {
@@ -87,28 +159,25 @@ impl FileOps for DirOps {
                 _ if pos == batch.start && pos != 0 => 0,
                 _ => batch.entries.len(),
             };
-            let rest = batch.entries.get(from..).unwrap_or_default();
-            if rest.is_empty() {
-                let at_end = batch.end && known.is_some() && pos != 0;
-                if at_end {
+            let entries = batch.entries.clone();
+            let rest = entries.get(from..).unwrap_or_default();
+            if !rest.is_empty() {
+                if self.give(rest, &mut pos, &mut given, sink) {
                     return Ok(pos);
                 }
-                // From the beginning the directory is read anew, as after rewinddir(3).
-                *batch = match self.fetch(pos) {
-                    Ok(batch) => batch,
-                    Err(_) if given => return Ok(pos),
-                    Err(e) => return Err(e),
-                };
-                if batch.entries.is_empty() {
-                    return Ok(pos);
-                }
-                let rest = core::mem::take(&mut batch.entries);
-                let stopped = give(&rest, &mut pos, &mut given, sink);
-                batch.entries = rest;
-                if stopped {
-                    return Ok(pos);
-                }
-            } else if give(rest, &mut pos, &mut given, sink) {
+                continue;
+            }
+            if batch.end && known.is_some() && pos != 0 {
+                return Ok(pos);
+            }
+            // From the beginning the directory is read anew, as after rewinddir(3).
+            match self.fetch(&mut reading, pos) {
+                Ok(()) => {}
+                Err(_) if given => return Ok(pos),
+                Err(e) => return Err(e),
+            }
+            let entries = reading.batch.entries.clone();
+            if entries.is_empty() || self.give(&entries, &mut pos, &mut given, sink) {
                 return Ok(pos);
             }
         }
@@ -123,21 +192,10 @@ impl FileOps for DirOps {
     }
 }
 
-/// Gives entries to the sink; whether it was full.
-fn give(entries: &[OwnedEntry], pos: &mut u64, given: &mut bool, sink: DirSink<'_>) -> bool {
-    for entry in entries {
-        let OwnedEntry { name, ino, kind, next } = entry;
-        if !sink(DirEntry { name, ino: *ino, kind: *kind, next: *next }) {
-            return true;
-        }
-        *pos = *next;
-        *given = true;
-    }
-    false
-}
-
 impl Drop for DirOps {
     fn drop(&mut self) {
-        self.inode.remote.conn.forget(self.fid, false);
+        if let Some(fid) = self.reading.lock().fid.take() {
+            self.inode.remote.conn.forget(fid, false);
+        }
     }
 }

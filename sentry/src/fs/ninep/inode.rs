@@ -21,7 +21,8 @@ use crate::fs::context::Cx;
 use crate::fs::inode::{Created, FileOps, Found, Inode, Link};
 use crate::fs::lock::InodeState;
 use crate::fs::types::{
-    Attr, FileType, New, OpenFlags, Perm, RenameFlags, SetAttr, SetTime, StatFs, major, minor,
+    Attr, FileType, New, OpenFlags, OwnedEntry, Perm, RenameFlags, SetAttr, SetTime, StatFs, major,
+    minor,
 };
 use crate::mm::{FilePage, Mappable, Mm};
 use crate::platform::{PAGE_SIZE, platform};
@@ -56,6 +57,30 @@ struct Names {
     watched: AtomicBool,
     /// When to try to watch it (monotonic); 0: not used yet.
     due: AtomicU64,
+    listing: SpinLock<Option<Listing>>,
+}
+
+/// What a directory's entries are known as of: while it stays the same, so do they.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Age {
+    /// Of its names, which others may change.
+    version: u64,
+    /// Changes made here.
+    changes: u64,
+}
+
+/// All entries of a directory.
+struct Listing {
+    age: Age,
+    entries: Arc<[OwnedEntry]>,
+    /// Where room for them was taken.
+    remote: Arc<Remote>,
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.remote.release_listed(self.entries.len());
+    }
 }
 
 /// What is known of the attributes.
@@ -213,6 +238,33 @@ impl NinepInode {
             let gone = if self.kind == FileType::Directory { attr.nlink } else { 1 };
             attr.nlink = attr.nlink.saturating_sub(gone);
         });
+    }
+
+    /// As of when a listing is that is asked for now; `None` where others may change it any time.
+    pub(super) fn listing_age(&self) -> Option<Age> {
+        if !self.remote.exclusive() {
+            return None;
+        }
+        let version = self.names_version();
+        Some(Age { version, changes: self.meta.lock().changes })
+    }
+
+    /// All its entries, where they are known.
+    pub(super) fn listing(&self) -> Option<Arc<[OwnedEntry]>> {
+        let age = self.listing_age()?;
+        let listing = self.names.listing.lock();
+        listing.as_ref().filter(|listing| listing.age == age).map(|listing| listing.entries.clone())
+    }
+
+    /// Remembers all its entries, as far as there is room.
+    pub(super) fn keep_listing(&self, age: Age, entries: &Arc<[OwnedEntry]>) {
+        let old = self.names.listing.lock().take();
+        drop(old);
+        if self.remote.take_listed(entries.len()) {
+            let new = Listing { age, entries: entries.clone(), remote: self.remote.clone() };
+            let other = self.names.listing.lock().replace(new);
+            drop(other);
+        }
     }
 
     fn call_simple(&self, request: &Request<'_>) -> Result<(), Errno> {

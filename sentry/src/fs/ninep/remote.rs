@@ -27,6 +27,8 @@ const SYNC_BATCH: usize = 128;
 /// After being used for so long, a directory of an exclusive attach point is watched; and so often
 /// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches.
 const WATCH_AFTER: u64 = 1_000_000_000;
+/// Entries of directories that are remembered, of all directories together: some 6 MB of names.
+const LISTED_MAX: usize = 64 * 1024;
 
 /// What the inodes of one attach point share.
 pub struct Remote {
@@ -47,6 +49,8 @@ pub struct Remote {
     pub(super) written: SpinLock<Vec<Weak<NinepInode>>>,
     /// The names that the VFS has cached.
     pub(super) names: SpinLock<Option<Weak<dyn NameCache>>>,
+    /// Entries in remembered listings.
+    listed: AtomicUsize,
     /// [`WATCH_AFTER`], but in tests.
     pub(super) watch_after: AtomicU64,
 }
@@ -72,8 +76,20 @@ impl Remote {
             donations: AtomicUsize::new(0),
             written: SpinLock::new(Vec::new()),
             names: SpinLock::new(None),
+            listed: AtomicUsize::new(0),
             watch_after: AtomicU64::new(WATCH_AFTER),
         })
+    }
+
+    /// Takes room for so many more entries of listings; whether there was.
+    pub(super) fn take_listed(&self, count: usize) -> bool {
+        let more = |now: usize| now.checked_add(count).filter(|sum| *sum <= LISTED_MAX);
+        self.listed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Gives that room back.
+    pub(super) fn release_listed(&self, count: usize) {
+        self.listed.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Whether nobody else changes files.

@@ -631,3 +631,74 @@ fn when_the_gofer_dies_every_call_fails() {
     assert_eq!(b.cx().mkdir(None, b"/new", 0o755), Err(Errno::EIO));
     b.walk("/dir").unwrap();
 }
+
+#[test]
+fn listings_are_remembered_beneath_an_exclusive_root_until_something_changes() {
+    let b = Box9p::new("listings");
+    fs::create_dir(b.host("d")).unwrap();
+    for n in 0..1000 {
+        fs::write(b.host(&format!("d/{n:04}")), "").unwrap();
+    }
+    let first = b.names("/d");
+    assert_eq!(first.len(), 1002);
+    assert_eq!(b.messages(|| b.names("/d")), (0, first.clone()));
+    b.open("/d/new", CREATE);
+    assert_eq!(b.names("/d").len(), 1003);
+    assert_eq!(b.messages(|| b.names("/d").len()), (0, 1003));
+    let cx = b.cx();
+    cx.rename((None, b"/d/new"), (None, b"/d/newer"), RenameFlags::empty()).unwrap();
+    cx.unlink(None, b"/d/0000").unwrap();
+    let now = b.names("/d");
+    assert_eq!(now.len(), 1002);
+    assert!(
+        now.contains(&"newer".into())
+            && !now.contains(&"new".into())
+            && !now.contains(&"0000".into())
+    );
+    // One that was opened before a change goes on with what it has, and sees it from the beginning.
+    let count = |file: &File| {
+        let mut n = 0;
+        while {
+            let before = n;
+            file.readdir(&mut |_| {
+                n += 1;
+                true
+            })
+            .unwrap();
+            n != before
+        } {}
+        n
+    };
+    let file = b.open("/d", OpenFlags::DIRECTORY);
+    cx.unlink(None, b"/d/0001").unwrap();
+    assert_eq!(count(&file), 1001);
+    fs::remove_dir_all(b.host("d")).unwrap();
+}
+
+#[test]
+fn what_the_host_adds_is_listed_once_the_directory_is_watched() {
+    let b = Box9p::watching("listed-watched");
+    fs::create_dir(b.host("d")).unwrap();
+    for n in 0..5 {
+        fs::write(b.host(&format!("d/{n}")), "").unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while b.names("/d").len() != 3 + n {
+            assert!(std::time::Instant::now() < deadline, "file {n} does not appear");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn listings_have_a_bound() {
+    let b = Box9p::new("listing-bound");
+    assert!(b.remote.take_listed(64 * 1024));
+    fs::write(b.host("f"), "").unwrap();
+    for _ in 0..2 {
+        let (n, names) = b.messages(|| b.names("/"));
+        assert!(n > 0 && names.len() == 3, "{n} messages for {names:?}");
+    }
+    b.remote.release_listed(64 * 1024);
+    b.names("/");
+    assert_eq!(b.messages(|| b.names("/").len()), (0, 3));
+}
