@@ -87,9 +87,15 @@ impl Session {
         } else {
             self.fids.check_new(newfid)?;
         }
-        let open = self.open_inode(&inode, &Mode9p::new(flags)?)?;
+        let how = Mode9p::new(flags)?;
+        // Before the first entry can be read, so that no change falls between. Where it is not possible the client asks
+        // again some time.
+        let watch = Wish::from_bits_truncate(wish).contains(Wish::WATCH);
+        let watched = watch && inode.kind == FileType::Directory && self.watch(fid).is_ok();
+        let open = self.open_inode(&inode, &how)?;
         let attr = host::node(&open.fd)?.attr;
-        let (granted, open) = self.grant(newfid, &inode, open, wish);
+        let (mut granted, open) = self.grant(newfid, &inode, open, wish);
+        granted.set(Granted::WATCHED, watched);
         if newfid == fid {
             self.fids.update(fid, |entry| {
                 entry.open = open;

@@ -374,7 +374,7 @@ impl Session {
         Ok((node, flags))
     }
 
-    fn watch(&mut self, fid: Fid) -> Result<()> {
+    pub(super) fn watch(&mut self, fid: Fid) -> Result<()> {
         let path = self.host.path(self.fids.get(fid)?.inode.fd.as_fd());
         self.watches.add(fid, &path)
     }

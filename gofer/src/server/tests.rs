@@ -836,6 +836,39 @@ fn changes_of_others_are_told_and_the_clients_own_are_not() {
 }
 
 #[test]
+fn a_directory_is_watched_with_its_opening() {
+    let dir = TempDir::new("open-watch");
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    let mut client = Client::unversioned(vec![attach(dir.path(), "root", false)]);
+    client.version(VERSION_DIALECT);
+    client.attach("root", 0);
+    client.walk(0, 1, "sub");
+    let open = |fid, newfid, wish: Wish| Request::OpenX {
+        fid: Fid(fid),
+        newfid: Fid(newfid),
+        flags: 0,
+        wish: wish.bits(),
+    };
+    let granted = |reply: Reply<'_>| match reply {
+        Reply::OpenX { granted, .. } => Granted::from_bits(granted).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(granted(client.call(open(1, 2, Wish::empty()))), Granted::empty());
+    fs::write(dir.path().join("sub/early"), "").unwrap();
+    assert_eq!(told(&mut client), []);
+    // Twice is no error, and tells once.
+    for newfid in [3, 4] {
+        assert_eq!(granted(client.call(open(1, newfid, Wish::WATCH))), Granted::WATCHED);
+    }
+    client.call(Request::ClunkMany { fids: vec![Fid(3), Fid(4)] });
+    fs::create_dir(dir.path().join("sub/late")).unwrap();
+    assert_eq!(told(&mut client), [(1, Changed::NAME, "late".into())]);
+    // A file is opened as without the wish.
+    client.walk(1, 5, "early");
+    assert_eq!(granted(client.call(open(5, 6, Wish::WATCH))), Granted::empty());
+}
+
+#[test]
 fn fids_are_bounded() {
     let dir = TempDir::new("bounded");
     fs::write(dir.path().join("file"), "x").unwrap();

@@ -322,6 +322,9 @@ bitflags::bitflags! {
         /// With a descriptor, no open fid as well: an open makes no new fid, a creation one that
         /// is not open.
         const NOT_KEPT = 2;
+        /// Of a directory: to be told of changes that others make, as by Twatch. The watch is set before the directory
+        /// is opened, and is the opened fid's, not the new one's.
+        const WATCH = 1 << 2;
     }
 
     /// What an open of the dialect got besides the file.
@@ -329,6 +332,8 @@ bitflags::bitflags! {
     pub struct Granted: u8 {
         /// One descriptor accompanies the reply.
         const DONATED = 1;
+        /// The directory is watched. Without it, it could not be (the limit of watches).
+        const WATCHED = 1 << 1;
     }
 
     /// Properties of an attach point.

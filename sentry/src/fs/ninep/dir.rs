@@ -6,7 +6,7 @@ use core::any::Any;
 use core::sync::atomic::Ordering;
 
 use gofer::wire::messages::entries_attr;
-use gofer::wire::{Fid, OpenFlags, Reply, Request};
+use gofer::wire::{Fid, Reply, Request};
 
 use super::inode::{Age, NinepInode};
 use crate::errno::Errno;
@@ -50,7 +50,7 @@ impl DirOps {
     pub(super) fn new(inode: Arc<NinepInode>) -> Result<Self, Errno> {
         let mut reading = Reading::default();
         if inode.listing().is_none() {
-            reading.fid = Some(open(&inode)?);
+            reading.fid = Some(inode.open_directory()?);
         }
         Ok(DirOps { inode, reading: Mutex::new(reading) })
     }
@@ -63,13 +63,16 @@ impl DirOps {
                 reading.batch = Batch { start: 0, entries, end: true };
                 return Ok(());
             }
-            reading.whole = self.inode.listing_age().map(|age| (age, Vec::new()));
         }
         let remote = &self.inode.remote;
         let fid = match reading.fid {
             Some(fid) => fid,
-            None => *reading.fid.insert(open(&self.inode)?),
+            None => *reading.fid.insert(self.inode.open_directory()?),
         };
+        if pos == 0 {
+            // After the open, which may begin a watch: what is known from before that is older.
+            reading.whole = self.inode.listing_age().map(|age| (age, Vec::new()));
+        }
         let count = BATCH.min(remote.conn.io_max() as u32);
         let answer = remote.call(&Request::ReaddirX { fid, offset: pos, count })?;
         let Reply::ReaddirX { end, data } = answer.reply()? else { return Err(Errno::EIO) };
@@ -131,18 +134,6 @@ impl DirOps {
         }
         false
     }
-}
-
-fn open(inode: &NinepInode) -> Result<Fid, Errno> {
-    let conn = &inode.remote.conn;
-    let newfid = conn.new_fid();
-    let flags = OpenFlags::DIRECTORY.bits();
-    let opened = inode
-        .remote
-        .call(&Request::OpenX { fid: inode.fid, newfid, flags, wish: 0 })
-        .and_then(|answer| answer.reply().map(|_| ()));
-    opened.inspect_err(|_| conn.unused(newfid))?;
-    Ok(newfid)
 }
 
 impl FileOps for DirOps {

@@ -47,16 +47,16 @@ pub struct NinepInode {
     /// The inode number of the directory it was found in, for `..`.
     pub(super) parent: AtomicU64,
     pub(super) data: Data,
-    names: Names,
+    pub(super) names: Names,
 }
 
 /// Whether names of a directory may be trusted.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     version: AtomicU64,
     watched: AtomicBool,
     /// When to try to watch it (monotonic); 0: not used yet.
-    due: AtomicU64,
+    pub(super) due: AtomicU64,
     listing: SpinLock<Option<Listing>>,
 }
 
@@ -238,6 +238,38 @@ impl NinepInode {
             let gone = if self.kind == FileType::Directory { attr.nlink } else { 1 };
             attr.nlink = attr.nlink.saturating_sub(gone);
         });
+    }
+
+    /// Opens it at the gofer for its entries to be read.
+    ///
+    /// Beneath an exclusive root that begins a watch, whatever the time: who lists a directory is going to use what is
+    /// in it, so that each name and its attributes are learnt when changes are told already. One that is watched later
+    /// has all of them asked about once more.
+    pub(super) fn open_directory(&self) -> Result<Fid, Errno> {
+        let conn = &self.remote.conn;
+        let newfid = conn.new_fid();
+        let watch = self.remote.exclusive() && !self.names.watched.load(Ordering::Relaxed);
+        let wish = if watch { Wish::WATCH } else { Wish::empty() };
+        let flags = wire::OpenFlags::DIRECTORY.bits();
+        let request = Request::OpenX { fid: self.fid, newfid, flags, wish: wish.bits() };
+        let opened = self.remote.call(&request).and_then(|answer| match answer.reply()? {
+            Reply::OpenX { granted, .. } => Ok(wire::Granted::from_bits_truncate(granted)),
+            _ => Err(Errno::EIO),
+        });
+        let granted = opened.inspect_err(|_| conn.unused(newfid))?;
+        if watch && granted.contains(wire::Granted::WATCHED) {
+            self.begin_watch();
+        }
+        Ok(newfid)
+    }
+
+    /// The gofer watches it now, and did not before.
+    fn begin_watch(&self) {
+        if !self.names.watched.swap(true, Ordering::Relaxed) {
+            self.remote.conn.listen(self.fid, self.me.clone());
+            // What was seen before is looked at once more, also because nobody listened until now.
+            self.names.version.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// As of when a listing is that is asked for now; `None` where others may change it any time.
@@ -467,11 +499,11 @@ impl Inode for NinepInode {
             && due != 0
         {
             if self.call_simple(&Request::Watch { fid: self.fid }).is_ok() {
-                names.watched.store(true, Ordering::Relaxed);
-                self.remote.conn.listen(self.fid, self.me.clone());
+                self.begin_watch();
+            } else {
+                // What was seen before is looked at once more.
+                names.version.fetch_add(1, Ordering::Release);
             }
-            // Watched or not: what was seen before is looked at once more.
-            names.version.fetch_add(1, Ordering::Release);
         }
         names.version.load(Ordering::Acquire)
     }

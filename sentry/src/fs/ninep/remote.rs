@@ -25,7 +25,8 @@ const SWEEP: usize = 16;
 const SYNC_BATCH: usize = 128;
 
 /// After being used for so long, a directory of an exclusive attach point is watched; and so often
-/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches.
+/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches, but of
+/// directories that they list: there the watch comes with the open.
 const WATCH_AFTER: u64 = 1_000_000_000;
 /// Entries of directories that are remembered, of all directories together: some 6 MB of names.
 const LISTED_MAX: usize = 64 * 1024;

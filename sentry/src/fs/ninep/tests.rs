@@ -689,6 +689,76 @@ fn what_the_host_adds_is_listed_once_the_directory_is_watched() {
     }
 }
 
+/// What find(1) does below a directory, "" for the root: lists it, and looks at all that is in it.
+fn find(b: &Box9p, path: &str, found: &mut Vec<(String, u64)>) {
+    for name in b.names(&format!("{path}/")).iter().filter(|name| !name.starts_with('.')) {
+        let path = format!("{path}/{name}");
+        let inode = b.walk(&path).unwrap().inode().unwrap().clone();
+        found.push((path.clone(), inode.attr().unwrap().size));
+        if inode.kind() == crate::fs::FileType::Directory {
+            find(b, &path, found);
+        }
+    }
+}
+
+#[test]
+fn what_was_found_once_is_found_again_without_a_message_however_long_it_took() {
+    let b = Box9p::new("find");
+    for dir in ["", "a", "a/b", "c"] {
+        fs::create_dir_all(b.host(dir)).unwrap();
+        for n in 0..10 {
+            fs::write(b.host(&format!("{dir}/{n}")), "x").unwrap();
+        }
+    }
+    let pass = || {
+        let mut found = Vec::new();
+        find(&b, "", &mut found);
+        found
+    };
+    let first = pass();
+    assert_eq!(first.len(), 43);
+    // Meanwhile the time has come to watch what is in use.
+    for dir in ["/", "/a", "/a/b", "/c"] {
+        let inode = b.walk(dir).unwrap().inode().unwrap().clone();
+        let inode = inode.as_any().downcast_ref::<NinepInode>().unwrap();
+        inode.names.due.store(1, Ordering::Relaxed);
+    }
+    assert_eq!(b.messages(pass), (0, first));
+    // And it is not because nobody looks any more.
+    fs::write(b.host("a/b/3"), "longer").unwrap();
+    fs::remove_file(b.host("c/9")).unwrap();
+    fs::create_dir(b.host("a/new")).unwrap();
+    fs::write(b.host("a/new/file"), "1234").unwrap();
+    let shown = |found: &[(String, u64)]| {
+        let has = |path: &str, size| found.iter().any(|(p, s)| p == path && *s == size);
+        has("/a/b/3", 6) && has("/a/new/file", 4) && !found.iter().any(|(p, _)| p == "/c/9")
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !shown(&pass()) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the host's changes never show: {:?}",
+            pass()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_was_known_before_a_directory_was_listed_is_looked_at_once_more() {
+    let b = Box9p::new("listed-late");
+    fs::create_dir(b.host("d")).unwrap();
+    fs::write(b.host("d/f"), "1").unwrap();
+    let size = || b.walk("/d/f").unwrap().inode().unwrap().attr().unwrap().size;
+    assert_eq!(size(), 1);
+    // Nobody tells of this one.
+    fs::write(b.host("d/f"), "12").unwrap();
+    assert_eq!(b.messages(size), (0, 1));
+    b.names("/d");
+    assert_eq!(size(), 2);
+    assert_eq!(b.messages(size), (0, 2));
+}
+
 #[test]
 fn listings_have_a_bound() {
     let b = Box9p::new("listing-bound");
