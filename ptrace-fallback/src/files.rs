@@ -13,8 +13,10 @@ use sentry::platform::{AtomicOp, FileId, PAGE_SIZE};
 use crate::fixup;
 
 /// The table.
-#[derive(Default)]
-pub(crate) struct Files(RwLock<Slots>);
+pub(crate) struct Files {
+    slots: RwLock<Slots>,
+    most: usize,
+}
 
 #[derive(Default)]
 struct Slots {
@@ -27,19 +29,27 @@ fn errno(e: io::Error) -> Errno {
 }
 
 impl Files {
-    /// Takes a donated descriptor, if it is a regular file.
+    /// A table for at most so many; they are a cache, and without room for one the sentry asks the gofer.
+    pub(crate) fn new(most: usize) -> Files {
+        Files { slots: RwLock::default(), most }
+    }
+
+    /// Takes a donated descriptor, if it is a regular file and there is room.
     pub(crate) fn add(&self, fd: OwnedFd) -> Option<FileId> {
         let file = File::from(fd);
         if !file.metadata().is_ok_and(|m| m.is_file()) {
             return None;
         }
         let file = Some(Arc::new(file));
-        let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(index) = slots.free.pop()
             && let Some(slot) = slots.files.get_mut(index as usize)
         {
             *slot = file;
             return Some(FileId(index));
+        }
+        if slots.files.len() >= self.most {
+            return None;
         }
         slots.files.push(file);
         u32::try_from(slots.files.len().saturating_sub(1)).ok().map(FileId)
@@ -47,14 +57,14 @@ impl Files {
 
     /// The file. `EBADF` where there is none: it was closed already.
     pub(crate) fn get(&self, id: FileId) -> Result<Arc<File>, Errno> {
-        let slots = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.files.get(id.0 as usize);
         slot.and_then(Clone::clone).ok_or(Errno::EBADF)
     }
 
     /// Forgets it.
     pub(crate) fn close(&self, id: FileId) {
-        let mut slots = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let slot = slots.files.get_mut(id.0 as usize);
         let file = slot.and_then(Option::take);
         if file.is_some() {
@@ -138,8 +148,9 @@ mod tests {
     #[test]
     fn a_donated_file_is_read_written_and_closed() {
         fixup::install().unwrap();
-        let files = Files::default();
+        let files = Files::new(1);
         let id = files.add(sys::memfd(c"test", 5000).unwrap()).unwrap();
+        assert!(files.add(sys::memfd(c"no room", 1).unwrap()).is_none());
         assert_eq!(files.write(id, 4096, b"word"), Ok(4));
         let mut buf = [0; 1000];
         assert_eq!(files.read(id, 4096, &mut buf), Ok(904));
@@ -152,5 +163,6 @@ mod tests {
         files.close(id);
         assert_eq!(files.size(id), Err(Errno::EBADF));
         assert!(files.add(sys::eventfd(0).unwrap()).is_none());
+        assert!(files.add(sys::memfd(c"room again", 1).unwrap()).is_some());
     }
 }

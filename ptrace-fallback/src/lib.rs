@@ -92,11 +92,12 @@ impl Prepared {
         fixup::install().map_err(host("SIGBUS handler"))?;
         streams::ignore_sigpipe().map_err(host("SIGPIPE"))?;
         sys::no_signals_of_stops().map_err(host("SIGCHLD"))?;
-        raise_descriptor_limit().map_err(host("RLIMIT_NOFILE"))?;
+        let donations = raise_descriptor_limit().map_err(host("RLIMIT_NOFILE"))?;
         let keeper: &'static Keeper =
             Box::leak(Box::new(Keeper::new().map_err(host("epoll for the service thread"))?));
         let memory = Memory::new(config.memory)?;
-        let machine: &'static Machine = Box::leak(Box::new(Machine::new(memory, self.stubs)));
+        let machine: &'static Machine =
+            Box::leak(Box::new(Machine::new(memory, self.stubs, donations)));
         let platform: &'static PtracePlatform = Box::leak(Box::new(PtracePlatform {
             machine,
             threads: Box::leak(Box::default()),
@@ -137,7 +138,9 @@ fn thread_name(name: &str) -> [u8; 16] {
     bytes
 }
 
-fn raise_descriptor_limit() -> io::Result<()> {
+/// Raises this process's soft limit of descriptors to the hard one, and gives how many of them donated files may take:
+/// three quarters. The rest is for links, streams and whatever else must not fail because a cache is full.
+pub fn raise_descriptor_limit() -> io::Result<usize> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place for the result.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
@@ -146,7 +149,7 @@ fn raise_descriptor_limit() -> io::Result<()> {
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is valid for the call.
     match unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } {
-        0 => Ok(()),
+        0 => Ok(usize::try_from(limit.rlim_cur / 4).unwrap_or(usize::MAX).saturating_mul(3)),
         _ => Err(io::Error::last_os_error()),
     }
 }

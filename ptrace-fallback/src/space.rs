@@ -45,10 +45,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new(memory: Memory, stubs: Arc<Stubs>) -> Machine {
+    /// `donations` is the most donated files.
+    pub(crate) fn new(memory: Memory, stubs: Arc<Stubs>, donations: usize) -> Machine {
         Machine {
             memory,
-            files: Files::default(),
+            files: Files::new(donations),
             stubs,
             spaces: Mutex::default(),
             next_space: AtomicU64::new(1),

@@ -1,5 +1,7 @@
 //! Limits of a container: at them something in it gives way, and it goes on.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use super::{Context, Outcome, Test, ensure};
@@ -10,6 +12,7 @@ pub(super) const TESTS: &[Test] = &[
     ("limits/memory-of-the-biggest", memory_of_the_biggest),
     ("limits/memory-of-init", memory_of_init),
     ("limits/pids", pids),
+    ("limits/descriptors-of-the-host", descriptors_of_the_host),
 ];
 
 const MEMORY: u64 = 64 << 20;
@@ -77,5 +80,30 @@ fn pids(c: &Context) -> Outcome {
         kill -9 -1; wait; echo alive";
     let (status, out) = run(c, script, &json!({ "pids": { "limit": 20 } }))?;
     ensure!(status == 0 && out == "1\nalive\n", "{status}: {out}");
+    Ok(())
+}
+
+/// Whoever starts a container may have few descriptors. More files than that are used in it, programs run afterwards,
+/// and the sandbox still takes commands.
+fn descriptors_of_the_host(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let script = "mkdir /many; i=0; while [ $i -lt 400 ]; do echo $i >/many/$i; i=$((i+1)); done
+        cat /many/* | md5sum; cp /bin/busybox /busybox; /busybox echo run; echo ready; exec sleep 1000";
+    let _bundle = c.bundle("b", script)?;
+    let run =
+        c.place.runtime.command(c.scratch.path(), &["run", "--bundle", &c.text_path("b"), "x"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 256; exec \"$@\"", "sh"]);
+    limited.arg(run.get_program()).args(run.get_args());
+    let running = c.start_command(&mut limited)?;
+    c.eventually("all files are used", || Ok(running.out().ends_with("ready\n")))?;
+    // Of 0 to 399 in the order of their names as text, each on a line.
+    let sum = "64c3c6954c63aefa3002f944c95003c6  -\nrun\nready\n";
+    ensure!(running.out() == sum, "{}", running.out());
+    let done = c.must(&["exec", "x", "cat", "/many/0", "/many/399"])?;
+    ensure!(done.out() == "0\n399\n", "{}", done.out());
+    c.must(&["kill", "x", "KILL"])?;
+    let done = running.end(c.limit())?;
+    ensure!(done.end.shell_status() == Some(137), "{}", done.end);
     Ok(())
 }

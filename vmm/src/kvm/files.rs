@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// Most donated files at once; donations are a cache, and without one the guest asks the gofer.
+/// Most donated files at once, where the process may have as many open.
 const MAX_FILES: usize = 1 << 15;
 
 /// A donated file.
@@ -21,10 +21,11 @@ pub struct OpenFile {
 }
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Files {
     slots: Vec<Option<Arc<OpenFile>>>,
     free: Vec<u32>,
+    most: usize,
 }
 
 /// Why a donation was not taken.
@@ -42,6 +43,11 @@ pub enum Refused {
 }
 
 impl Files {
+    /// A table for at most so many; they are a cache, and without room for one the guest asks the gofer.
+    pub fn new(most: usize) -> Files {
+        Files { slots: Vec::new(), free: Vec::new(), most: most.min(MAX_FILES) }
+    }
+
     /// Takes a descriptor in.
     pub fn donate(&mut self, fd: OwnedFd) -> Result<u32, Refused> {
         let file = File::from(fd);
@@ -66,7 +72,7 @@ impl Files {
             self.slots[handle as usize] = entry;
             return Ok(handle);
         }
-        if self.slots.len() >= MAX_FILES {
+        if self.slots.len() >= self.most {
             return Err(Refused::Full);
         }
         self.slots.push(entry);
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn only_regular_files_are_taken_and_indices_come_back() {
-        let mut files = Files::default();
+        let mut files = Files::new(2);
         for path in ["/dev/null", "/proc/self", "/"] {
             let fd = File::open(path).unwrap().into();
             assert!(matches!(files.donate(fd), Err(Refused::NotRegular)), "{path}");
@@ -105,6 +111,7 @@ mod tests {
         let open = || File::open("/proc/self/exe").unwrap().into();
         assert_eq!(files.donate(open()).unwrap(), 0);
         assert_eq!(files.donate(open()).unwrap(), 1);
+        assert!(matches!(files.donate(open()), Err(Refused::Full)));
         assert!(!files.get(0).unwrap().writable);
         assert!(files.close(0));
         assert!(!files.close(0));

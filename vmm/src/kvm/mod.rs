@@ -226,8 +226,9 @@ impl Machine {
                 .map_err(kvm("KVM_SET_USER_MEMORY_REGION"))?;
         }
 
-        let shared =
-            Shared::new(ram, window, layout, vcpus, config.log).map_err(host("eventfd"))?;
+        let donations = ptrace_fallback::raise_descriptor_limit().map_err(host("RLIMIT_NOFILE"))?;
+        let shared = Shared::new(ram, window, layout, vcpus, donations, config.log)
+            .map_err(host("eventfd"))?;
         for fd in config.streams {
             lock(&shared.streams).add(fd).map_err(host("a stream"))?;
         }
@@ -568,7 +569,7 @@ pub(crate) mod tests {
             entropy: [0; 64],
         };
         let layout = boot::prepare(&ram, &image, &[], &info).unwrap();
-        Arc::new(Shared::new(ram, window, layout, 2, log).unwrap())
+        Arc::new(Shared::new(ram, window, layout, 2, 64, log).unwrap())
     }
 
     // An image that says `hi` on the debug port, starts vCPU 1, which stores to RAM and halts, waits

@@ -96,12 +96,13 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Puts it together. No vCPU but 0 is started.
+    /// Puts it together, for at most `donations` donated files. No vCPU but 0 is started.
     pub fn new(
         ram: Ram,
         window: Window,
         layout: Layout,
         vcpus: u32,
+        donations: usize,
         log: LogSink,
     ) -> io::Result<Shared> {
         let nonblocking = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -109,7 +110,7 @@ impl Shared {
             ram,
             layout,
             vcpus,
-            files: Mutex::default(),
+            files: Mutex::new(Files::new(donations)),
             window: Mutex::new(window),
             streams: Mutex::default(),
             gofers: Mutex::default(),

@@ -268,7 +268,9 @@ impl NinepInode {
     /// Opens the file at the gofer, with donation.
     fn open_handle(self: &Arc<Self>, flags: OpenFlags) -> Result<Arc<Handle>, Errno> {
         let conn = &self.remote.conn;
-        for wish in [Wish::DONATE | Wish::NOT_KEPT, Wish::empty()] {
+        let donate = Wish::DONATE | Wish::NOT_KEPT;
+        let mut wishes = [donate, donate, Wish::empty()].into_iter();
+        while let Some(wish) = wishes.next() {
             let newfid = conn.new_fid();
             let request =
                 Request::OpenX { fid: self.fid, newfid, flags: flags.bits(), wish: wish.bits() };
@@ -284,6 +286,10 @@ impl NinepInode {
             self.learn(&attr);
             if let Some(handle) = self.handle(newfid, granted, file) {
                 return Ok(handle);
+            }
+            // The host half has no room for it. Where others can go it has; if not, content goes through messages.
+            if wishes.len() == 2 && !self.remote.give_up_donations() {
+                wishes.next();
             }
         }
         Err(Errno::EIO)

@@ -199,6 +199,25 @@ impl Remote {
         }
     }
 
+    /// The host half has no room for another donated file: has some given up that nobody uses; whether there were any.
+    pub(super) fn give_up_donations(&self) -> bool {
+        let before = self.donations.load(Ordering::Relaxed);
+        let enough = |now: usize| now.saturating_add(SWEEP) <= before;
+        let candidates = self.donated.lock().len();
+        for _ in 0..candidates {
+            if enough(self.donations.load(Ordering::Relaxed)) {
+                break;
+            }
+            let Some(oldest) = self.donated.lock().pop_front() else { break };
+            if let Some(inode) = oldest.upgrade()
+                && !inode.data.give_up()
+            {
+                self.donated.lock().push_back(oldest);
+            }
+        }
+        self.donations.load(Ordering::Relaxed) < before
+    }
+
     /// Has the host write everything to its disk that was written here.
     pub(super) fn sync(&self) -> Result<(), Errno> {
         let written = core::mem::take(&mut *self.written.lock());

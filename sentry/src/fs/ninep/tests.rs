@@ -22,7 +22,7 @@ use crate::fs::{
     Blocker, Cx, Events, File, FsContext, IoDst, IoSrc, Mount, MountFlags, MountNamespace,
     OpenFlags, Path, RenameFlags, SetAttr, SetTime, Super, Time, WalkFlags, Whence, setup,
 };
-use crate::mm::{MapRequest, Mm, Place, VmaFile, VmaFlags};
+use crate::mm::{MapRequest, Mappable, Mm, Place, VmaFile, VmaFlags};
 use crate::platform::{Access, Channel, ChannelId, Fault, FileId, PAGE_SIZE, Prot, fake, platform};
 use crate::sync::WaitQueue;
 use crate::task::{Blocked, Creds};
@@ -32,6 +32,9 @@ struct Wire {
     requests: std::sync::Mutex<mpsc::Sender<Vec<u8>>>,
     replies: std::sync::Mutex<mpsc::Receiver<(Vec<u8>, Option<OwnedFd>)>>,
     sent: AtomicUsize,
+    /// The most donated files that can be there at once.
+    room: AtomicUsize,
+    donated: std::sync::Mutex<Vec<FileId>>,
 }
 
 impl Channel for Wire {
@@ -52,7 +55,12 @@ impl Channel for Wire {
             })?,
         };
         *buf = reply;
-        Ok(fd.map(|fd| fake::install().add_host_file(fd.into())))
+        let mut donated = self.donated.lock().unwrap();
+        donated.retain(|file| platform().file_size(*file).is_ok());
+        let fd = fd.filter(|_| donated.len() < self.room.load(Ordering::Relaxed));
+        let file = fd.map(|fd| fake::install().add_host_file(fd.into()));
+        donated.extend(file);
+        Ok(file)
     }
 }
 
@@ -112,6 +120,8 @@ fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
         requests: std::sync::Mutex::new(requests),
         replies: std::sync::Mutex::new(replies),
         sent: AtomicUsize::new(0),
+        room: AtomicUsize::new(usize::MAX),
+        donated: std::sync::Mutex::default(),
     })
 }
 
@@ -290,6 +300,32 @@ fn a_file_is_read_through_its_donation() {
     assert_eq!(file.seek(0, Whence::Data).unwrap(), 0);
     assert_eq!(file.seek(0, Whence::Hole).unwrap(), 300_000);
     assert_eq!(file.seek(300_000, Whence::Data), Err(Errno::ENXIO));
+}
+
+#[test]
+fn donations_make_room_for_others_where_the_host_half_has_none() {
+    let b = Box9p::new("donations");
+    b.wire.room.store(8, Ordering::Relaxed);
+    let path = |n| format!("/{n}");
+    for n in 0..40 {
+        fs::write(b.host(&path(n)), path(n)).unwrap();
+    }
+    for n in (0..40).chain(0..40) {
+        assert_eq!(b.read(&path(n)), path(n).as_bytes());
+        let inode = b.walk(&path(n)).unwrap().inode().unwrap().clone();
+        let inode = inode.as_any().downcast_ref::<NinepInode>().unwrap();
+        assert!(inode.page(0, false).is_ok(), "{n} can be mapped");
+    }
+    // Where all are in use, the next one is read through messages.
+    let open: Vec<_> = (0..9).map(|n| b.open(&path(n), OpenFlags::empty())).collect();
+    let mm = Mm::new().unwrap();
+    for file in &open {
+        file.mappable().unwrap().attach(&mm);
+    }
+    assert_eq!(b.read("/20"), b"/20");
+    for file in &open {
+        file.mappable().unwrap().detach(&mm);
+    }
 }
 
 #[test]
