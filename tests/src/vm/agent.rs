@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
+use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::waitpid;
-use nix::unistd::{chdir, chroot};
+use nix::unistd::{Pid, chdir, chroot};
 
 use super::{HARNESS, PORT, ROOTS};
 use crate::process;
@@ -44,8 +45,22 @@ pub fn init() -> io::Result<()> {
     Err(Command::new(HARNESS).arg("vm-init").exec())
 }
 
+/// Keeps everything that init starts from the first CPU.
+///
+/// QEMU's `cpu_clear_ignne` (target/i386/tcg/system/fpu_helper.c, up to 10.0 at least) changes `hflags2` of the *first* CPU
+/// from the thread of whichever CPU loads x87 state, without a lock. A change that the first CPU makes at that moment may
+/// be undone: where it enters or leaves a guest of its own that is the bit for nested paging, and the guest runs without
+/// it, or the host's kernel with it. The guest then dies of a triple fault that is none of its doing, or the host locks
+/// up. Other CPUs' flags are their own, so guests run on those alone.
+fn leave_first_cpu() -> io::Result<()> {
+    let mut cpus = sched_getaffinity(Pid::from_raw(0))?;
+    cpus.unset(0)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
 /// Init's second life: makes the system, runs the agent, powers off.
 pub fn system() -> io::Result<()> {
+    leave_first_cpu()?;
     for (source, target, kind, data) in [
         ("proc", "/proc", "proc", ""),
         ("sysfs", "/sys", "sysfs", ""),

@@ -189,7 +189,9 @@ impl Vm {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).args(config.parts.qemu_command()?);
         command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"]);
-        command.args(["-smp", &config.cpus.to_string(), "-m", &config.memory.to_string()]);
+        // And one that no job runs on (see `agent`).
+        let cpus = config.cpus.saturating_add(1).to_string();
+        command.args(["-smp", &cpus, "-m", &config.memory.to_string()]);
         command.args([
             "-nographic",
             "-no-reboot",
