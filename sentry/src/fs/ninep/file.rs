@@ -6,6 +6,7 @@ use core::any::Any;
 
 use gofer::wire::{Reply, Request};
 
+use super::data::Handle;
 use super::inode::NinepInode;
 use crate::errno::Errno;
 use crate::fs::file::File;
@@ -13,10 +14,17 @@ use crate::fs::inode::{FileOps, Inode, Whence, Written, default_seek};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::types::{MAX_OFFSET, OpenFlags};
 
-/// Bytes moved at a time between a file and an application's memory.
+/// Bytes moved at a time between a file and an application's memory, where each piece is a message.
 const PIECE: usize = 64 * 1024;
+/// The same where the file is donated: so few that they stay in the fastest cache on the way.
+const DONATED_PIECE: usize = 16 * 1024;
 /// Reads of at most this many bytes go over the stack.
 const SMALL: usize = 2048;
+
+/// Bytes to move at a time.
+fn piece(handle: &Handle) -> usize {
+    if handle.donated().is_some() { DONATED_PIECE } else { PIECE }
+}
 
 /// An open regular file.
 pub(super) struct RegularOps {
@@ -41,10 +49,11 @@ impl FileOps for RegularOps {
             return dst
                 .fill_with(want, |at, buf| handle.read(offset.saturating_add(at as u64), buf));
         }
-        let mut buffer = vec![0u8; want.min(PIECE)];
+        let piece = piece(&handle);
+        let mut buffer = vec![0u8; want.min(piece)];
         let mut done: usize = 0;
         while done < want {
-            let room = (want - done).min(PIECE);
+            let room = (want - done).min(piece);
             let room = buffer.get_mut(..room).unwrap_or_default();
             let at = offset.checked_add(done as u64).ok_or(Errno::EINVAL)?;
             let got = match handle.read(at, room) {
@@ -81,7 +90,7 @@ impl FileOps for RegularOps {
             return result.map(|()| Written { count: 0, end: start });
         }
         let mut small = [0u8; SMALL];
-        let mut large = if want > SMALL { vec![0u8; want.min(PIECE)] } else { vec![] };
+        let mut large = if want > SMALL { vec![0u8; want.min(piece(&handle))] } else { vec![] };
         let buffer = if want > SMALL { large.as_mut_slice() } else { small.as_mut_slice() };
         let mut done: usize = 0;
         let mut result = Ok(());
