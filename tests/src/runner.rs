@@ -11,12 +11,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::apt::Apt;
-use crate::case::SKIPPED;
+use crate::case::{Place, SKIPPED};
 use crate::process::{self, End, Stream};
 use crate::protocol::{Ended, Job};
+use crate::runtime::Runtime;
 use crate::vm::image::{self, Parts};
 use crate::vm::machine::{Config, Vm};
-use crate::{case, lint, roots, vm};
+use crate::{case, lifecycle, lint, roots, vm};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -86,6 +87,9 @@ pub struct Options {
     /// Stops at the first failure; the tests not run are not counted.
     #[arg(long)]
     pub fail_fast: bool,
+    /// Runs the container tests so many times over, each suite with as many budgets, for what fails once in a hundred.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub repeat: u32,
 }
 
 #[derive(Default)]
@@ -277,6 +281,13 @@ impl Prepared {
         let runc = image::fetch_runc(&cache, &mut apt)?.join(" ");
         Ok(Prepared { disks: cache.clone(), cache, apt, roots, runc, ringwall })
     }
+
+    /// Where containers run on this machine, of the reference alone.
+    fn here(&self) -> Result<Place, Error> {
+        let harness = std::env::current_exe()?;
+        let reference = Runtime::parse(&format!("{} native", harness.display()), None);
+        Ok(Place { runtime: reference.clone(), reference, roots: self.roots.clone(), slow: 1 })
+    }
 }
 
 /// Builds Ringwall; returns the binary.
@@ -322,12 +333,12 @@ fn containers(
     prepared: &mut Prepared,
     options: &Options,
 ) -> Result<Tally, Error> {
-    let deadline = Instant::now() + suite.budget();
+    let deadline = Instant::now() + suite.budget().saturating_mul(options.repeat);
     let scratch = crate::runtime::Scratch::new("harness")?;
     let (mut machine, paths, slow) = place(suite, prepared, options, scratch.path())?;
 
     let mut tally = Tally::default();
-    for name in names {
+    for name in std::iter::repeat_n(names, options.repeat as usize).flatten() {
         if Instant::now() >= deadline {
             println!("FAIL {name}: not run, the suite's budget is spent");
             tally.failed.push(format!("{name} (not run: budget spent)"));
@@ -335,7 +346,11 @@ fn containers(
         }
         let limit =
             (CASE_LIMIT * slow.min(4)).min(deadline.saturating_duration_since(Instant::now()));
-        let job = paths.job(name, suite, slow, limit);
+        let mut job = paths.job(name, suite, slow, limit);
+        if matches!(machine, Machine::Vm(_)) && name.ends_with("/calls/answers") {
+            // The VM's Linux is older than the one whose answers count, which may be this machine's.
+            job.env.extend(lifecycle::answers_for_vm(&prepared.here()?)?);
+        }
         let mut output = Vec::new();
         let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
         let text = String::from_utf8_lossy(&output);

@@ -21,7 +21,8 @@ fn check(c: &Context, more: &[&str]) -> Result<process::Finished, Stop> {
     c.only_ringwall()?;
     let args: Vec<&str> = ["check", "--self-test"].iter().chain(more).copied().collect();
     let mut command = c.place.runtime.bare(&args, None);
-    Ok(process::run(&mut command, b"", c.limit())?)
+    // Some 25 s in the test VM where nothing else runs.
+    Ok(process::run(&mut command, b"", c.limit() * 3)?)
 }
 
 fn passes(done: &process::Finished) -> Outcome {

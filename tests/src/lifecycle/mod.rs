@@ -13,6 +13,8 @@ mod mounts;
 mod states;
 mod terminals;
 
+pub use calls::for_vm as answers_for_vm;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -103,6 +105,11 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     })
 }
 
+/// How long anything may take there.
+fn limit(place: &Place) -> Duration {
+    Duration::from_secs(20 * u64::from(place.slow))
+}
+
 /// Mount points of this process's namespace.
 fn mounts() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -135,7 +142,7 @@ impl Context {
 
     /// How long anything may take.
     fn limit(&self) -> Duration {
-        Duration::from_secs(20 * u64::from(self.place.slow))
+        limit(&self.place)
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -73,6 +73,7 @@ pub fn run(options: &Options) -> Result<bool, Error> {
         runtime: None,
         profile: options.profile.clone(),
         fail_fast: false,
+        repeat: 1,
     };
     let mut prepared = Prepared::new(&shared)?;
     let cache = crate::cache();
