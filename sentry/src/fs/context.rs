@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use super::mount::MountNamespace;
 use super::path::Path;
 use crate::sync::SpinLock;
-use crate::task::{Creds, Current, Task};
+use crate::task::{Creds, Current, Task, UserNamespace};
 
 /// What clone(2) shares with CLONE_FS; and the mount namespace, which CLONE_FS cannot cross.
 pub struct FsContext {
@@ -54,6 +54,12 @@ impl FsContext {
         self.inner.lock().cwd.clone()
     }
 
+    /// Whether the root is another than the mount namespace's (current_chrooted()).
+    pub fn is_chrooted(&self) -> bool {
+        let inner = self.inner.lock().clone();
+        !inner.root.same(&inner.namespace.top())
+    }
+
     /// chroot(2).
     pub fn set_root(&self, root: Path) {
         let old = core::mem::replace(&mut self.inner.lock().root, root);
@@ -66,9 +72,9 @@ impl FsContext {
         drop(old);
     }
 
-    /// Goes over to a copy of the namespace (unshare(CLONE_NEWNS)).
-    pub fn unshare_namespace(&self) {
-        let (namespace, pairs) = self.namespace().copy();
+    /// Goes over to a copy of the namespace, of `owner`'s (unshare(CLONE_NEWNS)).
+    pub fn unshare_namespace(&self, owner: &UserNamespace) {
+        let (namespace, pairs) = self.namespace().copy(owner);
         let mut inner = self.inner.lock();
         let moved = |path: &Path| match pairs.iter().find(|(old, _)| Arc::ptr_eq(old, &path.mount))
         {

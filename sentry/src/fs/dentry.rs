@@ -20,6 +20,7 @@ use super::inode::{Caching, FileSystem, Inode, NameCache};
 use super::types::MountFlags;
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock};
+use crate::task::UserNamespace;
 
 /// Names that a file system's cache may hold; above it, the oldest unused are dropped.
 const MAX_CACHED: usize = 65_536;
@@ -34,6 +35,8 @@ pub struct Super {
     pub fs: Arc<dyn FileSystem>,
     /// Taken by renames from one directory to another, so that the shape of the tree stands still.
     pub rename: Mutex<()>,
+    /// Whose capabilities count for it: who mounted it first.
+    pub owner: UserNamespace,
     /// How names are cached.
     pub caching: Caching,
     /// Names by age, for eviction.
@@ -49,10 +52,16 @@ pub struct Super {
 }
 
 impl Super {
-    /// Takes a file system into use.
+    /// Takes a file system of the initial user namespace's into use.
     pub fn new(fs: Arc<dyn FileSystem>) -> Arc<Super> {
+        Self::owned(fs, &UserNamespace::INITIAL)
+    }
+
+    /// Takes one of `owner`'s into use.
+    pub fn owned(fs: Arc<dyn FileSystem>, owner: &UserNamespace) -> Arc<Super> {
         let root = fs.root();
         let sb = Arc::new(Super {
+            owner: owner.clone(),
             caching: fs.caching(),
             fs,
             rename: Mutex::new(()),

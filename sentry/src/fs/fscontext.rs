@@ -13,13 +13,14 @@ use super::anon;
 use super::context::Cx;
 use super::dentry::Super;
 use super::file::File;
-use super::inode::{FileOps, FileSystem};
+use super::inode::FileOps;
 use super::io::IoDst;
 use super::mount::Mount;
 use super::tmpfs;
 use super::types::{MountFlags, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock};
+use crate::task::Creds;
 
 /// Messages that are kept; older ones are lost (fs/fs_context.c).
 const MAX_MESSAGES: usize = 8;
@@ -122,7 +123,12 @@ impl FsContextFile {
 
     /// FSCONFIG_SET_FLAG, or with a value FSCONFIG_SET_STRING. Values of other kinds, which nothing here takes, are
     /// `Err`.
-    pub fn set(&self, key: &str, value: Result<Option<&str>, ()>) -> Result<(), Errno> {
+    pub fn set(
+        &self,
+        creds: &Creds,
+        key: &str,
+        value: Result<Option<&str>, ()>,
+    ) -> Result<(), Errno> {
         let mut state = self.state.lock();
         if !matches!(state.phase, Phase::Create | Phase::Change) {
             return Err(Errno::EBUSY);
@@ -153,7 +159,7 @@ impl FsContextFile {
                 Ok(None) => key.into(),
                 _ => return Err(bad()),
             };
-            if fstype == "tmpfs" && tmpfs::Options::parse(text.as_bytes()).is_err() {
+            if fstype == "tmpfs" && tmpfs::Options::parse(text.as_bytes(), creds).is_err() {
                 return Err(bad());
             }
             if state.data.len().saturating_add(text.len()) >= MAX_DATA {
@@ -181,14 +187,14 @@ impl FsContextFile {
     /// FSCONFIG_CMD_CREATE: `make` makes the file system of the parameters.
     pub fn create(
         &self,
-        make: impl FnOnce(&[u8]) -> Result<Arc<dyn FileSystem>, Errno>,
+        make: impl FnOnce(&[u8]) -> Result<Arc<Super>, Errno>,
     ) -> Result<(), Errno> {
         let mut state = self.state.lock();
         if state.phase != Phase::Create {
             return Err(Errno::EBUSY);
         }
         state.phase = Phase::Failed;
-        let sb = Super::new(make(&state.data)?);
+        let sb = make(&state.data)?;
         sb.change_flags(state.flags)?;
         let root = sb.root().ok_or(Errno::ENOENT)?;
         state.made = Some(Mount::new(&sb, root, MountFlags::empty(), String::new()));
@@ -196,12 +202,13 @@ impl FsContextFile {
         Ok(())
     }
 
-    /// FSCONFIG_CMD_RECONFIGURE.
-    pub fn reconfigure(&self) -> Result<(), Errno> {
+    /// FSCONFIG_CMD_RECONFIGURE, of a file system that one `may` change.
+    pub fn reconfigure(&self, may: impl FnOnce(&Super) -> Result<(), Errno>) -> Result<(), Errno> {
         let mut state = self.state.lock();
         if state.phase != Phase::Change {
             return Err(Errno::EBUSY);
         }
+        may(&state.made.as_ref().ok_or(Errno::EINVAL)?.sb)?;
         state.phase = Phase::Failed;
         let sb = state.made.as_ref().ok_or(Errno::EINVAL)?.sb.clone();
         sb.fs.remount(&state.data)?;

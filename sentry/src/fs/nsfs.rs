@@ -85,19 +85,19 @@ impl FileOps for NamespaceFile {
     fn ioctl(&self, cx: &mut Current, _file: &File, command: u32, arg: u64) -> SysResult {
         match (command, &self.0) {
             (NS_GET_NSTYPE, namespace) => Ok(namespace.kind().1.bits()),
-            // The one user namespace has no owner and no parent that a container may know.
-            (NS_GET_USERNS, Namespace::User) | (NS_GET_PARENT, Namespace::User) => {
-                Err(Errno::EPERM.into())
+            // The parent of a user namespace is its owner. None above the caller's own is the caller's to know.
+            (NS_GET_USERNS, namespace) | (NS_GET_PARENT, namespace @ Namespace::User(_)) => {
+                let own = &cx.creds.userns;
+                let owner = namespace.owner().filter(|o| own.contains(o)).ok_or(Errno::EPERM)?;
+                install(cx, Namespace::User(owner.clone()))
             }
-            // One above the caller's own is not the caller's to know.
             (NS_GET_PARENT, Namespace::Pid(pidns)) => {
                 let own = &cx.task.process.pidns;
                 let parent = pidns.parent().filter(|p| own.contains(p)).ok_or(Errno::EPERM)?;
                 install(cx, Namespace::Pid(parent.clone()))
             }
-            (NS_GET_USERNS, _) => install(cx, Namespace::User),
-            (NS_GET_OWNER_UID, Namespace::User) => {
-                cx.mm.copy_out(arg, &0u32.to_le_bytes())?;
+            (NS_GET_OWNER_UID, Namespace::User(ns)) => {
+                cx.mm.copy_out(arg, &cx.creds.userns.uid(ns.owner()).to_le_bytes())?;
                 Ok(0)
             }
             (NS_GET_PARENT | NS_GET_OWNER_UID, _) => Err(Errno::EINVAL.into()),

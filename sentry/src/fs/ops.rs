@@ -90,12 +90,17 @@ impl Cx<'_> {
     fn may_open(&self, path: &Path, inode: &Arc<dyn Inode>, flags: OpenFlags) -> Result<(), Errno> {
         let kind = inode.kind();
         let mounted = path.mount.flags();
+        // Nobody's devices but terminals are on what the owner of another user namespace mounted (SB_I_NODEV).
+        let sb = &path.mount.sb;
+        let foreign = !sb.owner.is_initial() && sb.fs.name() != "devpts";
         match kind {
             FileType::Symlink => return Err(Errno::ELOOP),
             FileType::Directory if flags.writes() || flags.contains(OpenFlags::EXEC) => {
                 return Err(if flags.writes() { Errno::EISDIR } else { Errno::EACCES });
             }
-            FileType::CharDevice | FileType::BlockDevice if mounted.contains(MountFlags::NODEV) => {
+            FileType::CharDevice | FileType::BlockDevice
+                if mounted.contains(MountFlags::NODEV) || foreign =>
+            {
                 return Err(Errno::EACCES);
             }
             _ => {}
@@ -219,7 +224,7 @@ impl Cx<'_> {
         let parent = dir.inode()?;
         dir.dentry.may_gain_names()?;
         dir.mount.check_write()?;
-        perm::may_create(self, &**parent)?;
+        perm::may_create(self, &dir.mount.sb, &**parent)?;
         let new = self.new_inode(parent, FileType::Regular, perm)?;
         let created = parent.create(self, name, new, flags)?;
         let dentry = dir.dentry.insert(name, Some(created.inode.clone()));
@@ -243,7 +248,7 @@ impl Cx<'_> {
         let dir = self.walk(start, path, resolve | WalkFlags::DIRECTORY)?;
         let parent = dir.inode()?;
         dir.mount.check_write()?;
-        perm::may_create(self, &**parent)?;
+        perm::may_create(self, &dir.mount.sb, &**parent)?;
         let new = self.new_inode(parent, FileType::Regular, perm)?;
         let created = parent.tmpfile(self, new, flags)?;
         let name = alloc::format!("#{}", created.inode.ino());
@@ -272,7 +277,7 @@ impl Cx<'_> {
                 bits |= mode::ISGID;
             } else if bits & (mode::ISGID | 0o010) == mode::ISGID | 0o010
                 && !self.creds.in_group(gid)
-                && !self.creds.capable(cap::FSETID)
+                && !self.creds.capable_over(above.uid, above.gid, cap::FSETID)
             {
                 bits &= !mode::ISGID;
             }
@@ -302,14 +307,16 @@ impl Cx<'_> {
         }
     }
 
-    /// Makes a name: `make(directory, name, new)` gives the inode that it means.
+    /// Makes a name: `make(directory, name, new)` gives the inode that it means. `EXDEV` where its `source` is of another
+    /// mount.
     fn make(
         &self,
         start: Option<&Path>,
         path: &[u8],
         kind: FileType,
         perm: u32,
-        make: impl FnOnce(&Arc<dyn Inode>, &Path, &[u8], New) -> Result<Arc<dyn Inode>, Errno>,
+        source: Option<&Path>,
+        make: impl FnOnce(&Arc<dyn Inode>, &[u8], New) -> Result<Arc<dyn Inode>, Errno>,
     ) -> Result<(), Errno> {
         let at = self.target(start, path, |_| Errno::EEXIST)?;
         let _changing = at.dir.dentry.dir.lock();
@@ -322,10 +329,13 @@ impl Cx<'_> {
         }
         at.dir.dentry.may_gain_names()?;
         at.dir.mount.check_write()?;
+        if source.is_some_and(|source| !Arc::ptr_eq(&source.mount, &at.dir.mount)) {
+            return Err(Errno::EXDEV);
+        }
         let parent = at.dir.inode()?;
-        perm::may_create(self, &**parent)?;
+        perm::may_create(self, &at.dir.mount.sb, &**parent)?;
         let new = self.new_inode(parent, kind, perm)?;
-        let inode = make(parent, &at.dir, &at.name, new)?;
+        let inode = make(parent, &at.name, new)?;
         at.dir.dentry.insert(&at.name, Some(inode.clone()));
         inotify::name_changed(&**parent, &at.name, &*inode, mask::CREATE);
         Ok(())
@@ -334,7 +344,7 @@ impl Cx<'_> {
     /// mkdir(2).
     pub fn mkdir(&self, start: Option<&Path>, path: &[u8], perm: u32) -> Result<(), Errno> {
         let perm = perm & 0o1777;
-        self.make(start, path, FileType::Directory, perm, |dir, _, name, new| {
+        self.make(start, path, FileType::Directory, perm, None, |dir, name, new| {
             dir.mkdir(self, name, new)
         })
     }
@@ -360,7 +370,7 @@ impl Cx<'_> {
             FileType::Directory => return Err(Errno::EPERM),
             FileType::Symlink | FileType::Anonymous => return Err(Errno::EINVAL),
         }
-        self.make(start, path, kind, perm, |dir, _, name, new| match kind {
+        self.make(start, path, kind, perm, None, |dir, name, new| match kind {
             FileType::Regular => Ok(dir.create(self, name, new, OpenFlags::empty())?.inode),
             _ => dir.mknod(self, name, kind, rdev, new),
         })
@@ -374,7 +384,7 @@ impl Cx<'_> {
         if target.len() >= PATH_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        self.make(start, path, FileType::Symlink, 0o777, |dir, _, name, new| {
+        self.make(start, path, FileType::Symlink, 0o777, None, |dir, name, new| {
             dir.symlink(self, name, target, new)
         })
     }
@@ -382,10 +392,7 @@ impl Cx<'_> {
     /// link(2): another name for what a walk has found.
     pub fn link(&self, old: &Path, start: Option<&Path>, path: &[u8]) -> Result<(), Errno> {
         let inode = old.inode()?;
-        self.make(start, path, FileType::Regular, 0, |dir, place, name, _| {
-            if !alloc::sync::Arc::ptr_eq(&place.mount, &old.mount) {
-                return Err(Errno::EXDEV);
-            }
+        self.make(start, path, FileType::Regular, 0, Some(old), |dir, name, _| {
             if inode.kind() == FileType::Directory {
                 return Err(Errno::EPERM);
             }
@@ -567,7 +574,7 @@ impl Cx<'_> {
                     }
                 }
             }
-            None => perm::may_create(self, &**to)?,
+            None => perm::may_create(self, &new.dir.mount.sb, &**to)?,
         }
         // A directory that gets another parent changes itself: its "..".
         if !Arc::ptr_eq(&old.dir.dentry, &new.dir.dentry) {

@@ -1,6 +1,7 @@
 //! Who may do what to an inode (path_resolution(7), capabilities(7)).
 
 use super::context::Cx;
+use super::dentry::Super;
 use super::inode::Inode;
 use super::types::{Access, Attr, Perm, mode};
 use crate::errno::Errno;
@@ -36,12 +37,13 @@ pub fn check(creds: &Creds, perm: Perm, want: Access) -> Result<(), Errno> {
     }
     let directory = perm.mode & mode::IFMT == mode::IFDIR;
     let reads = if directory { Access::READ | Access::EXEC } else { Access::READ };
-    if reads.contains(want) && creds.capable(cap::DAC_READ_SEARCH) {
+    if reads.contains(want) && creds.capable_over(perm.uid, perm.gid, cap::DAC_READ_SEARCH) {
         return Ok(());
     }
     // Root runs only what somebody may run.
     let runs = directory || !want.contains(Access::EXEC) || perm.mode & 0o111 != 0;
-    if runs && creds.capable(cap::DAC_OVERRIDE) { Ok(()) } else { Err(Errno::EACCES) }
+    let overrides = || creds.capable_over(perm.uid, perm.gid, cap::DAC_OVERRIDE);
+    if runs && overrides() { Ok(()) } else { Err(Errno::EACCES) }
 }
 
 /// Whether the caller has this access to `inode`.
@@ -51,7 +53,8 @@ pub fn permission(cx: &Cx<'_>, inode: &dyn Inode, want: Access) -> Result<(), Er
 
 /// Whether the caller owns it, or may act as if. `EPERM` where not.
 pub fn owner(creds: &Creds, perm: Perm) -> Result<(), Errno> {
-    match creds.fsuid == perm.uid || creds.capable(cap::FOWNER) {
+    let capable = || creds.own_capable(cap::FOWNER) && creds.userns.has_uid(perm.uid);
+    match creds.fsuid == perm.uid || capable() {
         true => Ok(()),
         false => Err(Errno::EPERM),
     }
@@ -62,18 +65,22 @@ pub fn owner(creds: &Creds, perm: Perm) -> Result<(), Errno> {
 pub fn may_delete(cx: &Cx<'_>, dir: &dyn Inode, child: &dyn Inode) -> Result<(), Errno> {
     let perm = dir.perm()?;
     check(cx.creds, perm, Access::WRITE | Access::EXEC)?;
-    if perm.mode & mode::ISVTX != 0
-        && cx.creds.fsuid != perm.uid
-        && cx.creds.fsuid != child.perm()?.uid
-        && !cx.creds.capable(cap::FOWNER)
-    {
-        return Err(Errno::EPERM);
+    if perm.mode & mode::ISVTX != 0 && cx.creds.fsuid != perm.uid {
+        let child = child.perm()?;
+        if cx.creds.fsuid != child.uid && !cx.creds.capable_over(child.uid, child.gid, cap::FOWNER)
+        {
+            return Err(Errno::EPERM);
+        }
     }
     Ok(())
 }
 
-/// Whether the caller may make a name in the directory.
-pub fn may_create(cx: &Cx<'_>, dir: &dyn Inode) -> Result<(), Errno> {
+/// Whether the caller may make a name in the directory. `EOVERFLOW` where it has no number in the user namespace
+/// that the file system belongs to.
+pub fn may_create(cx: &Cx<'_>, sb: &Super, dir: &dyn Inode) -> Result<(), Errno> {
+    if !sb.owner.has_uid(cx.creds.fsuid) || !sb.owner.has_gid(cx.creds.fsgid) {
+        return Err(Errno::EOVERFLOW);
+    }
     permission(cx, dir, Access::WRITE | Access::EXEC)
 }
 

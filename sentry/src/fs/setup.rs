@@ -22,8 +22,7 @@ use crate::control::{Capabilities, ContainerSpec, MountSource, MountSpec};
 use crate::errno::Errno;
 use crate::ipc::Ipc;
 use crate::kernel::Container;
-use crate::task::Creds;
-use crate::task::PidNamespace;
+use crate::task::{Creds, PidNamespace};
 
 /// A folder or file of the host to be attached through a gofer.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +50,12 @@ pub struct Sources<'a> {
     pub pidns: &'a Arc<PidNamespace>,
 }
 
+impl Sources<'_> {
+    fn mounter<'a>(&'a self, creds: &'a Creds) -> Mounter<'a> {
+        Mounter { container: self.container, pidns: self.pidns, ipc: self.ipc, creds }
+    }
+}
+
 /// A mount that failed.
 #[derive(Clone, Debug)]
 pub struct MountError {
@@ -76,23 +81,34 @@ fn describe(mount: &MountSpec) -> String {
     }
 }
 
-/// A file system of the sentry's own, by its type; proc shows `pidns`. `ENODEV` where there is none of this type.
+/// Who mounts a file system of the sentry's own, as far as that depends on it.
+pub struct Mounter<'a> {
+    /// Whose processes proc shows,
+    pub container: &'a Weak<Container>,
+    /// by the numbers of this namespace.
+    pub pidns: &'a Arc<PidNamespace>,
+    /// Whose message queues an mqueue has.
+    pub ipc: &'a Ipc,
+    /// To whom the root of a tmpfs belongs, and whose numbers options have.
+    pub creds: &'a Creds,
+}
+
+/// A file system of the sentry's own, by its type. `ENODEV` where there is none of this type.
 pub fn internal(
     fstype: &str,
     data: &[u8],
-    container: &Weak<Container>,
-    pidns: &Arc<PidNamespace>,
-    ipc: &Ipc,
+    mounter: &Mounter<'_>,
 ) -> Result<Arc<dyn FileSystem>, Errno> {
+    let creds = mounter.creds;
     match fstype {
-        "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data)?)?),
-        "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data)?)?),
-        "proc" => Ok(ProcFs::new(container, pidns)),
+        "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data, creds)?)?),
+        "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data, creds)?)?),
+        "proc" => Ok(ProcFs::new(mounter.container, mounter.pidns)),
         "sysfs" => Ok(sysfs::new()?),
         "cgroup" => Ok(sysfs::cgroup("cgroup")),
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
-        "mqueue" => Ok(ipc.mqueue().0.clone()),
-        "devpts" => Ok(Devpts::new(data)?),
+        "mqueue" => Ok(mounter.ipc.mqueue().0.clone()),
+        "devpts" => Ok(Devpts::new(data, creds)?),
         _ => Err(Errno::ENODEV),
     }
 }
@@ -212,10 +228,9 @@ fn one(
 ) -> Result<(), Errno> {
     let flags = MountFlags::from_ms(spec.flags);
     let (fs, source) = match &spec.source {
-        MountSource::Internal { fstype, data } => (
-            internal(fstype, data.as_bytes(), sources.container, sources.pidns, sources.ipc)?,
-            fstype.as_str(),
-        ),
+        MountSource::Internal { fstype, data } => {
+            (internal(fstype, data.as_bytes(), &sources.mounter(cx.creds))?, fstype.as_str())
+        }
         MountSource::Gofer { gofer, attach, overlay, .. } => {
             let source = GoferSource { gofer: *gofer, attach, shared: true };
             (layered((sources.attach)(source)?, *overlay)?, attach.as_str())

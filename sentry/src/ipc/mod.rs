@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 use crate::errno::Errno;
 use crate::fs::Super;
 use crate::fs::mqueue::MqFs;
-use crate::task::{Creds, NamespaceId, cap};
+use crate::task::{Creds, NamespaceId, UserNamespace, cap};
 use crate::time::Clock;
 
 pub use sem::Semaphores;
@@ -22,6 +22,8 @@ pub use table::{Object, Table};
 pub struct Ipc {
     /// Its number.
     pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
     /// Its semaphores.
     pub semaphores: Semaphores,
     /// Its shared memory.
@@ -33,11 +35,20 @@ pub struct Ipc {
 }
 
 impl Ipc {
+    /// A new one of this user namespace's.
+    pub fn owned(owner: UserNamespace) -> Ipc {
+        let mut ipc = Ipc { owner, ..Ipc::default() };
+        ipc.semaphores.owner = ipc.owner.clone();
+        ipc.segments.owner = ipc.owner.clone();
+        ipc.queues.owner = ipc.owner.clone();
+        ipc
+    }
+
     /// Its POSIX message queues, as a file system, and this as it is in use.
     pub fn mqueue(&self) -> &(Arc<MqFs>, Arc<Super>) {
         self.mqueue.call_once(|| {
             let fs = Arc::new(MqFs::default());
-            (fs.clone(), Super::new(fs))
+            (fs.clone(), Super::owned(fs, &self.owner))
         })
     }
 }
@@ -68,13 +79,16 @@ pub struct Perm {
     pub cuid: u32,
     pub cgid: u32,
     pub mode: u32,
+    /// Whose capabilities count for the object's namespace.
+    pub owner: UserNamespace,
 }
 
 impl Perm {
-    /// Of a new object.
-    pub fn new(key: i32, creds: &Creds, mode: u32) -> Perm {
+    /// Of a new object in a namespace of `owner`'s.
+    pub fn new(key: i32, creds: &Creds, mode: u32, owner: &UserNamespace) -> Perm {
         let (uid, gid) = (creds.euid, creds.egid);
-        Perm { key, uid, gid, cuid: uid, cgid: gid, mode: mode & 0o777 }
+        let owner = owner.clone();
+        Perm { key, uid, gid, cuid: uid, cgid: gid, mode: mode & 0o777, owner }
     }
 
     /// `EACCES` unless everything that `want` asks for, in any of its three digits, is granted
@@ -88,10 +102,16 @@ impl Perm {
         } else {
             self.mode
         };
-        if want & !granted != 0 && !creds.capable(cap::IPC_OWNER) {
+        if want & !granted != 0 && !creds.ns_capable(&self.owner, cap::IPC_OWNER) {
             return Err(Errno::EACCES);
         }
         Ok(())
+    }
+
+    /// With the numbers of a user namespace for its users and groups.
+    pub fn seen_from(&self, ns: &UserNamespace) -> Perm {
+        let (uid, gid) = (ns.uid(self.uid), ns.gid(self.gid));
+        Perm { uid, gid, cuid: ns.uid(self.cuid), cgid: ns.gid(self.cgid), ..self.clone() }
     }
 
     fn is_owner(&self, creds: &Creds) -> bool {
@@ -100,7 +120,7 @@ impl Perm {
 
     /// `EPERM` for who may neither remove the object nor give it away.
     pub fn check_owner(&self, creds: &Creds) -> Result<(), Errno> {
-        if self.is_owner(creds) || creds.capable(cap::SYS_ADMIN) {
+        if self.is_owner(creds) || creds.ns_capable(&self.owner, cap::SYS_ADMIN) {
             return Ok(());
         }
         Err(Errno::EPERM)

@@ -13,7 +13,7 @@ use super::{Perm, flag, seconds};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::sync::{Mutex, WaitQueue};
-use crate::task::{Blocked, Creds, Current, Pid, cap};
+use crate::task::{Blocked, Creds, Current, Pid, UserNamespace, cap};
 
 /// Bytes of a message (MSGMAX).
 pub const MAX: usize = 8192;
@@ -36,6 +36,8 @@ pub const COPY: u32 = 0o40000;
 /// The queues of a namespace.
 #[derive(Default)]
 pub struct Queues {
+    /// Whose capabilities count for the namespace.
+    pub(super) owner: UserNamespace,
     table: Mutex<Table<MsgQueue>>,
     /// What all messages take.
     used: Arc<AtomicUsize>,
@@ -146,7 +148,7 @@ impl Queues {
         table.add(QUEUES, |id| MsgQueue {
             id,
             state: Mutex::new(State {
-                perm: Perm::new(key, creds, flags),
+                perm: Perm::new(key, creds, flags, &self.owner),
                 messages: VecDeque::new(),
                 bytes: 0,
                 most: QUEUE_BYTES,
@@ -399,7 +401,7 @@ mod tests {
     fn queue(kinds: &[i64]) -> State {
         let message = |kind: &i64| Message { kind: *kind, data: alloc::vec![0; *kind as usize] };
         State {
-            perm: Perm::new(1, &Creds::default(), 0o600),
+            perm: Perm::new(1, &Creds::default(), 0o600, &UserNamespace::INITIAL),
             messages: kinds.iter().map(message).collect(),
             bytes: kinds.iter().sum::<i64>() as u64,
             most: 20,

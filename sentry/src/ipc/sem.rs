@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::{Object, Perm, Table, flag, seconds};
 use crate::errno::Errno;
 use crate::sync::{Mutex, WaitQueue};
-use crate::task::{Blocked, Creds, Current, Pid};
+use crate::task::{Blocked, Creds, Current, Pid, UserNamespace};
 
 /// Sets in a namespace (SEMMNI).
 pub const SETS: usize = 32_000;
@@ -30,6 +30,8 @@ const ADJUSTMENTS: usize = 32_000;
 /// The sets of a namespace.
 #[derive(Default)]
 pub struct Semaphores {
+    /// Whose capabilities count for the namespace.
+    pub(super) owner: UserNamespace,
     table: Mutex<Inner>,
     /// Sets, so that the end of a process looks at nothing where there are none.
     count: AtomicUsize,
@@ -119,7 +121,7 @@ impl Semaphores {
             return Err(Errno::ENOSPC);
         }
         let state = State {
-            perm: Perm::new(key, creds, flags),
+            perm: Perm::new(key, creds, flags, &self.owner),
             values: vec![Value::default(); len],
             operated: 0,
             changed: seconds(),
@@ -430,7 +432,7 @@ mod tests {
 
     fn state(values: &[i32]) -> State {
         State {
-            perm: Perm::new(1, &Creds::default(), 0o600),
+            perm: Perm::new(1, &Creds::default(), 0o600, &UserNamespace::INITIAL),
             values: values.iter().map(|value| Value { value: *value, pid: 0 }).collect(),
             operated: 0,
             changed: 0,
@@ -468,7 +470,15 @@ mod tests {
 
     #[test]
     fn permissions_are_the_owners_the_groups_or_everybodys() {
-        let perm = Perm { key: 1, uid: 5, gid: 6, cuid: 5, cgid: 6, mode: 0o640 };
+        let perm = Perm {
+            key: 1,
+            uid: 5,
+            gid: 6,
+            cuid: 5,
+            cgid: 6,
+            mode: 0o640,
+            owner: UserNamespace::INITIAL,
+        };
         let who = |euid, egid| Creds { euid, egid, fsgid: egid, ..Creds::default() };
         assert_eq!(perm.check(&who(5, 9), 0o222), Ok(()));
         assert_eq!(perm.check(&who(7, 6), 0o444), Ok(()));

@@ -14,7 +14,7 @@ use crate::errno::Errno;
 use crate::mm::{FilePage, Mappable, Mm, SharedMemory};
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::{Mutex, SpinLock};
-use crate::task::{Creds, Pid, cap};
+use crate::task::{Creds, Pid, UserNamespace, cap};
 
 /// Segments in a namespace (SHMMNI).
 pub const SEGMENTS: usize = 4096;
@@ -29,6 +29,8 @@ const HUGETLB: u32 = 0o4000;
 /// The segments of a namespace.
 #[derive(Default)]
 pub struct Segments {
+    /// Whose capabilities count for the namespace.
+    pub(super) owner: UserNamespace,
     table: Mutex<Inner>,
 }
 
@@ -136,7 +138,7 @@ impl Segments {
             size,
             memory: SharedMemory::new(pages_of(size)),
             state: SpinLock::new(State {
-                perm: Perm::new(key, creds, flags),
+                perm: Perm::new(key, creds, flags, &self.owner),
                 attached: 0,
                 creator: pid,
                 last: 0,
@@ -239,7 +241,7 @@ impl Segment {
     /// caller's limit in bytes.
     pub fn set_locked(&self, creds: &Creds, locked: bool, memlock: u64) -> Result<(), Errno> {
         let mut state = self.state.lock();
-        if !creds.capable(cap::IPC_LOCK) {
+        if !creds.ns_capable(&state.perm.owner, cap::IPC_LOCK) {
             let owner = creds.euid == state.perm.uid || creds.euid == state.perm.cuid;
             if !owner || locked && memlock == 0 {
                 return Err(Errno::EPERM);

@@ -119,6 +119,7 @@ impl<T: Object> Table<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::UserNamespace;
 
     struct Thing(i32, i32);
 
@@ -127,7 +128,7 @@ mod tests {
             self.0
         }
         fn perm(&self) -> Perm {
-            Perm::new(self.1, &Creds::default(), 0o600)
+            Perm::new(self.1, &Creds::default(), 0o600, &UserNamespace::INITIAL)
         }
     }
 

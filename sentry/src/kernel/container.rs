@@ -18,7 +18,9 @@ use crate::platform::{Level, StreamId, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
-use crate::task::{self, Birth, Creds, FirstProcess, Namespaces, Pid, Pids, Process, Rlimits};
+use crate::task::{
+    self, Birth, Creds, FirstProcess, Namespaces, Pid, Pids, Process, Rlimits, UserNamespace,
+};
 
 /// A container: an init process, namespaces, mounts and limits.
 pub struct Container {
@@ -523,6 +525,7 @@ fn creds_of(spec: &ProcessSpec) -> Creds {
         capabilities,
         securebits: 0,
         no_new_privs: spec.no_new_privs,
+        userns: UserNamespace::INITIAL,
     }
 }
 

@@ -212,6 +212,8 @@ pub trait Socket: Send + Sync {
 pub struct NetNamespace {
     /// Its number.
     pub id: crate::task::NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: crate::task::UserNamespace,
     /// Abstract names of AF_UNIX sockets.
     pub abstract_names: unix::AbstractNames,
 }

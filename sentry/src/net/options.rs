@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::{Socket, Ucred};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
-use crate::task::PidNamespace;
+use crate::task::Current;
 use crate::task::{Creds, cap};
 use crate::time::{SECOND, TimeVal};
 
@@ -193,12 +193,8 @@ impl Options {
     }
 
     /// getsockopt(2) at SOL_SOCKET: the value in full.
-    pub fn get(
-        &self,
-        socket: &dyn Socket,
-        pidns: &PidNamespace,
-        option: i32,
-    ) -> Result<Vec<u8>, Errno> {
+    pub fn get(&self, socket: &dyn Socket, cx: &Current, option: i32) -> Result<Vec<u8>, Errno> {
+        let ns = &cx.creds.userns;
         let timeval = |ns: &AtomicU64| TimeVal::from_ns(ns.load(Ordering::Relaxed)).to_bytes();
         let number: u32 = match option {
             TYPE => socket.kind() as u32,
@@ -218,15 +214,18 @@ impl Options {
                 return Ok([u32::from(on), seconds].map(u32::to_le_bytes).concat());
             }
             PEERCRED => {
-                // Nobody: the ids of no user and no group.
-                let nobody = Ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-                let Ucred { pid, uid, gid } = socket.peer_creds().map_or(nobody, |(c, _)| c);
-                let pid = pidns.nr(pid);
-                return Ok([pid, uid, gid].map(u32::to_le_bytes).concat());
+                let seen = match socket.peer_creds() {
+                    Some((Ucred { pid, uid, gid }, _)) => {
+                        [cx.task.process.pidns.nr(pid), ns.uid(uid), ns.gid(gid)]
+                    }
+                    // Nobody: the ids of no user and no group.
+                    None => [0, u32::MAX, u32::MAX],
+                };
+                return Ok(seen.map(u32::to_le_bytes).concat());
             }
             PEERGROUPS => {
                 let (_, groups) = socket.peer_creds().ok_or(Errno::ENODATA)?;
-                return Ok(groups.iter().flat_map(|g| g.to_le_bytes()).collect());
+                return Ok(groups.iter().flat_map(|g| ns.gid(*g).to_le_bytes()).collect());
             }
             option => {
                 switch(option).ok_or(Errno::ENOPROTOOPT)?;

@@ -205,7 +205,7 @@ impl Current {
 
     /// The information that a signal of this task to another carries.
     pub fn sign(&self, signal: Signal, code: i32) -> SigInfo {
-        SigInfo::user(signal, code, self.task.process.vpid, self.creds.uid)
+        SigInfo::user(signal, code, self.task.process.vpid, self.creds.userns.uid(self.creds.uid))
     }
 
     /// As kill(2) of itself would: for calls that raise a signal on their caller (SIGPIPE).

@@ -22,7 +22,10 @@ fn chmod_named(cx: &Current, named: &Named, bits: u32) -> SysResult {
         return Err(Errno::EOPNOTSUPP.into());
     }
     let mut bits = bits & mode::PERM;
-    if bits & mode::ISGID != 0 && !cx.creds.in_group(perm.gid) && !cx.creds.capable(cap::FSETID) {
+    if bits & mode::ISGID != 0
+        && !cx.creds.in_group(perm.gid)
+        && !cx.creds.capable_over(perm.uid, perm.gid, cap::FSETID)
+    {
         bits &= !mode::ISGID;
     }
     named.set_attr(cx, &SetAttr { mode: Some(bits), ..SetAttr::default() })?;
@@ -58,12 +61,24 @@ pub fn fchmodat2(cx: &mut Current, args: Args) -> SysResult {
 }
 
 fn chown_named(cx: &Current, named: &Named, uid: u32, gid: u32) -> SysResult {
+    let ns = &cx.creds.userns;
+    let id = |n: u32, to: Option<u32>| match (n, to) {
+        (u32::MAX, _) => Ok(None),
+        (_, Some(id)) => Ok(Some(id)),
+        (_, None) => Err(Errno::EINVAL),
+    };
+    let (uid, gid) = (id(uid, ns.kuid(uid))?, id(gid, ns.kgid(gid))?);
     named.check_write()?;
-    let id = |n: u32| (n != u32::MAX).then_some(n);
-    let (uid, gid) = (id(uid), id(gid));
+    // The file system must have room for the new owner.
+    if let Some(path) = named.path() {
+        let sb = &path.mount.sb.owner;
+        if uid.is_some_and(|id| !sb.has_uid(id)) || gid.is_some_and(|id| !sb.has_gid(id)) {
+            return Err(Errno::EOVERFLOW.into());
+        }
+    }
     let attr = named.attr()?;
     let Perm { uid: owner, gid: group, .. } = attr.perm();
-    if !cx.creds.capable(cap::CHOWN) {
+    if !cx.creds.capable_over(owner, group, cap::CHOWN) {
         let mine = cx.creds.fsuid == owner;
         let uid_ok = uid.is_none_or(|u| mine && u == owner);
         let gid_ok = gid.is_none_or(|g| mine && (g == group || cx.creds.in_group(g)));

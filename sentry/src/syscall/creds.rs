@@ -5,85 +5,106 @@ use alloc::vec::Vec;
 use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
-use crate::task::{Creds, Current, cap};
+use crate::task::{Creds, Current, UNCHANGED, cap};
 
 /// Most supplementary groups (NGROUPS_MAX).
 const NGROUPS_MAX: usize = 65536;
 
 /// getuid(2).
 pub fn getuid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.creds.uid.into())
+    Ok(cx.creds.userns.uid(cx.creds.uid).into())
 }
 
 /// geteuid(2).
 pub fn geteuid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.creds.euid.into())
+    Ok(cx.creds.userns.uid(cx.creds.euid).into())
 }
 
 /// getgid(2).
 pub fn getgid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.creds.gid.into())
+    Ok(cx.creds.userns.gid(cx.creds.gid).into())
 }
 
 /// getegid(2).
 pub fn getegid(cx: &mut Current, _args: Args) -> SysResult {
-    Ok(cx.creds.egid.into())
+    Ok(cx.creds.userns.gid(cx.creds.egid).into())
 }
 
 fn adopt(cx: &mut Current, new: Result<Creds, Errno>) -> SysResult {
-    let new = new?;
-    if new != *cx.creds {
-        // A change of identity makes a process invisible to debuggers (commit_creds()).
-        let old = &cx.creds;
-        if (new.euid, new.egid, new.fsuid, new.fsgid) != (old.euid, old.egid, old.fsuid, old.fsgid)
-        {
-            let process = &cx.task.process;
-            process.dumpable.store(false, core::sync::atomic::Ordering::Relaxed);
-            cx.task.parent_death_signal.store(0, core::sync::atomic::Ordering::Relaxed);
-        }
-        cx.set_creds(new);
-    }
+    cx.commit_creds(new?);
     Ok(0)
 }
 
-/// Ids that are no ids: -1 where it does not mean "unchanged".
-fn id(n: u32) -> Result<u32, Errno> {
-    if n == u32::MAX { Err(Errno::EINVAL) } else { Ok(n) }
+/// The user whom the caller means. `EINVAL` where there is none of this number, as of -1.
+fn user(cx: &Current, uid: u32) -> Result<u32, Errno> {
+    cx.creds.userns.kuid(uid).ok_or(Errno::EINVAL)
+}
+
+/// The group that the caller means.
+fn group(cx: &Current, gid: u32) -> Result<u32, Errno> {
+    cx.creds.userns.kgid(gid).ok_or(Errno::EINVAL)
+}
+
+/// Users, of which -1 means that the id does not change.
+fn users<const N: usize>(cx: &Current, args: Args) -> Result<[u32; N], Errno> {
+    ids(args, |uid| user(cx, uid))
+}
+
+/// Groups likewise.
+fn groups<const N: usize>(cx: &Current, args: Args) -> Result<[u32; N], Errno> {
+    ids(args, |gid| group(cx, gid))
+}
+
+fn ids<const N: usize>(
+    args: Args,
+    id: impl Fn(u32) -> Result<u32, Errno>,
+) -> Result<[u32; N], Errno> {
+    let mut all = [UNCHANGED; N];
+    for (n, to) in all.iter_mut().enumerate() {
+        if args.uint(n) != UNCHANGED {
+            *to = id(args.uint(n))?;
+        }
+    }
+    Ok(all)
 }
 
 /// setuid(2).
 pub fn setuid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_uid(id(args.uint(0))?);
+    let new = cx.creds.set_uid(user(cx, args.uint(0))?);
     adopt(cx, new)
 }
 
 /// setgid(2).
 pub fn setgid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_gid(id(args.uint(0))?);
+    let new = cx.creds.set_gid(group(cx, args.uint(0))?);
     adopt(cx, new)
 }
 
 /// setreuid(2).
 pub fn setreuid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_reuid(args.uint(0), args.uint(1));
+    let [ruid, euid] = users(cx, args)?;
+    let new = cx.creds.set_reuid(ruid, euid);
     adopt(cx, new)
 }
 
 /// setregid(2).
 pub fn setregid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_regid(args.uint(0), args.uint(1));
+    let [rgid, egid] = groups(cx, args)?;
+    let new = cx.creds.set_regid(rgid, egid);
     adopt(cx, new)
 }
 
 /// setresuid(2).
 pub fn setresuid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_resuid(args.uint(0), args.uint(1), args.uint(2));
+    let [ruid, euid, suid] = users(cx, args)?;
+    let new = cx.creds.set_resuid(ruid, euid, suid);
     adopt(cx, new)
 }
 
 /// setresgid(2).
 pub fn setresgid(cx: &mut Current, args: Args) -> SysResult {
-    let new = cx.creds.set_resgid(args.uint(0), args.uint(1), args.uint(2));
+    let [rgid, egid, sgid] = groups(cx, args)?;
+    let new = cx.creds.set_resgid(rgid, egid, sgid);
     adopt(cx, new)
 }
 
@@ -96,18 +117,20 @@ fn three(cx: &Current, args: Args, ids: [u32; 3]) -> SysResult {
 
 /// getresuid(2).
 pub fn getresuid(cx: &mut Current, args: Args) -> SysResult {
-    three(cx, args, [cx.creds.uid, cx.creds.euid, cx.creds.suid])
+    let all = [cx.creds.uid, cx.creds.euid, cx.creds.suid];
+    three(cx, args, all.map(|id| cx.creds.userns.uid(id)))
 }
 
 /// getresgid(2).
 pub fn getresgid(cx: &mut Current, args: Args) -> SysResult {
-    three(cx, args, [cx.creds.gid, cx.creds.egid, cx.creds.sgid])
+    let all = [cx.creds.gid, cx.creds.egid, cx.creds.sgid];
+    three(cx, args, all.map(|id| cx.creds.userns.gid(id)))
 }
 
 /// setfsuid(2): gives the old one, whether or not it has changed.
 pub fn setfsuid(cx: &mut Current, args: Args) -> SysResult {
-    let old = cx.creds.fsuid;
-    if let Some(new) = cx.creds.set_fsuid(args.uint(0)) {
+    let old = cx.creds.userns.uid(cx.creds.fsuid);
+    if let Some(new) = cx.creds.userns.kuid(args.uint(0)).and_then(|id| cx.creds.set_fsuid(id)) {
         adopt(cx, Ok(new))?;
     }
     Ok(old.into())
@@ -115,8 +138,8 @@ pub fn setfsuid(cx: &mut Current, args: Args) -> SysResult {
 
 /// setfsgid(2).
 pub fn setfsgid(cx: &mut Current, args: Args) -> SysResult {
-    let old = cx.creds.fsgid;
-    if let Some(new) = cx.creds.set_fsgid(args.uint(0)) {
+    let old = cx.creds.userns.gid(cx.creds.fsgid);
+    if let Some(new) = cx.creds.userns.kgid(args.uint(0)).and_then(|id| cx.creds.set_fsgid(id)) {
         adopt(cx, Ok(new))?;
     }
     Ok(old.into())
@@ -130,7 +153,8 @@ pub fn getgroups(cx: &mut Current, args: Args) -> SysResult {
         if room < groups.len() {
             return Err(Errno::EINVAL.into());
         }
-        let bytes: Vec<u8> = groups.iter().flat_map(|g| g.to_le_bytes()).collect();
+        let userns = &cx.creds.userns;
+        let bytes: Vec<u8> = groups.iter().flat_map(|g| userns.gid(*g).to_le_bytes()).collect();
         cx.mm.copy_out(args.get(1), &bytes)?;
     }
     Ok(groups.len() as u64)
@@ -138,7 +162,7 @@ pub fn getgroups(cx: &mut Current, args: Args) -> SysResult {
 
 /// setgroups(2).
 pub fn setgroups(cx: &mut Current, args: Args) -> SysResult {
-    if !cx.creds.capable(cap::SETGID) {
+    if !cx.creds.own_capable(cap::SETGID) || !cx.creds.userns.may_setgroups() {
         return Err(Errno::EPERM.into());
     }
     let count = usize::try_from(args.int(0)).map_err(|_| Errno::EINVAL)?;
@@ -146,11 +170,8 @@ pub fn setgroups(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let bytes = cx.mm.copy_in_array(args.get(1), count, 4, NGROUPS_MAX * 4)?;
-    let mut groups: Vec<u32> =
-        bytes.as_chunks::<4>().0.iter().map(|g| u32::from_le_bytes(*g)).collect();
-    if groups.contains(&u32::MAX) {
-        return Err(Errno::EINVAL.into());
-    }
+    let numbers = bytes.as_chunks::<4>().0.iter().map(|g| u32::from_le_bytes(*g));
+    let mut groups = numbers.map(|gid| group(cx, gid)).collect::<Result<Vec<u32>, Errno>>()?;
     groups.sort_unstable();
     let new = Creds { groups, ..(*cx.creds).clone() };
     adopt(cx, Ok(new))

@@ -120,7 +120,7 @@ pub fn chroot(cx: &mut Current, args: Args) -> SysResult {
     let path = path(cx, args.get(0))?;
     let to = cx.cx().walk(None, &path, WalkFlags::FOLLOW | WalkFlags::DIRECTORY)?;
     let to = enter(cx, to)?;
-    if !cx.creds.capable(cap::SYS_CHROOT) {
+    if !cx.creds.own_capable(cap::SYS_CHROOT) {
         return Err(Errno::EPERM.into());
     }
     cx.fs.set_root(to);

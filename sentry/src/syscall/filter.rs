@@ -80,7 +80,7 @@ fn set_filter(cx: &Current, flags: u32, addr: u64) -> SysResult {
     if len == 0 || len > MAX_INSNS {
         return Err(Errno::EINVAL.into());
     }
-    if !cx.creds.no_new_privs && !cx.creds.capable(cap::SYS_ADMIN) {
+    if !cx.creds.no_new_privs && !cx.creds.own_capable(cap::SYS_ADMIN) {
         return Err(Errno::EACCES.into());
     }
     let bytes = cx.mm.copy_in_array(program, len, 8, MAX_INSNS.saturating_mul(8))?;

@@ -208,10 +208,12 @@ fn credentials(cx: &Current, data: &[u8]) -> Result<Ucred, Errno> {
     let gid = data.get(8..).and_then(|b| b.first_chunk::<4>()).ok_or(Errno::EINVAL)?;
     let gid = u32::from_le_bytes(*gid);
     let creds = &cx.creds;
+    let ns = &creds.userns;
+    let (uid, gid) = (ns.kuid(uid).ok_or(Errno::EINVAL)?, ns.kgid(gid).ok_or(Errno::EINVAL)?);
     let process = &cx.task.process;
-    let may = (pid == process.vpid || creds.capable(cap::SYS_ADMIN))
-        && ([creds.uid, creds.euid, creds.suid].contains(&uid) || creds.capable(cap::SETUID))
-        && ([creds.gid, creds.egid, creds.sgid].contains(&gid) || creds.capable(cap::SETGID));
+    let may = (pid == process.vpid || creds.ns_capable(&process.pidns.owner, cap::SYS_ADMIN))
+        && ([creds.uid, creds.euid, creds.suid].contains(&uid) || creds.own_capable(cap::SETUID))
+        && ([creds.gid, creds.egid, creds.sgid].contains(&gid) || creds.own_capable(cap::SETGID));
     if !may {
         return Err(Errno::EPERM);
     }
@@ -310,8 +312,9 @@ fn receive_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let mut writer = Writer { addr: header.control, room, done: 0, cut: false };
     if let Some(Ucred { pid, uid, gid }) = incoming.creds {
-        let pid = cx.task.process.pidns.nr(pid);
-        writer.put(cx, SCM_CREDENTIALS, &[pid, uid, gid].map(u32::to_le_bytes).concat())?;
+        let ns = &cx.creds.userns;
+        let words = [cx.task.process.pidns.nr(pid), ns.uid(uid), ns.gid(gid)];
+        writer.put(cx, SCM_CREDENTIALS, &words.map(u32::to_le_bytes).concat())?;
     }
     if !incoming.files.is_empty() {
         install(cx, &incoming, &mut writer, flags.contains(MsgFlags::CMSG_CLOEXEC))?;

@@ -11,9 +11,9 @@ use crate::error::SysResult;
 use crate::fs::dentry::Super;
 use crate::fs::mount::MS_REC;
 use crate::fs::perm::cap;
-use crate::fs::setup::internal;
+use crate::fs::setup::{INTERNAL, Mounter, internal};
 use crate::fs::{Mount, MountFlags, Path, Propagation, WalkFlags};
-use crate::task::Current;
+use crate::task::{Current, UserNamespace};
 
 /// Flags of mount(2) that say what to do (linux/mount.h).
 const MS_REMOUNT: u64 = 32;
@@ -25,8 +25,38 @@ const MS_NOUSER: u64 = 1 << 31;
 /// Longest data of a mount, one page.
 const MAX_DATA: usize = 4096;
 
+/// `EPERM` where the caller may not change mounts at all (may_mount()).
 pub(super) fn admin(cx: &Current) -> Result<(), Errno> {
-    if cx.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+    over(cx, &cx.fs.namespace().owner)
+}
+
+/// `EPERM` without CAP_SYS_ADMIN in a user namespace.
+pub(super) fn over(cx: &Current, ns: &UserNamespace) -> Result<(), Errno> {
+    if cx.creds.ns_capable(ns, cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// A file system of the sentry's own, mounted by the caller, in use. `ENODEV` where there is none of this type, `EPERM`
+/// where the caller may not: what it shows is a
+/// namespace's, by whose owner the file system is owned, or nobody's but the initial user namespace's.
+pub(super) fn filesystem(cx: &Current, fstype: &str, data: &[u8]) -> Result<Arc<Super>, Errno> {
+    if !INTERNAL.contains(&fstype) {
+        return Err(Errno::ENODEV);
+    }
+    let process = &cx.task.process;
+    let spaces = &cx.namespaces;
+    let owner = match fstype {
+        "proc" => &process.pidns.owner,
+        "mqueue" => &spaces.ipc.owner,
+        "sysfs" => &spaces.net.owner,
+        "cgroup" | "cgroup2" => &spaces.cgroup.owner,
+        "tmpfs" | "devpts" => &cx.creds.userns,
+        _ => &UserNamespace::INITIAL,
+    };
+    over(cx, owner)?;
+    let container = Arc::downgrade(&process.container);
+    let (pidns, ipc) = (&process.pidns, &spaces.ipc);
+    let mounter = Mounter { container: &container, pidns, ipc, creds: &cx.creds };
+    Ok(Super::owned(internal(fstype, data, &mounter)?, owner))
 }
 
 fn walk(cx: &Current, path: &[u8]) -> Result<Path, Errno> {
@@ -88,18 +118,12 @@ pub fn mount(cx: &mut Current, args: Args) -> SysResult {
     }
     let fstype = fstype.ok_or(Errno::EINVAL)?;
     let fstype = core::str::from_utf8(&fstype).map_err(|_| Errno::ENODEV)?;
-    let container = Arc::downgrade(&cx.task.process.container);
-    let sb = Super::new(internal(
-        fstype,
-        &data,
-        &container,
-        &cx.task.process.pidns,
-        &cx.namespaces.ipc,
-    )?);
+    let sb = filesystem(cx, fstype, &data)?;
     sb.change_flags(MountFlags::from_bits_truncate(flags))?;
     let root = sb.root().ok_or(Errno::ENOENT)?;
     let source = String::from_utf8_lossy(&source).into_owned();
     let mount = Mount::new(&sb, root, MountFlags::from_ms(flags), source);
+    namespace.check_revealing(&mount)?;
     namespace.mount(&mount, &at)?;
     Ok(0)
 }
@@ -113,8 +137,10 @@ fn remount(cx: &Current, at: &Path, flags: u64, data: &[u8]) -> SysResult {
     if !at.is_mount_root() || !at.mount.is_in(&cx.fs.namespace()) {
         return Err(Errno::EINVAL.into());
     }
+    at.mount.check_locks(own)?;
     if flags & MS_BIND == 0 {
         let sb = &at.mount.sb;
+        over(cx, &sb.owner)?;
         sb.fs.remount(data)?;
         sb.change_flags(MountFlags::from_bits_truncate(flags))?;
         // Files that are open for writing have been looked for.
@@ -147,6 +173,12 @@ pub fn umount2(cx: &mut Current, args: Args) -> SysResult {
     if !at.is_mount_root() || !at.mount.is_in(&namespace) {
         return Err(Errno::EINVAL.into());
     }
+    if at.mount.is_locked() {
+        return Err(Errno::EINVAL.into());
+    }
+    if flags & FORCE != 0 {
+        over(cx, &at.mount.sb.owner)?;
+    }
     let is_root = Arc::ptr_eq(&at.mount, &cx.fs.root().mount);
     let mount = at.mount.clone();
     drop(at);
@@ -158,6 +190,7 @@ pub fn umount2(cx: &mut Current, args: Args) -> SysResult {
     }
     if is_root && flags & DETACH == 0 {
         // One's own root is made read-only instead.
+        over(cx, &mount.sb.owner)?;
         mount.sb.change_flags(mount.sb.flags() | MountFlags::RDONLY)?;
         return Ok(0);
     }

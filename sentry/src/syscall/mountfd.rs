@@ -7,12 +7,12 @@ use super::Args;
 use super::file_args::{
     AT_EMPTY_PATH, AT_FDCWD, AT_NO_AUTOMOUNT, AT_SYMLINK_NOFOLLOW, fd_limit, named,
 };
-use super::mount::{admin, propagation};
+use super::mount::{admin, filesystem, over, propagation};
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::fscontext::{self, FsContextFile};
 use crate::fs::mount::{self, Change};
-use crate::fs::setup::{INTERNAL, internal};
+use crate::fs::setup::INTERNAL;
 use crate::fs::{File, MountFlags, MountNamespace, OpenFlags, Path, nsfs};
 use crate::task::{CloneFlags, Current, NamespaceId};
 
@@ -118,7 +118,7 @@ pub fn move_mount(cx: &mut Current, args: Args) -> SysResult {
     if !from.is_mount_root() || !to.is_mount_root() {
         return Err(Errno::EINVAL.into());
     }
-    to.mount.join(&from.mount)?;
+    to.mount.join(&from.mount, |owner| over(cx, owner))?;
     Ok(0)
 }
 
@@ -192,11 +192,9 @@ pub fn fsconfig(cx: &mut Current, args: Args) -> SysResult {
     let context = file.ops_as::<FsContextFile>().ok_or(Errno::EINVAL)?;
     match command {
         CREATE => {
-            let container = Arc::downgrade(&cx.task.process.container);
-            let (pidns, ipc) = (&cx.task.process.pidns, &cx.namespaces.ipc);
-            context.create(|data| internal(context.fstype(), data, &container, pidns, ipc))?;
+            context.create(|data| filesystem(cx, context.fstype(), data))?;
         }
-        RECONFIGURE => context.reconfigure()?,
+        RECONFIGURE => context.reconfigure(|sb| over(cx, &sb.owner))?,
         _ => {
             let key = short(cx, key)?;
             let text = match command {
@@ -207,7 +205,7 @@ pub fn fsconfig(cx: &mut Current, args: Args) -> SysResult {
                 cx.files.get_any(aux)?;
             }
             let plain = matches!(command, FLAG | STRING);
-            context.set(&key, if plain { Ok(text.as_deref()) } else { Err(()) })?;
+            context.set(&cx.creds, &key, if plain { Ok(text.as_deref()) } else { Err(()) })?;
         }
     }
     Ok(0)
@@ -232,7 +230,9 @@ pub fn fsmount(cx: &mut Current, args: Args) -> SysResult {
     let kept = attributes(attr)? | access_times(attr)?;
     let file = cx.files.get(args.int(0))?;
     let context = file.ops_as::<FsContextFile>().ok_or(Errno::EINVAL)?;
-    let tree = MountNamespace::anonymous(context.mount(kept)?);
+    let mount = context.mount(kept)?;
+    cx.fs.namespace().check_revealing(&mount)?;
+    let tree = MountNamespace::anonymous(mount, &cx.creds.userns);
     insert(cx, mount::tree_file(tree)?, flags & 1 != 0)
 }
 

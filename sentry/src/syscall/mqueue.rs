@@ -47,7 +47,7 @@ pub fn mq_open(cx: &mut Current, args: Args) -> SysResult {
     let mut found = directory.find(&name);
     let mut made = None;
     if found.is_none() && open.contains(OpenFlags::CREAT) {
-        perm::may_create(&context, &**directory)?;
+        perm::may_create(&context, sb, &**directory)?;
         let mode = args.uint(2) & 0o7777 & !cx.fs.umask();
         let new = New { mode, uid: cx.creds.fsuid, gid: cx.creds.fsgid };
         match directory.make(&context, &name, new, shape) {

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::Args;
-use super::sem::ipc_perm;
+use super::sem::{ipc_owner, ipc_perm};
 use super::shm::put_words;
 use crate::errno::Errno;
 use crate::error::SysResult;
@@ -74,7 +74,8 @@ pub fn msgctl(cx: &mut Current, args: Args) -> SysResult {
         cmd::IPC_RMID => queues.remove(creds, id).map(|()| 0)?,
         cmd::IPC_SET => {
             let word = |at: u64| cx.mm.copy_in_u32(arg.wrapping_add(at));
-            let who = (word(4)?, word(8)?, word(20)?);
+            let (uid, gid) = ipc_owner(creds, word(4)?, word(8)?)?;
+            let who = (uid, gid, word(20)?);
             let most = cx.mm.copy_in_u64(arg.wrapping_add(QBYTES))?;
             queues.find(id)?.set(creds, who, most)?;
             0
@@ -121,7 +122,7 @@ const QBYTES: u64 = 88;
 
 /// struct msqid64_ds.
 fn encode(cx: &Current, stat: &Stat) -> Vec<u8> {
-    let mut bytes = ipc_perm(&stat.perm, stat.id);
+    let mut bytes = ipc_perm(&cx.creds, &stat.perm, stat.id);
     let nr = |id| u64::from(cx.task.process.pidns.nr(id));
     let pids = nr(stat.lspid) | nr(stat.lrpid) << 32;
     let words =

@@ -146,7 +146,7 @@ fn capabilities(cx: &mut Current, option: i32, a: u64, b: u64, rest_zero: bool) 
             return Ok(has_cap(old.capabilities.bounding, number).into());
         }
         pr::CAPBSET_DROP => {
-            if !old.capable(cap::SETPCAP) {
+            if !old.own_capable(cap::SETPCAP) {
                 return Err(Errno::EPERM.into());
             }
             new.capabilities.bounding &= !(1u64 << number.ok_or(Errno::EINVAL)?);
@@ -172,7 +172,7 @@ fn capabilities(cx: &mut Current, option: i32, a: u64, b: u64, rest_zero: bool) 
                 || old.securebits & securebits::ALL_LOCKS & !bits != 0
                 || u64::from(bits) != a
                 || bits & !(securebits::ALL_LOCKS | securebits::ALL_BITS) != 0
-                || !old.capable(cap::SETPCAP)
+                || !old.own_capable(cap::SETPCAP)
             {
                 return Err(Errno::EPERM.into());
             }

@@ -290,7 +290,8 @@ fn do_waitid(cx: &mut Current, args: Args) -> SysResult {
             ChildEvent::Trapped(status) => (code::CLD_TRAPPED, status),
             ChildEvent::Continued => (code::CLD_CONTINUED, Signal::SIGCONT.number().into()),
         };
-        let child = SigInfo::child(Signal::SIGCHLD, code, waited.pid, waited.uid, status, (0, 0));
+        let uid = cx.creds.userns.uid(waited.uid);
+        let child = SigInfo::child(Signal::SIGCHLD, code, waited.pid, uid, status, (0, 0));
         info = child.to_bytes();
         if args.get(4) != 0 {
             cx.mm.copy_out(args.get(4), &waited.usage.to_bytes())?;
@@ -446,12 +447,16 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     use CloneFlags as F;
-    const NAMESPACES: F = UNSHARED.union(F::NEWPID);
-    let flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;
+    const NAMESPACES: F = UNSHARED.union(F::NEWPID).union(F::NEWUSER);
+    let mut flags = F::from_bits(args.get(0) & 0xffff_ffff).ok_or(Errno::EINVAL)?;
     let known =
         F::THREAD | F::FS | F::NEWNS | F::SIGHAND | F::VM | F::FILES | F::SYSVSEM | NAMESPACES;
     if !known.contains(flags) {
         return Err(Errno::EINVAL.into());
+    }
+    // Capabilities over a root directory that others share would be theirs.
+    if flags.contains(F::NEWUSER) {
+        flags |= F::THREAD | F::FS;
     }
     if flags.intersects(F::THREAD | F::SIGHAND | F::VM) {
         // Only where there is nothing to unshare.
@@ -460,17 +465,15 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
             return Err(Errno::EINVAL.into());
         }
     }
-    if flags.intersects(F::NEWNS | NAMESPACES) && !cx.creds.capable(crate::task::cap::SYS_ADMIN) {
-        return Err(Errno::EPERM.into());
-    }
+    let creds = cx.creds_after(flags)?;
     let pidns = match flags.contains(F::NEWPID) {
-        true => Some(cx.nest_pid_namespace()?),
+        true => Some(cx.nest_pid_namespace(&creds.userns)?),
         false => None,
     };
     if flags.intersects(F::FS | F::NEWNS) {
         let fs = cx.fs.fork();
         if flags.contains(F::NEWNS) {
-            fs.unshare_namespace();
+            fs.unshare_namespace(&creds.userns);
         }
         cx.fs = fs.clone();
         let old = cx.task.shared.lock().fs.replace(fs);
@@ -482,12 +485,15 @@ pub fn unshare(cx: &mut Current, args: Args) -> SysResult {
         let old = cx.task.shared.lock().files.replace(files);
         drop(old);
     }
-    if let Some(pidns) = pidns {
-        let mut new = cx.namespaces.unshare(flags);
-        new.pid_for_children = pidns;
+    if flags.intersects(UNSHARED | F::NEWPID) {
+        let mut new = cx.namespaces.unshare(flags, &creds.userns);
+        if let Some(pidns) = pidns {
+            new.pid_for_children = pidns;
+        }
         cx.set_namespaces(new);
-    } else if flags.intersects(UNSHARED) {
-        cx.set_namespaces(cx.namespaces.unshare(flags));
+    }
+    if flags.contains(F::NEWUSER) {
+        cx.commit_creds((*creds).clone());
     }
     Ok(0)
 }

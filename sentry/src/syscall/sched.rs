@@ -44,9 +44,12 @@ fn find(cx: &Current, tid: i32) -> Result<Arc<Task>, Errno> {
 
 /// Whether the caller may change how a task is scheduled.
 fn owns(cx: &Current, task: &Task) -> bool {
+    is_same_owner(cx, task) || cx.creds.ns_capable(&task.creds().userns, cap::SYS_NICE)
+}
+
+fn is_same_owner(cx: &Current, task: &Task) -> bool {
     let theirs = task.creds();
-    let me = cx.creds.euid;
-    me == theirs.euid || me == theirs.uid || cx.creds.capable(cap::SYS_NICE)
+    cx.creds.euid == theirs.euid || cx.creds.euid == theirs.uid
 }
 
 /// Words of a set of all CPUs.
@@ -142,7 +145,7 @@ fn set(cx: &Current, task: &Task, new: Sched) -> Result<(), Errno> {
         if new.nice < old.nice && !may_nice(&task.process, new.nice) {
             return Err(Errno::EPERM);
         }
-        if !owns(cx, task) || (old.reset_on_fork && !new.reset_on_fork) {
+        if !is_same_owner(cx, task) || (old.reset_on_fork && !new.reset_on_fork) {
             return Err(Errno::EPERM);
         }
     }
@@ -302,8 +305,9 @@ fn priority_targets(cx: &Current, which: i32, who: i32) -> Result<Vec<Arc<Task>>
             table.tasks().filter(|t| t.process.group() == group).cloned().collect()
         }
         2 => {
-            let uid = if who == 0 { cx.creds.uid } else { id };
-            table.tasks().filter(|t| t.shared.lock().creds.uid == uid).cloned().collect()
+            // A number of nobody's here is none of any task's.
+            let uid = if who == 0 { Some(cx.creds.uid) } else { cx.creds.userns.kuid(id) };
+            table.tasks().filter(|t| Some(t.shared.lock().creds.uid) == uid).cloned().collect()
         }
         _ => return Err(Errno::EINVAL),
     };

@@ -9,7 +9,7 @@ use crate::error::SysResult;
 use crate::ipc::sem::{ALL, MAX_VALUE, OPERATIONS, Operation, PER_SET, SETS, Stat};
 use crate::ipc::{Perm, table};
 use crate::platform::platform;
-use crate::task::Current;
+use crate::task::{Creds, Current};
 use crate::time::TimeSpec;
 
 /// Commands of semctl(2) (linux/ipc.h, linux/sem.h).
@@ -95,17 +95,18 @@ pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
         cmd::IPC_RMID => semaphores.remove(creds, id).map(|()| 0)?,
         cmd::IPC_SET => {
             let word = |at: u64| mm.copy_in_u32(arg.wrapping_add(at));
-            let (uid, gid, mode) = (word(4)?, word(8)?, word(20)?);
+            let (uid, gid) = ipc_owner(creds, word(4)?, word(8)?)?;
+            let mode = word(20)?;
             semaphores.find(id)?.set_perm(creds, uid, gid, mode)?;
             0
         }
         cmd::IPC_STAT => {
-            mm.copy_out(arg, &encode(id, &semaphores.find(id)?.stat(creds, true)?))?;
+            mm.copy_out(arg, &encode(creds, id, &semaphores.find(id)?.stat(creds, true)?))?;
             0
         }
         cmd::SEM_STAT | cmd::SEM_STAT_ANY => {
             let set = semaphores.at(id as u32)?;
-            mm.copy_out(arg, &encode(set.id, &set.stat(creds, command == cmd::SEM_STAT)?))?;
+            mm.copy_out(arg, &encode(creds, set.id, &set.stat(creds, command == cmd::SEM_STAT)?))?;
             set.id as u64
         }
         cmd::IPC_INFO | cmd::SEM_INFO => {
@@ -156,16 +157,23 @@ pub fn semctl(cx: &mut Current, args: Args) -> SysResult {
     Ok(result)
 }
 
+/// The owner that IPC_SET gives to any object. `EINVAL` where the caller's namespace has none of these numbers.
+pub(super) fn ipc_owner(creds: &Creds, uid: u32, gid: u32) -> Result<(u32, u32), Errno> {
+    let ns = &creds.userns;
+    Ok((ns.kuid(uid).ok_or(Errno::EINVAL)?, ns.kgid(gid).ok_or(Errno::EINVAL)?))
+}
+
 /// struct ipc64_perm, with which what IPC_STAT gives of any object begins (asm-generic/ipcbuf.h).
-pub(super) fn ipc_perm(perm: &Perm, id: i32) -> Vec<u8> {
+pub(super) fn ipc_perm(creds: &Creds, perm: &Perm, id: i32) -> Vec<u8> {
+    let perm = perm.seen_from(&creds.userns);
     let sequence = table::sequence(id) & 0xffff;
     let words = [perm.key as u32, perm.uid, perm.gid, perm.cuid, perm.cgid, perm.mode, sequence];
     words.iter().flat_map(|n| n.to_le_bytes()).chain([0; 20]).collect()
 }
 
 /// struct semid64_ds (asm/sembuf.h); words between the times and at the end are unused.
-fn encode(id: i32, stat: &Stat) -> Vec<u8> {
-    let mut bytes = ipc_perm(&stat.perm, id);
+fn encode(creds: &Creds, id: i32, stat: &Stat) -> Vec<u8> {
+    let mut bytes = ipc_perm(creds, &stat.perm, id);
     let tail = [stat.otime, 0, stat.ctime, 0, stat.nsems as u64, 0, 0];
     bytes.extend(tail.iter().flat_map(|n| n.to_le_bytes()));
     bytes

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Args;
-use super::sem::ipc_perm;
+use super::sem::{ipc_owner, ipc_perm};
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::ipc::shm::{Attachment, MAX, SEGMENTS, Stat};
@@ -106,7 +106,8 @@ pub fn shmctl(cx: &mut Current, args: Args) -> SysResult {
         cmd::IPC_RMID => segments.remove(creds, id).map(|()| 0)?,
         cmd::IPC_SET => {
             let word = |at: u64| cx.mm.copy_in_u32(arg.wrapping_add(at));
-            let (uid, gid, mode) = (word(4)?, word(8)?, word(20)?);
+            let (uid, gid) = ipc_owner(creds, word(4)?, word(8)?)?;
+            let mode = word(20)?;
             segments.find(id)?.set_perm(creds, uid, gid, mode)?;
             0
         }
@@ -149,7 +150,7 @@ pub(super) fn put_words(cx: &Current, addr: u64, words: &[u64]) -> Result<(), Er
 
 /// struct shmid64_ds.
 fn encode(cx: &Current, stat: &Stat) -> Vec<u8> {
-    let mut bytes = ipc_perm(&stat.perm, stat.id);
+    let mut bytes = ipc_perm(&cx.creds, &stat.perm, stat.id);
     let nr = |id| u64::from(cx.task.process.pidns.nr(id));
     let pids = nr(stat.cpid) | nr(stat.lpid) << 32;
     let words = [stat.segsz, stat.atime, stat.dtime, stat.ctime, pids, stat.nattch, 0, 0];

@@ -10,8 +10,9 @@ use crate::fs::signalfd::{self, SignalFd};
 use crate::platform::platform;
 use crate::signal::{
     Disposition, Origin, SIGINFO_SIZE, SigAction, SigInfo, SigSet, Signal, code, deliver, frame,
-    sa, send_process, send_task,
+    pair, sa, send_process, send_task,
 };
+use crate::task::userns::OVERFLOW_ID;
 use crate::task::{Blocked, Current, Process, Task, limit};
 use crate::time::TimeSpec;
 
@@ -225,15 +226,24 @@ fn may_send(cx: &Current, to: &Process, signal: Option<Signal>) -> Result<(), Er
 
 /// How a signal of the caller's arrives at a process: from a namespace above that one's it is without a sender,
 /// and reaches init too.
+///
+/// The sender's user goes by the number that it has where the signal arrives.
 fn arrives(cx: &Current, to: &Process, info: SigInfo) -> (SigInfo, Origin) {
-    if to.pidns.nr(cx.task.process.pid) != 0 {
-        return (info, Origin::Inside);
-    }
     let mut info = info;
     /// A file's (asm-generic/siginfo.h).
     const SI_SIGIO: i32 = -5;
     // Those of timers and of files have something else there.
-    if !matches!(info.code, code::SI_TIMER | SI_SIGIO) {
+    let has_sender = !matches!(info.code, code::SI_TIMER | SI_SIGIO);
+    let (pid, uid) = (info.get(0) as u32, (info.get(0) >> 32) as u32);
+    if has_sender && let Some(theirs) = to.creds().filter(|theirs| theirs.userns != cx.creds.userns)
+    {
+        let uid = cx.creds.userns.kuid(uid).map_or(OVERFLOW_ID, |kuid| theirs.userns.uid(kuid));
+        info.set(0, pair(pid, uid));
+    }
+    if to.pidns.nr(cx.task.process.pid) != 0 {
+        return (info, Origin::Inside);
+    }
+    if has_sender {
         info.set(0, info.get(0) & !u64::from(u32::MAX));
     }
     (info, Origin::Outside)

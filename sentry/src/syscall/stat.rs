@@ -37,8 +37,14 @@ impl<const N: usize> Fields<N> {
     }
 }
 
+/// Attributes as the caller sees them: with its own namespace's numbers of users and groups.
+fn seen(cx: &Current, attr: Attr) -> Attr {
+    let ns = &cx.creds.userns;
+    Attr { uid: ns.uid(attr.uid), gid: ns.gid(attr.gid), ..attr }
+}
+
 /// `struct stat` of x86-64 (asm/stat.h).
-pub(super) fn stat_bytes(a: &Attr) -> [u8; 144] {
+fn stat_bytes(a: &Attr) -> [u8; 144] {
     let mut f = Fields::<144>::new();
     f.u64(a.dev).u64(a.ino).u64(a.nlink.into()).u32(a.mode).u32(a.uid).u32(a.gid).u32(0);
     f.u64(a.rdev).u64(a.size).u64(a.blksize.into()).u64(a.blocks);
@@ -48,27 +54,27 @@ pub(super) fn stat_bytes(a: &Attr) -> [u8; 144] {
     f.bytes
 }
 
-fn put_stat(cx: &Current, addr: u64, attr: &Attr) -> SysResult {
-    cx.mm.copy_out(addr, &stat_bytes(attr))?;
+fn put_stat(cx: &Current, addr: u64, attr: Attr) -> SysResult {
+    cx.mm.copy_out(addr, &stat_bytes(&seen(cx, attr)))?;
     Ok(0)
 }
 
 /// stat(2).
 pub fn stat(cx: &mut Current, args: Args) -> SysResult {
     let attr = named(cx, AT_FDCWD, args.get(0), 0)?.attr()?;
-    put_stat(cx, args.get(1), &attr)
+    put_stat(cx, args.get(1), attr)
 }
 
 /// lstat(2).
 pub fn lstat(cx: &mut Current, args: Args) -> SysResult {
     let attr = named(cx, AT_FDCWD, args.get(0), AT_SYMLINK_NOFOLLOW)?.attr()?;
-    put_stat(cx, args.get(1), &attr)
+    put_stat(cx, args.get(1), attr)
 }
 
 /// fstat(2).
 pub fn fstat(cx: &mut Current, args: Args) -> SysResult {
     let attr = cx.files.get_any(args.int(0))?.attr()?;
-    put_stat(cx, args.get(1), &attr)
+    put_stat(cx, args.get(1), attr)
 }
 
 /// newfstatat(2).
@@ -79,7 +85,7 @@ pub fn newfstatat(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let attr = named(cx, args.int(0), args.get(1), flags)?.attr()?;
-    put_stat(cx, args.get(2), &attr)
+    put_stat(cx, args.get(2), attr)
 }
 
 /// STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID (linux/stat.h).
@@ -124,7 +130,7 @@ pub fn statx(cx: &mut Current, args: Args) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let named = named(cx, args.int(0), args.get(1), flags)?;
-    let bytes = statx_bytes(&named.attr()?, named.path());
+    let bytes = statx_bytes(&seen(cx, named.attr()?), named.path());
     cx.mm.copy_out(args.get(4), &bytes)?;
     Ok(0)
 }
@@ -230,7 +236,10 @@ fn real(creds: &Creds) -> Creds {
     real.fsuid = creds.uid;
     real.fsgid = creds.gid;
     if creds.securebits & NO_SETUID_FIXUP == 0 {
-        real.capabilities.effective = if creds.uid == 0 { creds.capabilities.permitted } else { 0 };
+        real.capabilities.effective = match creds.userns.kuid(0) == Some(creds.uid) {
+            true => creds.capabilities.permitted,
+            false => 0,
+        };
     }
     real
 }

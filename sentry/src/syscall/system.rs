@@ -47,7 +47,7 @@ pub fn uname(cx: &mut Current, args: Args) -> SysResult {
 }
 
 fn new_name(cx: &Current, args: Args) -> Result<vec::Vec<u8>, Errno> {
-    if !cx.creds.capable(cap::SYS_ADMIN) {
+    if !cx.creds.ns_capable(&cx.namespaces.uts.owner, cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let len = usize::try_from(args.int(1)).map_err(|_| Errno::EINVAL)?;
@@ -187,7 +187,7 @@ pub fn prlimit64(cx: &mut Current, args: Args) -> SysResult {
         let theirs = task.creds();
         let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == cx.creds.uid)
             && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == cx.creds.gid);
-        if !same && !cx.creds.capable(cap::SYS_RESOURCE) {
+        if !same && !cx.creds.ns_capable(&theirs.userns, cap::SYS_RESOURCE) {
             return Err(Errno::EPERM.into());
         }
     }

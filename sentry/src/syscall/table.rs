@@ -85,7 +85,7 @@ syscalls! {
     53 socketpair Partial("AF_UNIX only") socket::socketpair, (Int, Hex, Int, Hex);
     54 setsockopt Partial("the common options of SOL_SOCKET") socket::setsockopt, (Fd, Int, Int, Hex, Size);
     55 getsockopt Partial("the common options of SOL_SOCKET") socket::getsockopt, (Fd, Int, Int, Hex, Hex);
-    56 clone Partial("no user namespaces") process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
+    56 clone Full() process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
     57 fork Full() process::fork, ();
     58 vfork Full() process::vfork, ();
     59 execve Partial("no file capabilities") process::execve, (Path, Strings, Hex);
@@ -301,7 +301,7 @@ syscalls! {
     269 faccessat Full() stat::faccessat, (DirFd, Path, Mode);
     270 pselect6 Full() poll::pselect6, (Int, Hex, Hex, Hex, Hex, Hex);
     271 ppoll Full() poll::ppoll, (Hex, Int, Hex, Hex, Size);
-    272 unshare Partial("no user namespaces") process::unshare, (CloneFlags);
+    272 unshare Full() process::unshare, (CloneFlags);
     273 set_robust_list Full() process::set_robust_list, (Hex, Size);
     274 get_robust_list Full() process::get_robust_list, (Int, Hex, Hex);
     275 splice Full() splice::splice, (Fd, Hex, Fd, Hex, Size, Hex);
@@ -337,7 +337,7 @@ syscalls! {
     305 clock_adjtime Partial("asking only") time::clock_adjtime, (Int, Hex);
     306 syncfs Full() fd::syncfs, (Fd);
     307 sendmmsg Partial("no MSG_OOB") message::sendmmsg, (Fd, Hex, Size, Hex);
-    308 setns Partial("no user namespaces but the container's own") process::setns, (Fd, CloneFlags);
+    308 setns Full() process::setns, (Fd, CloneFlags);
     309 getcpu Full() sched::getcpu, (Hex, Hex);
     310 process_vm_readv Full() remote::process_vm_readv, (Int, Hex, Size, Hex, Size, Hex);
     311 process_vm_writev Full() remote::process_vm_writev, (Int, Hex, Size, Hex, Size, Hex);
@@ -375,7 +375,7 @@ syscalls! {
     432 fsmount Full() mountfd::fsmount, (Fd, Hex, Hex);
     433 fspick Full() mountfd::fspick, (DirFd, Path, Hex);
     434 pidfd_open Full() signal::pidfd_open, (Int, Hex);
-    435 clone3 Partial("no user namespaces, no cgroups") process::clone3, (Hex, Size);
+    435 clone3 Partial("no cgroups") process::clone3, (Hex, Size);
     436 close_range Full() open::close_range, (Int, Int, Hex);
     437 openat2 Full() open::openat2, (DirFd, Path, Hex, Size);
     438 pidfd_getfd Missing() missing, ();

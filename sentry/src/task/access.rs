@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use super::{Creds, Task, cap};
+use super::{Creds, Task, UserNamespace, cap};
 
 /// Which of the caller's identities counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,16 +26,23 @@ pub fn may_access(
     if caller.is_some_and(|me| core::ptr::eq(&*me.process, &*target.process)) {
         return true;
     }
-    if creds.capable(cap::SYS_PTRACE) {
-        return true;
-    }
     let theirs = target.creds();
+    let traces = |ns: &UserNamespace| creds.ns_capable(ns, cap::SYS_PTRACE);
     let (uid, gid, caps) = match mode {
         AccessMode::FsCreds => (creds.fsuid, creds.fsgid, creds.capabilities.effective),
         AccessMode::RealCreds => (creds.uid, creds.gid, creds.capabilities.permitted),
     };
-    [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == uid)
-        && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == gid)
-        && target.process.dumpable.load(Ordering::Relaxed)
-        && theirs.capabilities.permitted & !caps == 0
+    let same = [theirs.uid, theirs.euid, theirs.suid].iter().all(|id| *id == uid)
+        && [theirs.gid, theirs.egid, theirs.sgid].iter().all(|id| *id == gid);
+    if !same && !traces(&theirs.userns) {
+        return false;
+    }
+    let process = &target.process;
+    // What memory must not be told counts where it was loaded, wherever its task has gone since.
+    let memory_owner = process.memory_owner.lock().clone();
+    if !process.dumpable.load(Ordering::Relaxed) && !traces(&memory_owner) {
+        return false;
+    }
+    let no_more = creds.userns == theirs.userns && theirs.capabilities.permitted & !caps == 0;
+    no_more || traces(&theirs.userns)
 }

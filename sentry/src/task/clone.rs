@@ -6,8 +6,8 @@ use core::sync::atomic::Ordering;
 
 use super::run::{Birth, start};
 use super::{
-    Blocked, CloneFlags, Current, Links, Pid, PidNamespace, PidTable, Process, ProcessParts,
-    Shared, Task, UNSHARED, cap, limit, trace,
+    Blocked, CloneFlags, Creds, Current, Links, Pid, PidNamespace, PidTable, Process, ProcessParts,
+    Shared, Task, UNSHARED, UserNamespace, cap, limit, trace,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -16,11 +16,6 @@ use crate::seccomp;
 use crate::signal::frame::{AltStack, SS_DISABLE};
 use crate::signal::{Actions, End};
 use crate::sync::SpinLock;
-
-impl CloneFlags {
-    /// Namespaces that this kernel does not have more than one of: as if it were built without them.
-    pub const NO_NAMESPACES: CloneFlags = CloneFlags::NEWUSER;
-}
 
 /// What clone3(2) is given; clone, fork and vfork fill it too.
 #[derive(Clone, Debug)]
@@ -54,15 +49,16 @@ pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     if cx.must_interrupt() {
         return Err(SysError::Interrupted(Restart::Always));
     }
+    let creds = cx.creds_after(flags)?;
     limit_processes(cx)?;
 
     let parent = cx.task.process.clone();
     let mut pidns = cx.namespaces.pid_for_children.clone();
     if flags.contains(CloneFlags::NEWPID) {
-        pidns = pidns.nest()?;
+        pidns = pidns.nest(&creds.userns)?;
     }
     let tid = pidns.allocate(&args.set_tid)?;
-    let result = make(cx, &args, tid, pidns);
+    let result = make(cx, &args, tid, pidns, creds);
     if result.is_err() {
         parent.pids.give_up(tid);
     }
@@ -100,14 +96,31 @@ fn check(cx: &Current, flags: CloneFlags) -> Result<(), Errno> {
         || (flags.intersects(F::THREAD | F::NEWPID) && !has_own_children(cx))
         || (both(F::PIDFD) && flags.intersects(F::THREAD | F::DETACHED))
         || both(F::SIGHAND | F::CLEAR_SIGHAND)
-        || flags.intersects(CloneFlags::NO_NAMESPACES | F::INTO_CGROUP)
+        || flags.contains(F::INTO_CGROUP)
     {
         return Err(Errno::EINVAL);
     }
-    if flags.intersects(F::NEWNS | F::NEWPID | UNSHARED) && !cx.creds.capable(cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
     Ok(())
+}
+
+impl Current {
+    /// Who a task is that `flags` make, in a new user namespace if they ask for one; which then the other namespaces
+    /// that they ask for belong to. `EPERM` without the capability for those, or in a chroot: what that hides
+    /// must stay hidden.
+    pub fn creds_after(&self, flags: CloneFlags) -> Result<Arc<Creds>, Errno> {
+        let mut creds = self.creds.clone();
+        if flags.contains(CloneFlags::NEWUSER) {
+            if self.fs.is_chrooted() {
+                return Err(Errno::EPERM);
+            }
+            creds = Arc::new(creds.in_new_user_namespace(UserNamespace::nest(&creds)?));
+        }
+        let others = CloneFlags::NEWNS | CloneFlags::NEWPID | UNSHARED;
+        if flags.intersects(others) && !creds.own_capable(cap::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        Ok(creds)
+    }
 }
 
 /// Whether children are born into the pid namespace of their parent.
@@ -116,9 +129,12 @@ fn has_own_children(cx: &Current) -> bool {
 }
 
 impl Current {
-    /// A pid namespace for the caller's children. `EINVAL` where they are born into another already.
-    pub fn nest_pid_namespace(&self) -> Result<Arc<PidNamespace>, Errno> {
-        if has_own_children(self) { self.task.process.pidns.nest() } else { Err(Errno::EINVAL) }
+    /// A pid namespace of `owner`'s for the caller's children. `EINVAL` where they are born into another already.
+    pub fn nest_pid_namespace(&self, owner: &UserNamespace) -> Result<Arc<PidNamespace>, Errno> {
+        if !has_own_children(self) {
+            return Err(Errno::EINVAL);
+        }
+        self.task.process.pidns.nest(owner)
     }
 }
 
@@ -145,6 +161,7 @@ fn make(
     args: &CloneArgs,
     tid: Pid,
     pidns: Arc<PidNamespace>,
+    creds: Arc<Creds>,
 ) -> Result<(Arc<Task>, Option<trace::Event>), SysError> {
     use CloneFlags as F;
     let flags = args.flags;
@@ -155,13 +172,13 @@ fn make(
     let files = if has(F::FILES) { cx.files.clone() } else { cx.files.fork() };
     let fs = if has(F::FS) { cx.fs.clone() } else { cx.fs.fork() };
     if has(F::NEWNS) {
-        fs.unshare_namespace();
+        fs.unshare_namespace(&creds.userns);
     }
     // A child that has memory of its own has its clocks from the beginning.
     let changes_time = !has(F::VM)
         && (has(F::NEWTIME) || !Arc::ptr_eq(&cx.namespaces.time, &cx.namespaces.time_for_children));
     let namespaces = if changes_time || flags.intersects(F::NEWPID | UNSHARED) {
-        let mut new = cx.namespaces.unshare(flags);
+        let mut new = cx.namespaces.unshare(flags, &creds.userns);
         new.pid_for_children = pidns.clone();
         if changes_time {
             new.time = new.time_for_children.clone();
@@ -180,7 +197,7 @@ fn make(
         mm: Some(mm.clone()),
         files: Some(files.clone()),
         fs: Some(fs.clone()),
-        creds: cx.creds.clone(),
+        creds: creds.clone(),
         namespaces: namespaces.clone(),
     };
     let name = *cx.task.name.lock();
@@ -215,7 +232,7 @@ fn make(
         mm,
         files,
         fs,
-        creds: cx.creds.clone(),
+        creds,
         namespaces,
         xstate: Some(image),
         altstack: if keeps_stack {
@@ -307,6 +324,7 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid, pidns: Arc<PidNamespace
     process.oom_score_adj.store(old.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
     process.personality.store(old.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     process.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
+    *process.memory_owner.lock() = old.memory_owner.lock().clone();
     *process.links.lock() = Links { parent_key: cx.task.key, ..Links::default() };
     Arc::new(process)
 }

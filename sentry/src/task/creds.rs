@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use super::UserNamespace;
 use crate::control::Capabilities;
 use crate::errno::Errno;
 
@@ -33,6 +34,7 @@ pub mod cap {
     pub const SYS_TTY_CONFIG: u32 = 26;
     pub const MKNOD: u32 = 27;
     pub const LEASE: u32 = 28;
+    pub const SETFCAP: u32 = 31;
     pub const MAC_OVERRIDE: u32 = 32;
     pub const SYSLOG: u32 = 34;
     pub const WAKE_ALARM: u32 = 35;
@@ -83,12 +85,70 @@ pub struct Creds {
     /// prctl(PR_SET_SECUREBITS).
     pub securebits: u32,
     pub no_new_privs: bool,
+    /// Where the capabilities hold. Ids are the initial one's, whichever this is.
+    pub userns: UserNamespace,
 }
 
 impl Creds {
-    /// Whether capability number `cap` is effective.
+    /// Whether capability number `cap` is effective over the whole container: in the initial user namespace.
     pub fn capable(&self, cap: u32) -> bool {
+        self.userns.is_initial() && has(self.capabilities.effective, cap)
+    }
+
+    /// Whether it is in its own user namespace.
+    pub fn own_capable(&self, cap: u32) -> bool {
         has(self.capabilities.effective, cap)
+    }
+
+    /// Whether it is in the namespace `ns`: being its own or below that, or one whose owner, in the namespace
+    /// where it was made, this is, or one below such a one (cap_capable()).
+    pub fn ns_capable(&self, ns: &UserNamespace, cap: u32) -> bool {
+        let mut at = ns;
+        loop {
+            if *at == self.userns {
+                return has(self.capabilities.effective, cap);
+            }
+            let Some(parent) = at.parent().filter(|_| at.level() > self.userns.level()) else {
+                return false;
+            };
+            if *parent == self.userns && at.owner() == self.euid {
+                return true;
+            }
+            at = parent;
+        }
+    }
+
+    /// Whether it is over a file of these owners: in its own namespace, where both must have numbers
+    /// (capable_wrt_inode_uidgid()).
+    pub fn capable_over(&self, uid: u32, gid: u32, cap: u32) -> bool {
+        self.own_capable(cap) && self.userns.has_uid(uid) && self.userns.has_gid(gid)
+    }
+
+    /// These with all capabilities in `userns`, and none elsewhere (set_cred_user_ns()).
+    pub fn in_new_user_namespace(&self, userns: UserNamespace) -> Creds {
+        let capabilities = Capabilities {
+            effective: cap::ALL,
+            permitted: cap::ALL,
+            inheritable: 0,
+            bounding: cap::ALL,
+            ambient: 0,
+        };
+        Creds { userns, capabilities, securebits: 0, ..self.clone() }
+    }
+
+    /// Whether `new` has no capability that these do not have (cred_cap_issubset()).
+    pub fn cover(&self, new: &Creds) -> bool {
+        if new.userns == self.userns {
+            return new.capabilities.permitted & !self.capabilities.permitted == 0;
+        }
+        let mut at = &new.userns;
+        while let Some(parent) = at.parent() {
+            if *parent == self.userns && at.owner() == self.euid {
+                return true;
+            }
+            at = parent;
+        }
+        false
     }
 
     /// Whether the file-system group or a supplementary group is `gid`.
@@ -99,13 +159,13 @@ impl Creds {
     /// Whether a task with these may send a signal to one with `target` (kill(2)).
     pub fn may_signal(&self, target: &Creds) -> bool {
         [self.euid, self.uid].iter().any(|id| *id == target.suid || *id == target.uid)
-            || self.capable(cap::KILL)
+            || self.ns_capable(&target.userns, cap::KILL)
     }
 
     /// setuid(2).
     pub fn set_uid(&self, uid: u32) -> Result<Creds, Errno> {
         let mut new = self.clone();
-        if self.capable(cap::SETUID) {
+        if self.own_capable(cap::SETUID) {
             (new.uid, new.suid) = (uid, uid);
         } else if uid != self.uid && uid != self.suid {
             return Err(Errno::EPERM);
@@ -118,7 +178,7 @@ impl Creds {
     /// setreuid(2).
     pub fn set_reuid(&self, ruid: u32, euid: u32) -> Result<Creds, Errno> {
         let mut new = self.clone();
-        let privileged = self.capable(cap::SETUID);
+        let privileged = self.own_capable(cap::SETUID);
         if ruid != UNCHANGED {
             new.uid = ruid;
             if ruid != self.uid && ruid != self.euid && !privileged {
@@ -144,7 +204,7 @@ impl Creds {
         let may = |id: u32| {
             id == UNCHANGED
                 || [self.uid, self.euid, self.suid].contains(&id)
-                || self.capable(cap::SETUID)
+                || self.own_capable(cap::SETUID)
         };
         if !may(ruid) || !may(euid) || !may(suid) {
             return Err(Errno::EPERM);
@@ -163,7 +223,7 @@ impl Creds {
     /// setgid(2).
     pub fn set_gid(&self, gid: u32) -> Result<Creds, Errno> {
         let mut new = self.clone();
-        if self.capable(cap::SETGID) {
+        if self.own_capable(cap::SETGID) {
             (new.gid, new.sgid) = (gid, gid);
         } else if gid != self.gid && gid != self.sgid {
             return Err(Errno::EPERM);
@@ -175,7 +235,7 @@ impl Creds {
     /// setregid(2).
     pub fn set_regid(&self, rgid: u32, egid: u32) -> Result<Creds, Errno> {
         let mut new = self.clone();
-        let privileged = self.capable(cap::SETGID);
+        let privileged = self.own_capable(cap::SETGID);
         if rgid != UNCHANGED {
             new.gid = rgid;
             if rgid != self.gid && rgid != self.egid && !privileged {
@@ -200,7 +260,7 @@ impl Creds {
         let may = |id: u32| {
             id == UNCHANGED
                 || [self.gid, self.egid, self.sgid].contains(&id)
-                || self.capable(cap::SETGID)
+                || self.own_capable(cap::SETGID)
         };
         if !may(rgid) || !may(egid) || !may(sgid) {
             return Err(Errno::EPERM);
@@ -218,7 +278,7 @@ impl Creds {
     /// setfsuid(2): what it becomes, or `None` where that is not allowed.
     pub fn set_fsuid(&self, uid: u32) -> Option<Creds> {
         let may = [self.uid, self.euid, self.suid, self.fsuid].contains(&uid)
-            || self.capable(cap::SETUID);
+            || self.own_capable(cap::SETUID);
         if uid == UNCHANGED || !may {
             return None;
         }
@@ -233,7 +293,7 @@ impl Creds {
     /// setfsgid(2).
     pub fn set_fsgid(&self, gid: u32) -> Option<Creds> {
         let may = [self.gid, self.egid, self.sgid, self.fsgid].contains(&gid)
-            || self.capable(cap::SETGID);
+            || self.own_capable(cap::SETGID);
         if gid == UNCHANGED || !may {
             return None;
         }
@@ -245,8 +305,11 @@ impl Creds {
         if self.securebits & securebits::NO_SETUID_FIXUP != 0 {
             return;
         }
-        let had_root = [old.uid, old.euid, old.suid].contains(&0);
-        let has_root = [self.uid, self.euid, self.suid].contains(&0);
+        // Root is who is that in the namespace, if anybody is.
+        let root = self.userns.kuid(0);
+        let is_root = |id: u32| Some(id) == root;
+        let had_root = [old.uid, old.euid, old.suid].into_iter().any(is_root);
+        let has_root = [self.uid, self.euid, self.suid].into_iter().any(is_root);
         let caps = &mut self.capabilities;
         if had_root && !has_root {
             if self.securebits & securebits::KEEP_CAPS == 0 {
@@ -256,21 +319,23 @@ impl Creds {
             // Ambient capabilities do not survive in any case.
             caps.ambient = 0;
         }
-        if old.euid == 0 && self.euid != 0 {
+        if is_root(old.euid) && !is_root(self.euid) {
             caps.effective = 0;
         }
-        if old.euid != 0 && self.euid == 0 {
+        if !is_root(old.euid) && is_root(self.euid) {
             caps.effective = caps.permitted;
         }
         self.fix_after_setfsuid(old.fsuid);
     }
 
     fn fix_after_setfsuid(&mut self, old: u32) {
+        let root = self.userns.kuid(0);
+        let (was_root, is_root) = (Some(old) == root, Some(self.fsuid) == root);
         let caps = &mut self.capabilities;
-        if old == 0 && self.fsuid != 0 {
+        if was_root && !is_root {
             caps.effective &= !cap::FS;
         }
-        if old != 0 && self.fsuid == 0 {
+        if !was_root && is_root {
             caps.effective |= caps.permitted & cap::FS;
         }
     }
@@ -283,7 +348,7 @@ impl Creds {
         inheritable: u64,
     ) -> Result<Creds, Errno> {
         let old = &self.capabilities;
-        let allowed = if self.capable(cap::SETPCAP) {
+        let allowed = if self.own_capable(cap::SETPCAP) {
             old.inheritable | old.permitted | inheritable
         } else {
             old.inheritable | old.permitted
@@ -328,18 +393,21 @@ impl Creds {
         if id_changed {
             caps.ambient = 0;
         }
-        let root = self.securebits & securebits::NOROOT == 0;
-        let (file_permitted, file_effective) = if root && (new.uid == 0 || new.euid == 0) {
-            (cap::ALL, new.euid == 0)
-        } else {
-            (0, false)
-        };
+        let root = self.userns.kuid(0);
+        let is_root = |id: u32| Some(id) == root;
+        let privileged = self.securebits & securebits::NOROOT == 0;
+        let (file_permitted, file_effective) =
+            if privileged && (is_root(new.uid) || is_root(new.euid)) {
+                (cap::ALL, is_root(new.euid))
+            } else {
+                (0, false)
+            };
         caps.permitted =
             if file_permitted != 0 { old.inheritable | old.bounding & file_permitted } else { 0 }
                 | caps.ambient;
         caps.effective = if file_effective { caps.permitted } else { caps.ambient };
         new.securebits &= !securebits::KEEP_CAPS;
-        let gained = id_changed || (new.uid != 0 && caps.effective & !caps.ambient != 0);
+        let gained = id_changed || (!is_root(new.uid) && caps.effective & !caps.ambient != 0);
         let secure = gained || new.uid != new.euid || new.gid != new.egid;
         (new, secure)
     }

@@ -196,6 +196,22 @@ impl Current {
         }
     }
 
+    /// Gives the task a new identity, if it is one; a change that others must not follow makes its process invisible
+    /// to debuggers (commit_creds()).
+    pub fn commit_creds(&mut self, new: Creds) {
+        let old = &self.creds;
+        if new == **old {
+            return;
+        }
+        if (new.euid, new.egid, new.fsuid, new.fsgid) != (old.euid, old.egid, old.fsuid, old.fsgid)
+            || !old.cover(&new)
+        {
+            self.task.process.dumpable.store(false, Ordering::Relaxed);
+            self.task.parent_death_signal.store(0, Ordering::Relaxed);
+        }
+        self.set_creds(new);
+    }
+
     /// Gives the task a new identity.
     pub fn set_creds(&mut self, creds: Creds) {
         let creds = Arc::new(creds);

@@ -121,17 +121,32 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> 
     let file = ExecFile::new(exec.file, root.clone());
     let prepared = loader::prepare(file, &exec.filename, exec.argv, open)?;
     let lessened = cx.task.is_some_and(|task| trace::is_watched_by_less(task));
-    let (creds, secure) = identity(cx.creds, prepared.file.file(), lessened)?;
-    let ids = Ids { uid: creds.uid, euid: creds.euid, gid: creds.gid, egid: creds.egid, secure };
+    let (creds, secure) = identity(cx, prepared.file.file(), lessened)?;
+    let ns = &creds.userns;
+    let ids = Ids {
+        uid: ns.uid(creds.uid),
+        euid: ns.uid(creds.euid),
+        gid: ns.gid(creds.gid),
+        egid: ns.gid(creds.egid),
+        secure,
+    };
     let program = prepared.load(&exec.envp, ids, limits, open)?;
     Ok(Loaded { program, file: prepared.file.file().clone(), creds, secure, name })
 }
 
 /// Who the caller will be; the file's set-id bits do not count for one that is `lessened`.
-fn identity(creds: &Creds, file: &File, lessened: bool) -> Result<(Creds, bool), Errno> {
+fn identity(cx: &Cx<'_>, file: &File, lessened: bool) -> Result<(Creds, bool), Errno> {
+    let creds = cx.creds;
     let attr = file.attr()?;
-    let counts =
-        !lessened && file.path().is_none_or(|p| !p.mount.flags().contains(MountFlags::NOSUID));
+    // One whose owner has no number here makes nobody somebody else.
+    let known = creds.userns.has_uid(attr.uid) && creds.userns.has_gid(attr.gid);
+    // Nor one that somebody below or beside has mounted (mnt_may_suid()).
+    let trusted = file.path().is_some_and(|Path { mount, .. }| {
+        !mount.flags().contains(MountFlags::NOSUID)
+            && mount.is_in(&cx.fs.namespace())
+            && mount.sb.owner.contains(&creds.userns)
+    });
+    let counts = !lessened && known && trusted;
     let setuid = (counts && attr.mode & S_ISUID != 0).then_some(attr.uid);
     let group = S_ISGID | S_IXGRP;
     let setgid = (counts && attr.mode & group == group).then_some(attr.gid);
@@ -183,6 +198,8 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     *task.name.lock() = loaded.name;
     process.has_executed.store(true, Ordering::Relaxed);
     process.dumpable.store(!loaded.secure, Ordering::Relaxed);
+    let old = core::mem::replace(&mut *process.memory_owner.lock(), cx.creds.userns.clone());
+    drop(old);
     if loaded.secure {
         task.parent_death_signal.store(0, Ordering::Relaxed);
     }

@@ -318,8 +318,8 @@ fn tell(
             signal => (code::CLD_KILLED, signal),
         };
         let times = zombie.usage.ticks();
-        let pid = parent.pidns.nr(process.pid);
-        let info = SigInfo::child(signal, code, pid, zombie.uid, status, times);
+        let (pid, uid) = (parent.pidns.nr(process.pid), parent.shown_uid(zombie.uid));
+        let info = SigInfo::child(signal, code, pid, uid, status, times);
         let _full = send_process(parent, info, Origin::Inside);
     }
     unwanted
@@ -415,7 +415,7 @@ impl Process {
             action.flags & sa::SA_NOCLDSTOP != 0 || action.disposition() == Disposition::Ignore
         };
         if !quiet {
-            let uid = self.creds().map_or(0, |creds| creds.uid);
+            let uid = parent.shown_uid(self.creds().map_or(0, |creds| creds.uid));
             let times = self.used.lock().ticks();
             let pid = parent.pidns.nr(self.pid);
             let info = SigInfo::child(Signal::SIGCHLD, code, pid, uid, status.into(), times);

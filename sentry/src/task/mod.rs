@@ -28,11 +28,12 @@ pub mod run;
 mod timens;
 pub mod trace;
 mod usage;
+pub mod userns;
 pub mod wait;
 
 pub use access::{AccessMode, may_access};
 pub use clone::{CloneArgs, clone};
-pub use creds::{Creds, cap, has as has_cap, securebits};
+pub use creds::{Creds, UNCHANGED, cap, has as has_cap, securebits};
 pub use current::{Blocked, Current, RestartBlock, TrapInfo};
 pub use exit::ParentEvent;
 pub use first::{FirstProcess, discard, first_process};
@@ -45,6 +46,7 @@ pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use run::{Birth, start};
 pub use timens::TimeNamespace;
 pub use usage::Usage;
+pub use userns::UserNamespace;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};

@@ -4,7 +4,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{CloneFlags, Current, PidNamespace, Pids, Task, TimeNamespace, cap, pidfd};
+use super::{
+    CloneFlags, Creds, Current, PidNamespace, Pids, Task, TimeNamespace, UserNamespace, cap, pidfd,
+};
 use crate::errno::Errno;
 use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
@@ -27,7 +29,7 @@ pub struct Namespaces {
     /// Whose clocks children have.
     pub time_for_children: Arc<TimeNamespace>,
     /// What /proc/PID/cgroup says: of a hierarchy that is one group, the same in all of them.
-    pub cgroup: Arc<NamespaceId>,
+    pub cgroup: Arc<Cgroup>,
 }
 
 /// A UTS namespace (uts_namespaces(7)).
@@ -35,8 +37,19 @@ pub struct Namespaces {
 pub struct Uts {
     /// Its number.
     pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
     /// The names.
     pub names: SpinLock<UtsNames>,
+}
+
+/// A cgroup namespace (cgroup_namespaces(7)).
+#[derive(Default)]
+pub struct Cgroup {
+    /// Its number.
+    pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
 }
 
 /// The two names that can be set.
@@ -83,29 +96,31 @@ impl Namespaces {
             pid_for_children: PidNamespace::outermost(pids.clone()),
             time_for_children: time.clone(),
             time,
-            cgroup: Arc::new(NamespaceId::CGROUP),
+            cgroup: Arc::new(Cgroup { id: NamespaceId::CGROUP, ..Cgroup::default() }),
         }
     }
 
     /// What a task has that unshares these kinds, of which a task can have its own ([`UNSHARED`]) beside the
-    /// mount namespace.
-    pub fn unshare(&self, flags: CloneFlags) -> Namespaces {
+    /// mount namespace. The new ones are `owner`'s.
+    pub fn unshare(&self, flags: CloneFlags, owner: &UserNamespace) -> Namespaces {
         let mut new = self.clone();
+        let owner = owner.clone();
         if flags.contains(CloneFlags::NEWUTS) {
             let names = self.uts.names.lock().clone();
-            new.uts = Arc::new(Uts { names: SpinLock::new(names), ..Uts::default() });
+            let names = SpinLock::new(names);
+            new.uts = Arc::new(Uts { names, owner: owner.clone(), ..Uts::default() });
         }
         if flags.contains(CloneFlags::NEWIPC) {
-            new.ipc = Arc::default();
+            new.ipc = Arc::new(Ipc::owned(owner.clone()));
         }
         if flags.contains(CloneFlags::NEWNET) {
-            new.net = Arc::default();
+            new.net = Arc::new(NetNamespace { owner: owner.clone(), ..NetNamespace::default() });
         }
         if flags.contains(CloneFlags::NEWTIME) {
-            new.time_for_children = self.time_for_children.another();
+            new.time_for_children = self.time_for_children.another(&owner);
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
-            new.cgroup = Arc::default();
+            new.cgroup = Arc::new(Cgroup { owner, ..Cgroup::default() });
         }
         new
     }
@@ -130,11 +145,11 @@ pub enum Namespace {
     /// Sockets.
     Net(Arc<NetNamespace>),
     /// Control groups.
-    Cgroup(Arc<NamespaceId>),
+    Cgroup(Arc<Cgroup>),
     /// Processes.
     Pid(Arc<PidNamespace>),
-    /// The container's only one of its kind.
-    User,
+    /// Users, groups and capabilities.
+    User(UserNamespace),
     /// Clocks.
     Time(Arc<TimeNamespace>),
 }
@@ -155,7 +170,7 @@ impl Namespace {
                 let pidns = &shared.namespaces.pid_for_children;
                 Namespace::Pid(Some(pidns).filter(|ns| ns.has_begun())?.clone())
             }
-            "user" => Namespace::User,
+            "user" => Namespace::User(shared.creds.userns.clone()),
             "time" => Namespace::Time(shared.namespaces.time.clone()),
             "time_for_children" => Namespace::Time(shared.namespaces.time_for_children.clone()),
             _ => return None,
@@ -169,9 +184,9 @@ impl Namespace {
             Namespace::Uts(uts) => uts.id,
             Namespace::Ipc(ipc) => ipc.id,
             Namespace::Net(net) => net.id,
-            Namespace::Cgroup(id) => **id,
+            Namespace::Cgroup(cgroup) => cgroup.id,
             Namespace::Pid(pidns) => pidns.id,
-            Namespace::User => NamespaceId::USER,
+            Namespace::User(ns) => ns.id(),
             Namespace::Time(time) => time.id,
         }
     }
@@ -185,9 +200,23 @@ impl Namespace {
             Namespace::Net(_) => ("net", CloneFlags::NEWNET),
             Namespace::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
             Namespace::Pid(_) => ("pid", CloneFlags::NEWPID),
-            Namespace::User => ("user", CloneFlags::NEWUSER),
+            Namespace::User(_) => ("user", CloneFlags::NEWUSER),
             Namespace::Time(_) => ("time", CloneFlags::NEWTIME),
         }
+    }
+
+    /// Whose capabilities count for it; of a user namespace, its parent, and none for the initial one.
+    pub fn owner(&self) -> Option<&UserNamespace> {
+        Some(match self {
+            Namespace::Mount(mount) => &mount.owner,
+            Namespace::Uts(uts) => &uts.owner,
+            Namespace::Ipc(ipc) => &ipc.owner,
+            Namespace::Net(net) => &net.owner,
+            Namespace::Cgroup(cgroup) => &cgroup.owner,
+            Namespace::Pid(pidns) => &pidns.owner,
+            Namespace::User(ns) => return ns.parent(),
+            Namespace::Time(time) => &time.owner,
+        })
     }
 }
 
@@ -229,22 +258,22 @@ impl Current {
                 all.extend(Namespace::of(&task, name).filter(|ns| kinds.contains(ns.kind().1)));
             }
         }
-        // All are checked before any is taken.
+        // All are checked before any is taken, by who the caller is going to be.
+        let mut creds = None;
         for namespace in &all {
-            self.may_enter(namespace)?;
+            self.may_enter(namespace, creds.as_ref().unwrap_or(&self.creds))?;
+            if let Namespace::User(ns) = namespace {
+                creds = Some(self.creds.in_new_user_namespace(ns.clone()));
+            }
         }
+        let mut new = (*self.namespaces).clone();
         for namespace in all {
-            let mut new = (*self.namespaces).clone();
             match namespace {
-                Namespace::Mount(mount) => {
-                    self.fs.enter_namespace(mount);
-                    continue;
-                }
+                Namespace::Mount(mount) => self.fs.enter_namespace(mount),
                 Namespace::Uts(uts) => new.uts = uts,
                 Namespace::Ipc(ipc) => new.ipc = ipc,
                 Namespace::Net(net) => new.net = net,
-                // It is there already.
-                Namespace::User => continue,
+                Namespace::User(_) => {}
                 Namespace::Cgroup(cgroup) => new.cgroup = cgroup,
                 Namespace::Time(time) => {
                     time.freeze();
@@ -253,28 +282,43 @@ impl Current {
                 }
                 Namespace::Pid(pidns) => new.pid_for_children = pidns,
             }
-            self.set_namespaces(new);
+        }
+        self.set_namespaces(new);
+        if let Some(creds) = creds {
+            self.commit_creds(creds);
         }
         Ok(())
     }
 
-    fn may_enter(&self, namespace: &Namespace) -> Result<(), Errno> {
+    /// Whether the caller may enter, if it has become `creds`.
+    fn may_enter(&self, namespace: &Namespace, creds: &Creds) -> Result<(), Errno> {
+        // The task's own reference and that of this.
+        let shares_root = || Arc::strong_count(&self.fs) > 2;
+        let alone = self.task.process.tasks().len() == 1;
         match namespace {
-            // Nobody gains capabilities by entering where he is.
-            Namespace::User => return Err(Errno::EINVAL),
+            // Nobody gains capabilities by entering where he is, and threads of a process are in one namespace.
+            Namespace::User(ns) if *ns == self.creds.userns || !alone || shares_root() => {
+                return Err(Errno::EINVAL);
+            }
+            Namespace::User(ns) => {
+                let may = creds.ns_capable(ns, cap::SYS_ADMIN);
+                return if may { Ok(()) } else { Err(Errno::EPERM) };
+            }
             // Threads of a process have one time.
-            Namespace::Time(_) if self.task.process.tasks().len() > 1 => return Err(Errno::EUSERS),
+            Namespace::Time(_) if !alone => return Err(Errno::EUSERS),
             // The way leads down only.
             Namespace::Pid(pidns) if !self.task.process.pidns.contains(pidns) => {
                 return Err(Errno::EINVAL);
             }
             // Others that share the root would go along.
-            Namespace::Mount(_) if Arc::strong_count(&self.fs) > 2 => return Err(Errno::EINVAL),
-            Namespace::Mount(_) if !self.creds.capable(cap::SYS_CHROOT) => {
+            Namespace::Mount(_) if shares_root() => return Err(Errno::EINVAL),
+            Namespace::Mount(_) if !creds.own_capable(cap::SYS_CHROOT) => {
                 return Err(Errno::EPERM);
             }
             _ => {}
         }
-        if self.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+        let owner = namespace.owner().ok_or(Errno::EINVAL)?;
+        let may = creds.ns_capable(owner, cap::SYS_ADMIN) && creds.own_capable(cap::SYS_ADMIN);
+        if may { Ok(()) } else { Err(Errno::EPERM) }
     }
 }

@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{NamespaceId, Pid, Pids, Process, Task};
+use super::{NamespaceId, Pid, Pids, Process, Task, UserNamespace};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
 
@@ -22,6 +22,8 @@ const MAX_LEVEL: u32 = 32;
 pub struct PidNamespace {
     /// The inode number of its file.
     pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
     /// 0: the container's own.
     level: u32,
     /// The one in which it was made.
@@ -47,17 +49,23 @@ impl PidNamespace {
     /// The container's own.
     pub fn outermost(pids: Arc<Pids>) -> Arc<PidNamespace> {
         let (id, numbers) = (NamespaceId::PID, SpinLock::default());
-        Arc::new(PidNamespace { id, level: 0, parent: None, pids, numbers })
+        let owner = UserNamespace::INITIAL;
+        Arc::new(PidNamespace { id, owner, level: 0, parent: None, pids, numbers })
     }
 
-    /// One below this one. `ENOSPC` where there are too many above it.
-    pub fn nest(self: &Arc<Self>) -> Result<Arc<PidNamespace>, Errno> {
+    /// One below this one, of `owner`'s. `ENOSPC` where there are too many above it, `EINVAL`
+    /// where this one's owner is not above that.
+    pub fn nest(self: &Arc<Self>, owner: &UserNamespace) -> Result<Arc<PidNamespace>, Errno> {
+        if !self.owner.contains(owner) {
+            return Err(Errno::EINVAL);
+        }
         let level = self.level.saturating_add(1);
         if level > MAX_LEVEL {
             return Err(Errno::ENOSPC);
         }
         Ok(Arc::new(PidNamespace {
             id: NamespaceId::default(),
+            owner: owner.clone(),
             level,
             parent: Some(self.clone()),
             pids: self.pids.clone(),
@@ -230,7 +238,7 @@ mod tests {
     fn two() -> (Arc<PidNamespace>, Arc<PidNamespace>) {
         crate::platform::fake::install();
         let outer = PidNamespace::outermost(Arc::default());
-        let inner = outer.nest().unwrap();
+        let inner = outer.nest(&UserNamespace::INITIAL).unwrap();
         (outer, inner)
     }
 
@@ -238,7 +246,7 @@ mod tests {
     fn an_id_has_a_number_on_each_level() {
         let (outer, inner) = two();
         assert_eq!(outer.allocate(&[]), Ok(1));
-        let innermost = inner.nest().unwrap();
+        let innermost = inner.nest(&UserNamespace::INITIAL).unwrap();
         let id = innermost.allocate(&[]).unwrap();
         assert_eq!([outer.nr(id), inner.nr(id), innermost.nr(id)], [2, 1, 1]);
         let other = inner.allocate(&[]).unwrap();
@@ -271,8 +279,8 @@ mod tests {
     fn they_nest_to_a_depth() {
         let (_, mut inner) = two();
         for _ in 1..MAX_LEVEL {
-            inner = inner.nest().unwrap();
+            inner = inner.nest(&UserNamespace::INITIAL).unwrap();
         }
-        assert_eq!(inner.nest().err(), Some(Errno::ENOSPC));
+        assert_eq!(inner.nest(&UserNamespace::INITIAL).err(), Some(Errno::ENOSPC));
     }
 }

@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 
-use super::{Comm, Creds, Pid, PidNamespace, Pids, Rlimits, Task, Usage};
+use super::{Comm, Creds, Pid, PidNamespace, Pids, Rlimits, Task, Usage, UserNamespace};
 use crate::errno::Errno;
 use crate::fs::{File, FileOps};
 use crate::kernel::Container;
@@ -55,6 +55,8 @@ pub struct Process {
     pub is_subreaper: AtomicBool,
     /// PR_SET_DUMPABLE.
     pub dumpable: AtomicBool,
+    /// The user namespace in which the memory was made: whose capabilities count where it is not dumpable.
+    pub memory_owner: SpinLock<UserNamespace>,
     /// PER_LINUX and flags (personality(2)).
     pub personality: AtomicU32,
     /// What it executes, for /proc; open, so that nobody writes it meanwhile.
@@ -159,6 +161,7 @@ impl Process {
             has_executed: AtomicBool::new(false),
             is_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(true),
+            memory_owner: SpinLock::default(),
             personality: AtomicU32::new(0),
             exe: SpinLock::new(None),
             oom_score_adj: AtomicI32::new(0),
@@ -222,6 +225,11 @@ impl Process {
     /// The first living task: the leader while that lives.
     pub fn first_task(&self) -> Option<Arc<Task>> {
         self.signals.lock().tasks.first().cloned()
+    }
+
+    /// A user's number in its user namespace.
+    pub fn shown_uid(&self, kuid: u32) -> u32 {
+        self.creds().map_or(kuid, |creds| creds.userns.uid(kuid))
     }
 
     /// Its identity, that of its first living task.

@@ -6,13 +6,15 @@
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-use super::{Current, NamespaceId};
+use super::{Current, NamespaceId, UserNamespace};
 use crate::errno::Errno;
 
 /// A time namespace.
 pub struct TimeNamespace {
     /// The inode number of its file.
     pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
     /// Nanoseconds that CLOCK_MONOTONIC is ahead of the container's.
     monotonic: AtomicI64,
     /// Nanoseconds that CLOCK_BOOTTIME is ahead.
@@ -26,14 +28,20 @@ impl TimeNamespace {
     pub fn outermost() -> Arc<TimeNamespace> {
         let ahead = AtomicI64::new(0);
         let frozen = AtomicBool::new(true);
-        let id = NamespaceId::TIME;
-        Arc::new(TimeNamespace { id, monotonic: ahead, boottime: AtomicI64::new(0), frozen })
+        Arc::new(TimeNamespace {
+            id: NamespaceId::TIME,
+            owner: UserNamespace::INITIAL,
+            monotonic: ahead,
+            boottime: AtomicI64::new(0),
+            frozen,
+        })
     }
 
-    /// Another, which begins with the same clocks.
-    pub fn another(&self) -> Arc<TimeNamespace> {
+    /// Another of `owner`'s, which begins with the same clocks.
+    pub fn another(&self, owner: &UserNamespace) -> Arc<TimeNamespace> {
         Arc::new(TimeNamespace {
             id: NamespaceId::default(),
+            owner: owner.clone(),
             monotonic: AtomicI64::new(self.ahead()),
             boottime: AtomicI64::new(self.boottime_ahead()),
             frozen: AtomicBool::new(false),

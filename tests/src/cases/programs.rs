@@ -35,6 +35,8 @@ pub(super) const CASES: &[Case] = both![
     ("semaphores", 20),
     ("namespaces", 20; "CAP_SYS_ADMIN"),
     ("pidns", 20; "CAP_SYS_ADMIN"),
+    ("userns", 20; "CAP_SYS_ADMIN"),
+    ("usermounts", 20; "CAP_SYS_ADMIN"),
     ("mounts", 20; "CAP_SYS_ADMIN"),
     ("mountfds", 20; "CAP_SYS_ADMIN"),
     ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),

@@ -17,6 +17,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::mem;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::dentry::{Dentry, Super};
@@ -26,7 +27,7 @@ use super::path::Path;
 use super::types::{Events, MountFlags, OpenFlags};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue};
-use crate::task::NamespaceId;
+use crate::task::{NamespaceId, UserNamespace};
 
 pub use sharing::{MS_REC, PeerGroup, Propagation, Sharing};
 pub use tree::{MountPairs, detach_from};
@@ -62,6 +63,10 @@ pub struct Mount {
     /// What /proc/PID/mounts shows as the source.
     pub source: String,
     flags: AtomicU64,
+    /// Flags that stay as they are (MNT_LOCK_READONLY and its like).
+    locks: AtomicU64,
+    /// It stays where it is, over what it hides (MNT_LOCKED).
+    locked: AtomicBool,
     /// Files that are open for writing through it.
     writers: AtomicUsize,
     /// umount2(MNT_EXPIRE) has come by, and nobody since.
@@ -72,6 +77,8 @@ pub struct Mount {
     place: SpinLock<Option<Path>>,
     /// What is mounted on it, by the address of the dentry.
     children: SpinLock<BTreeMap<usize, Arc<Mount>>>,
+    /// What those of them stand on that went with it, and still hide that.
+    hidden: SpinLock<Vec<Arc<Dentry>>>,
     /// The namespace that it is in.
     namespace: SpinLock<Option<Arc<NamespaceState>>>,
     sharing: SpinLock<Sharing>,
@@ -92,11 +99,14 @@ impl Mount {
             root,
             source,
             flags: AtomicU64::new(flags.bits()),
+            locks: AtomicU64::new(0),
+            locked: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
             expiring: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             place: SpinLock::new(None),
             children: SpinLock::new(BTreeMap::new()),
+            hidden: SpinLock::new(Vec::new()),
             namespace: SpinLock::new(None),
             sharing: SpinLock::new(Sharing::default()),
         })
@@ -112,9 +122,45 @@ impl Mount {
         self.flags.store(flags.bits(), Ordering::SeqCst);
     }
 
+    /// What a mount is in a namespace whose owner did not make it: it keeps its access times' flags and those that
+    /// take rights away, and if it `hides` something also its place (lock_mnt_tree()).
+    fn lock(&self, hides: bool) {
+        const RIGHTS: MountFlags = MountFlags::RDONLY
+            .union(MountFlags::NODEV)
+            .union(MountFlags::NOSUID)
+            .union(MountFlags::NOEXEC);
+        let locks = self.flags() & RIGHTS | MountFlags::ATIME;
+        self.locks.fetch_or(locks.bits(), Ordering::SeqCst);
+        if hides {
+            self.locked.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The flags that it keeps.
+    pub fn locks(&self) -> MountFlags {
+        MountFlags::from_bits_truncate(self.locks.load(Ordering::SeqCst))
+    }
+
+    /// Whether it must stay where it is.
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::SeqCst)
+    }
+
+    /// `EPERM` where flags that it keeps would be others (can_change_locked_flags()).
+    pub fn check_locks(&self, new: MountFlags) -> Result<(), Errno> {
+        let (locks, old) = (self.locks(), self.flags());
+        let rights = locks - MountFlags::ATIME;
+        let same_times = new & MountFlags::ATIME == old & MountFlags::ATIME;
+        match new.contains(rights) && (same_times || !locks.contains(MountFlags::ATIME)) {
+            true => Ok(()),
+            false => Err(Errno::EPERM),
+        }
+    }
+
     /// Sets its flags. `EBUSY` where it would become read-only under files that are open for writing.
     pub fn change_flags(&self, flags: MountFlags) -> Result<(), Errno> {
         let _changing = CHANGING.lock();
+        self.check_locks(flags)?;
         if !self.try_flags(flags) {
             return Err(Errno::EBUSY);
         }
@@ -204,6 +250,17 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
+        // What still stands on it goes too, one after the other, however many stand on each other.
+        let mut next: Vec<Arc<Mount>> =
+            mem::take(&mut *self.children.lock()).into_values().collect();
+        while let Some(child) = next.pop().map(Arc::into_inner) {
+            if let Some(child) = child {
+                next.extend(mem::take(&mut *child.children.lock()).into_values());
+            }
+        }
+        for dentry in mem::take(&mut *self.hidden.lock()) {
+            dentry.mounted.fetch_sub(1, Ordering::SeqCst);
+        }
         self.sb.unmounted();
     }
 }
@@ -212,6 +269,8 @@ impl Drop for Mount {
 pub struct NamespaceState {
     /// Whether it is one that no task is in: a tree that a descriptor holds (open_tree(2), fsmount(2)).
     anonymous: bool,
+    /// Whose capabilities count for it.
+    owner: UserNamespace,
     /// Its mounts, and those that are about to be.
     count: AtomicUsize,
     /// Changes so far, for those who poll /proc/PID/mounts.
@@ -220,9 +279,10 @@ pub struct NamespaceState {
 }
 
 impl NamespaceState {
-    fn new(anonymous: bool) -> Arc<NamespaceState> {
+    fn new(anonymous: bool, owner: &UserNamespace) -> Arc<NamespaceState> {
         Arc::new(NamespaceState {
             anonymous,
+            owner: owner.clone(),
             count: AtomicUsize::new(0),
             event: AtomicU64::new(0),
             queue: WaitQueue::new(),
@@ -263,28 +323,35 @@ impl NamespaceState {
 pub struct MountNamespace {
     /// Its inode number, as /proc/PID/ns/mnt shows it.
     pub id: NamespaceId,
+    /// Whose capabilities count for it.
+    pub owner: UserNamespace,
     root: Arc<Mount>,
     state: Arc<NamespaceState>,
 }
 
 impl MountNamespace {
-    /// One with this root, which is nowhere yet.
+    /// One of the initial user namespace's with this root, which is nowhere yet.
     pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
-        Self::with(root, false)
+        Self::owned(root, &UserNamespace::INITIAL)
     }
 
-    /// A tree that is nowhere, kept by whoever has this.
-    pub fn anonymous(root: Arc<Mount>) -> Arc<MountNamespace> {
-        Self::with(root, true)
+    /// The same, of `owner`'s.
+    pub fn owned(root: Arc<Mount>, owner: &UserNamespace) -> Arc<MountNamespace> {
+        Self::with(root, owner, false)
     }
 
-    fn with(root: Arc<Mount>, anonymous: bool) -> Arc<MountNamespace> {
-        let state = NamespaceState::new(anonymous);
+    /// A tree that is nowhere, kept by whoever has this, one of `owner`'s.
+    pub fn anonymous(root: Arc<Mount>, owner: &UserNamespace) -> Arc<MountNamespace> {
+        Self::with(root, owner, true)
+    }
+
+    fn with(root: Arc<Mount>, owner: &UserNamespace, anonymous: bool) -> Arc<MountNamespace> {
+        let state = NamespaceState::new(anonymous, owner);
         for mount in tree::below(&root) {
             state.count.fetch_add(1, Ordering::Relaxed);
             *mount.namespace.lock() = Some(state.clone());
         }
-        Arc::new(MountNamespace { id: NamespaceId::default(), root, state })
+        Arc::new(MountNamespace { id: NamespaceId::default(), owner: owner.clone(), root, state })
     }
 
     /// The root mount: below a container's it is one that nobody sees, as Linux's initial one.
@@ -311,7 +378,7 @@ impl MountNamespace {
 
     /// mount_setattr(2): changes flags and propagation of the mount whose root `at` is, one of this namespace or
     /// the root of an anonymous one, and with `deep` of all on it; of all or none. `EBUSY` where one would become
-    /// read-only under files that are open for writing.
+    /// read-only under files that are open for writing, `EPERM` where one keeps its flags.
     pub fn set_attributes(&self, at: &Path, deep: bool, change: &Change) -> Result<(), Errno> {
         let _changing = CHANGING.lock();
         let mount = &at.mount;
@@ -328,11 +395,17 @@ impl MountNamespace {
         for mount in &all {
             let old = mount.flags();
             done.push((mount, old));
-            if !mount.try_flags((old - change.clear) | change.set) {
+            let new = (old - change.clear) | change.set;
+            let refused = match mount.check_locks(new) {
+                Ok(()) if mount.try_flags(new) => None,
+                Ok(()) => Some(Errno::EBUSY),
+                Err(e) => Some(e),
+            };
+            if let Some(e) = refused {
                 for (mount, old) in done {
                     mount.set_flags(old);
                 }
-                return Err(Errno::EBUSY);
+                return Err(e);
             }
         }
         if let Some(kind) = change.propagation {

@@ -15,6 +15,7 @@ use crate::errno::Errno;
 use crate::fs::dentry::Dentry;
 use crate::fs::path::Path;
 use crate::sync::SpinLock;
+use crate::task::UserNamespace;
 
 /// What mount(2) makes of a mount with MS_SHARED and the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,9 +205,16 @@ impl Mount {
     }
 
     /// move_mount(MOVE_MOUNT_SET_GROUP): `self`, which is private, becomes what `from` is, as if it were a bind of
-    /// it.
-    pub fn join(self: &Arc<Self>, from: &Arc<Mount>) -> Result<(), Errno> {
+    /// it. `may` says whether the caller may change what is in a namespace of somebody's.
+    pub fn join(
+        self: &Arc<Self>,
+        from: &Arc<Mount>,
+        may: impl Fn(&UserNamespace) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
         let _changing = CHANGING.lock();
+        for mount in [from, self] {
+            may(&mount.namespace().ok_or(Errno::EINVAL)?.owner)?;
+        }
         let (new, old) = (from.sharing(), self.sharing());
         if old.peers.is_some()
             || old.master.is_some()
@@ -214,7 +222,11 @@ impl Mount {
         {
             return Err(Errno::EINVAL);
         }
-        if !Arc::ptr_eq(&self.sb, &from.sb) || !from.root.is_above(&self.root) {
+        let shown = Path { mount: from.clone(), dentry: self.root.clone() };
+        if !Arc::ptr_eq(&self.sb, &from.sb)
+            || !from.root.is_above(&self.root)
+            || tree::hides_something(&shown)
+        {
             return Err(Errno::EINVAL);
         }
         self.set_sharing(Sharing { unbindable: old.unbindable && new.peers.is_none(), ..new });

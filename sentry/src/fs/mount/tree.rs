@@ -3,6 +3,7 @@
 //! All of it under [`CHANGING`]. Mounts that a change takes away are let go of after it: a file system's end may
 //! wait for the host.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -13,7 +14,8 @@ use crate::errno::Errno;
 use crate::fs::dentry::Dentry;
 use crate::fs::nsfs;
 use crate::fs::path::Path;
-use crate::fs::types::FileType;
+use crate::fs::types::{FileType, MountFlags};
+use crate::task::UserNamespace;
 
 /// Mounts of one tree, each with what stands for it in another.
 pub type MountPairs = Vec<(Arc<Mount>, Arc<Mount>)>;
@@ -69,6 +71,12 @@ pub(super) fn is_reachable(from: &Path, root: &Path) -> bool {
     root.dentry.is_above(&here.dentry)
 }
 
+/// Whether something that must stay stands on the mount of `from`, at or below it (has_locked_children()).
+pub(super) fn hides_something(from: &Path) -> bool {
+    let below = |m: &Arc<Mount>| m.place().is_some_and(|at| from.dentry.is_above(&at.dentry));
+    from.mount.children().iter().any(|m| m.is_locked() && below(m))
+}
+
 /// The mounts that stand on `dentry`, in all namespaces.
 pub(super) fn standing_on(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
     let address = address(dentry);
@@ -86,6 +94,13 @@ pub fn detach_from(dentry: &Arc<Dentry>) {
     for mount in standing_on(dentry) {
         gone.extend(remove(&mount, false));
     }
+}
+
+/// Whether a place is there for something to be mounted on, and nothing else (sysfs_create_mount_point()).
+fn is_made_for(at: &Path) -> bool {
+    let (parent, name) = at.dentry.place();
+    let above = parent.map(|p| p.place().1);
+    at.mount.sb.fs.name() == "sysfs" && *name == *b"cgroup" && above.is_some_and(|p| *p == *b"fs")
 }
 
 /// A dentry on which something is going to be mounted: whoever removes its name waits until it is.
@@ -125,9 +140,19 @@ impl Mount {
         Some(place)
     }
 
+    /// Takes it away together with what it stands on, so that it still hides what is under it from whoever has
+    /// that.
+    fn leave_on(&self) {
+        let Some(place) = self.place.lock().take() else { return };
+        POINTS.lock().remove(&(address(&place.dentry), self.id));
+        place.mount.hidden.lock().push(place.dentry);
+    }
+
     /// A copy of its part below `root`, in no place yet.
     fn copy(&self, root: &Arc<Dentry>, how: Copying) -> Arc<Mount> {
         let new = Mount::new(&self.sb, root.clone(), self.flags(), self.source.clone());
+        new.locks.store(self.locks().bits(), Ordering::SeqCst);
+        new.locked.store(self.is_locked(), Ordering::SeqCst);
         let old = self.sharing();
         new.set_sharing(match old.peers {
             peers @ Some(_) if how.slave => Sharing { master: peers, ..Sharing::default() },
@@ -229,11 +254,14 @@ fn graft(source: &Arc<Mount>, at: &Path, moving: bool) -> Result<(), Errno> {
         source.detach();
     }
     source.attach(at);
+    source.locked.store(false, Ordering::SeqCst);
+    let here = namespace.owner.clone();
     for mount in tree {
         *mount.namespace.lock() = Some(namespace.clone());
     }
     namespace.changed();
     for (copy, place) in copies {
+        copy.locked.store(false, Ordering::SeqCst);
         let Some(namespace) = place.mount.namespace() else { continue };
         // What is there already comes to stand on the new one.
         let there = place.mount.mounted_at(&place.dentry);
@@ -241,7 +269,11 @@ fn graft(source: &Arc<Mount>, at: &Path, moving: bool) -> Result<(), Errno> {
             there.detach();
         }
         copy.attach(&place);
-        for mount in below(&copy) {
+        let stranger = namespace.owner != here;
+        for (n, mount) in below(&copy).into_iter().enumerate() {
+            if stranger {
+                mount.lock(n != 0);
+            }
             *mount.namespace.lock() = Some(namespace.clone());
         }
         if let Some(there) = there {
@@ -298,8 +330,14 @@ fn remove(mount: &Arc<Mount>, spreads: bool) -> Vec<Arc<Mount>> {
 
 /// Takes these mounts out of their places, groups and namespaces.
 fn take_apart(mounts: Vec<Arc<Mount>>) {
+    let ids: BTreeSet<u64> = mounts.iter().map(|m| m.id).collect();
     for mount in &mounts {
-        mount.detach();
+        // What is hidden from whoever is in the namespace stays so when it is gone.
+        let goes_along = |place: Path| mount.is_locked() && ids.contains(&place.mount.id);
+        match mount.place().is_some_and(goes_along) {
+            true => mount.leave_on(),
+            false => drop(mount.detach()),
+        }
         mount.set_propagation(Propagation::Private);
         let namespace = mount.namespace.lock().take();
         if let Some(namespace) = namespace {
@@ -374,11 +412,25 @@ impl MountNamespace {
         {
             return Err(Errno::EINVAL);
         }
+        // What a locked one hides must not come to light in the copy.
+        if !deep && hides_something(from) {
+            return Err(Errno::EINVAL);
+        }
+        let left_out = |m: &Arc<Mount>| {
+            let there = m.is_locked() && m.sharing().unbindable;
+            there && m.place().is_some_and(|at| is_reachable(&at, from))
+        };
+        if deep && below(&from.mount).iter().any(left_out) {
+            return Err(Errno::EPERM);
+        }
         let top = match deep {
             true => copy_tree(from, Copying::PLAIN).into_iter().next().map(|(_, top)| top),
             false => Some(from.mount.copy(&from.dentry, Copying::PLAIN)),
         };
-        Ok(MountNamespace::anonymous(top.ok_or(Errno::EINVAL)?))
+        if let Some(top) = &top {
+            top.locked.store(false, Ordering::SeqCst);
+        }
+        Ok(MountNamespace::anonymous(top.ok_or(Errno::EINVAL)?, &self.owner))
     }
 
     /// Puts a tree that was nowhere on `at`.
@@ -407,7 +459,7 @@ impl MountNamespace {
         if !movable
             || !from.is_mount_root()
             || is_dir(&from.dentry) != is_dir(&to.dentry)
-            || parent.as_ref().is_some_and(|p| p.is_shared())
+            || parent.as_ref().is_some_and(|p| p.is_shared() || mount.is_locked())
             || to.mount.is_shared() && mount.has_unbindable()
         {
             return Err(Errno::EINVAL);
@@ -422,12 +474,42 @@ impl MountNamespace {
         graft(mount, to, parent.is_some())
     }
 
+    /// `EPERM` where a new mount of a proc or sysfs would show what is hidden in this namespace, where another user
+    /// namespace than the initial one owns it: there must be one of that type that can be seen whole, and what
+    /// that keeps the new one keeps too (mount_too_revealing()).
+    pub fn check_revealing(&self, mount: &Arc<Mount>) -> Result<(), Errno> {
+        let fstype = mount.sb.fs.name();
+        if self.owner.is_initial() || !matches!(fstype, "proc" | "sysfs") {
+            return Ok(());
+        }
+        let _changing = CHANGING.lock();
+        let whole = |old: &Arc<Mount>| {
+            let same = old.sb.fs.name() == fstype
+                && old.sb.root().is_some_and(|root| Arc::ptr_eq(&root, &old.root));
+            let mut keeps = old.locks();
+            keeps.set(
+                MountFlags::RDONLY,
+                keeps.contains(MountFlags::RDONLY) || old.sb.flags().contains(MountFlags::RDONLY),
+            );
+            let (new, times) = (mount.flags(), MountFlags::ATIME);
+            let writes = keeps.contains(MountFlags::RDONLY) && !new.contains(MountFlags::RDONLY);
+            let notes = keeps.contains(times) && old.flags() & times != new & times;
+            let covers =
+                |m: &Arc<Mount>| m.is_locked() && !m.place().is_some_and(|at| is_made_for(&at));
+            let seen = same && !writes && !notes && !old.children().iter().any(covers);
+            seen.then_some(keeps & (MountFlags::RDONLY | times))
+        };
+        let keeps = self.all().iter().find_map(whole).ok_or(Errno::EPERM)?;
+        mount.locks.fetch_or(keeps.bits(), Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Takes `mount`, to which the caller has one reference, away: with `lazy` with everything on it and although
     /// it is in use, else `EBUSY`.
     pub fn umount(&self, mount: &Arc<Mount>, lazy: bool) -> Result<(), Errno> {
         let mut gone = Vec::new();
         let _changing = CHANGING.lock();
-        if !mount.is_in(self) {
+        if !mount.is_in(self) || mount.is_locked() {
             return Err(Errno::EINVAL);
         }
         if !lazy && is_busy(mount) {
@@ -463,6 +545,7 @@ impl MountNamespace {
             || shared(&above)
             || !root.mount.is_in(self)
             || !new.mount.is_in(self)
+            || new.mount.is_locked()
         {
             return Err(Errno::EINVAL);
         }
@@ -484,15 +567,29 @@ impl MountNamespace {
         root.mount.detach();
         root.mount.attach(put_old);
         new.mount.attach(&above);
+        // What hides the place below goes on to.
+        let locked = root.mount.locked.swap(false, Ordering::SeqCst);
+        new.mount.locked.store(locked, Ordering::SeqCst);
         self.state.changed();
         Ok(())
     }
 
     /// A copy of the tree for a new namespace (CLONE_NEWNS), with what each mount became.
-    pub fn copy(&self) -> (Arc<MountNamespace>, MountPairs) {
+    ///
+    /// One of another user namespace's hears of what is mounted here, and tells nothing; and what it has from here
+    /// it has as it is: see [`Mount::lock`].
+    pub fn copy(&self, owner: &UserNamespace) -> (Arc<MountNamespace>, MountPairs) {
         let _changing = CHANGING.lock();
-        let pairs = copy_tree(&Path::root_of(&self.root), Copying::NAMESPACE);
+        let stranger = *owner != self.owner;
+        let how = Copying { slave: stranger, ..Copying::NAMESPACE };
+        let pairs = copy_tree(&Path::root_of(&self.root), how);
+        if stranger {
+            for (n, (_, new)) in pairs.iter().enumerate() {
+                // Under the lowest there is nothing to hide.
+                new.lock(n != 0);
+            }
+        }
         let root = pairs.first().map_or_else(|| self.root.clone(), |(_, new)| new.clone());
-        (MountNamespace::new(root), pairs)
+        (MountNamespace::owned(root, owner), pairs)
     }
 }

@@ -221,7 +221,7 @@ fn cut_short(blocked: Blocked) -> SysError {
 impl Registration {
     fn tell(self, cx: &Current) {
         let (Some(process), Some(signal)) = (self.process.upgrade(), self.signal) else { return };
-        let (pid, uid) = (process.pidns.nr(cx.task.process.pid), cx.creds.uid);
+        let (pid, uid) = (process.pidns.nr(cx.task.process.pid), process.shown_uid(cx.creds.uid));
         let mut info = SigInfo::user(signal, code::SI_MESGQ, pid, uid);
         info.set(1, self.value);
         // A full queue of signals is the receiver's loss, as on Linux.

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod dirs;
+mod idmap;
 mod memfile;
 mod mounts;
 mod mqueue;
@@ -137,6 +138,8 @@ enum What {
     Tasks,
     Fds,
     FdInfos,
+    /// A map of ids of its user namespace, or what goes with them.
+    IdMap(idmap::Which),
     /// The process's memory.
     Mem,
 }

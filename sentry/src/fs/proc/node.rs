@@ -171,9 +171,12 @@ impl Node {
 
 fn kind_of(what: &What) -> FileType {
     match what {
-        What::Text(_) | What::Bytes(_) | What::Writable(..) | What::Mounts(_) | What::Mem => {
-            FileType::Regular
-        }
+        What::Text(_)
+        | What::Bytes(_)
+        | What::Writable(..)
+        | What::Mounts(_)
+        | What::IdMap(_)
+        | What::Mem => FileType::Regular,
         What::Link(_) => FileType::Symlink,
         What::Dir(_) | What::Tasks | What::Fds | What::FdInfos => FileType::Directory,
     }
@@ -202,9 +205,13 @@ impl Inode for Node {
         // A process's files are its user's, unless it must not be looked into.
         let owner = self.subject.as_ref().and_then(|s| {
             let dumpable = s.process.dumpable.load(core::sync::atomic::Ordering::Relaxed);
-            s.task().filter(|_| dumpable).map(|t| t.creds())
+            if !dumpable {
+                let ns = s.process.memory_owner.lock().clone();
+                return Some((ns.kuid(0).unwrap_or(0), ns.kgid(0).unwrap_or(0)));
+            }
+            s.task().map(|t| t.creds()).map(|c| (c.euid, c.egid))
         });
-        let (uid, gid) = owner.map_or((0, 0), |c| (c.euid, c.egid));
+        let (uid, gid) = owner.unwrap_or((0, 0));
         let nlink = match self.place {
             _ if kind != FileType::Directory => 1,
             Place::Root => {
@@ -311,7 +318,7 @@ impl Inode for Node {
         }
     }
 
-    fn open(&self, cx: &Cx<'_>, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+    fn open(&self, cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
         let node = self.this.upgrade().ok_or(Errno::ESTALE)?;
         match self.kind() {
             FileType::Directory => {
@@ -322,6 +329,11 @@ impl Inode for Node {
                 if matches!(self.place, Place::Entry(Entry { what: What::Mem, .. })) =>
             {
                 self.about(cx, super::memfile::open)
+            }
+            FileType::Regular
+                if let Place::Entry(Entry { what: What::IdMap(which), .. }) = self.place =>
+            {
+                self.about(cx, |about| super::idmap::open(about, *which, flags))
             }
             FileType::Regular => {
                 let watch = match self.place {

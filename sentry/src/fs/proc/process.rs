@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::sync::atomic::Ordering;
 
+use super::idmap::{self, Which};
 use super::{About, Entry, What, dir, link, text};
 use crate::errno::Errno;
 use crate::fs::{FsContext, Link, nsfs};
@@ -15,6 +16,7 @@ use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
+use crate::task::userns::IdKind;
 use crate::task::{Comm, Namespace, Task, TaskState, cap, oom, trace};
 
 /// Most bytes of a command line or environment that are shown.
@@ -39,7 +41,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     link("exe", exe),
     Entry { name: "fd", perm: 0o500, what: What::Fds },
     Entry { name: "fdinfo", perm: 0o555, what: What::FdInfos },
-    text("gid_map", id_map),
+    idmap::entry("gid_map", Which::Map(IdKind::Group)),
     text("io", io),
     text("limits", limits),
     text("loginuid", |_, out| {
@@ -58,23 +60,20 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     Entry { name: "oom_score_adj", perm: 0o644, what: What::Writable(oom_adj, set_oom_adj) },
     private("personality", What::Text(personality)),
-    text("projid_map", id_map),
+    idmap::entry("projid_map", Which::Map(IdKind::Project)),
     link("root", |about| place(about, |fs| fs.root())),
     text("schedstat", schedstat),
     text("sessionid", |_, out| {
         out.push_str("4294967295");
         Ok(())
     }),
-    text("setgroups", |_, out| {
-        out.push_str("allow\n");
-        Ok(())
-    }),
+    idmap::entry("setgroups", Which::Setgroups),
     text("smaps", super::smaps::smaps),
     text("smaps_rollup", super::smaps::rollup),
     text("stat", stat),
     text("statm", statm),
     text("status", status),
-    text("uid_map", id_map),
+    idmap::entry("uid_map", Which::Map(IdKind::User)),
     text("wchan", |_, out| {
         out.push('0');
         Ok(())
@@ -180,11 +179,6 @@ fn set_comm(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
     }
     let name = data.strip_suffix(b"\n").unwrap_or(data);
     *about.task()?.name.lock() = Comm::new(name);
-    Ok(())
-}
-
-fn id_map(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    out.push_str("         0          0 4294967295\n");
     Ok(())
 }
 
@@ -416,15 +410,18 @@ fn status(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     let _ = writeln!(out, "PPid:\t{}\nTracerPid:\t{tracer}", nr(process.parent_pid()));
     let creds = task.as_ref().map(|t| t.creds()).unwrap_or_default();
     let c = &creds;
-    let _ = writeln!(out, "Uid:\t{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid);
-    let _ = writeln!(out, "Gid:\t{}\t{}\t{}\t{}", c.gid, c.egid, c.sgid, c.fsgid);
+    let reader = &about.cx.creds.userns;
+    let [uid, euid, suid, fsuid] = [c.uid, c.euid, c.suid, c.fsuid].map(|id| reader.uid(id));
+    let [gid, egid, sgid, fsgid] = [c.gid, c.egid, c.sgid, c.fsgid].map(|id| reader.gid(id));
+    let _ = writeln!(out, "Uid:\t{uid}\t{euid}\t{suid}\t{fsuid}");
+    let _ = writeln!(out, "Gid:\t{gid}\t{egid}\t{sgid}\t{fsgid}");
     let files = task.as_ref().and_then(|t| t.shared.lock().files.clone());
     let _ = writeln!(out, "FDSize:\t{}", files.map_or(0, |f| f.size()));
     out.push_str("Groups:\t");
-    for group in &c.groups {
-        let _ = write!(out, "{group} ");
+    for (n, group) in c.groups.iter().enumerate() {
+        let _ = write!(out, "{}{}", if n == 0 { "" } else { " " }, reader.gid(*group));
     }
-    out.push('\n');
+    out.push_str(" \n");
     let tid = subject.task.as_ref().map_or(process.pid, |t| t.tid());
     let ids = [process.pid, tid, process.group(), process.session()];
     for (name, id) in ["NStgid", "NSpid", "NSpgid", "NSsid"].iter().zip(ids) {

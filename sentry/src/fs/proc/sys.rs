@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write as _;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{About, Entry, What, admin, dir, text};
 use crate::errno::Errno;
@@ -11,6 +11,7 @@ use crate::fs::mount::MOUNT_MAX;
 use crate::fs::pipe;
 use crate::platform::platform;
 use crate::syscall::{RELEASE, VERSION};
+use crate::task::userns::MAX_USER_NAMESPACES;
 use crate::task::{PID_MAX, Uts};
 
 /// A value that does not change.
@@ -95,20 +96,41 @@ fn set_domainname(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
     uts(about, |uts| uts.names.lock().domain = name)
 }
 
-fn mount_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    let _ = writeln!(out, "{}", MOUNT_MAX.load(Ordering::Relaxed));
+fn most(limit: &AtomicUsize, out: &mut String) -> Result<(), Errno> {
+    let _ = writeln!(out, "{}", limit.load(Ordering::Relaxed));
     Ok(())
 }
 
-fn set_mount_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+fn set_most(
+    about: &About<'_>,
+    data: &[u8],
+    least: usize,
+    limit: &AtomicUsize,
+) -> Result<(), Errno> {
     admin(about.cx)?;
     let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
     let most: usize = text.trim().parse().map_err(|_| Errno::EINVAL)?;
-    if most == 0 || most > i32::MAX as usize {
+    if most < least || most > i32::MAX as usize {
         return Err(Errno::EINVAL);
     }
-    MOUNT_MAX.store(most, Ordering::Relaxed);
+    limit.store(most, Ordering::Relaxed);
     Ok(())
+}
+
+fn mount_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    most(&MOUNT_MAX, out)
+}
+
+fn set_mount_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    set_most(about, data, 1, &MOUNT_MAX)
+}
+
+fn user_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    most(&MAX_USER_NAMESPACES, out)
+}
+
+fn set_user_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    set_most(about, data, 0, &MAX_USER_NAMESPACES)
 }
 
 fn memory_pages() -> u64 {
@@ -154,12 +176,18 @@ const KERNEL: &[Entry] = &[
         let _ = writeln!(out, "{}", (memory_pages() / 8).clamp(20, u64::from(PID_MAX)));
         Ok(())
     }),
-    constant!("unprivileged_userns_clone", 0),
+    constant!("unprivileged_userns_clone", 1),
     text("version", |_, out| {
         name(VERSION.as_bytes(), out);
         Ok(())
     }),
 ];
+
+const USER: &[Entry] = &[Entry {
+    name: "max_user_namespaces",
+    perm: 0o644,
+    what: What::Writable(user_max, set_user_max),
+}];
 
 const VM: &[Entry] = &[
     constant!("max_map_count", crate::mm::MAX_MAP_COUNT),
@@ -218,4 +246,4 @@ const NET: &[Entry] = &[
 ];
 
 pub(super) const ENTRIES: &[Entry] =
-    &[dir("fs", FS), dir("kernel", KERNEL), dir("net", NET), dir("vm", VM)];
+    &[dir("fs", FS), dir("kernel", KERNEL), dir("net", NET), dir("user", USER), dir("vm", VM)];

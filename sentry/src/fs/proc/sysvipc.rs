@@ -28,7 +28,7 @@ fn msg(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     for queue in ipc.queues.all() {
         // Who reads this sees all, readable or not.
         let Ok(s) = queue.stat(&creds, false) else { continue };
-        let p = &s.perm;
+        let p = &s.perm.seen_from(&creds.userns);
         let _ = writeln!(
             out,
             "{:10} {:10}  {:4o}  {:10} {:10} {:5} {:5} {:5} {:5} {:5} {:5} {:10} {:10} {:10}",
@@ -58,7 +58,7 @@ fn sem(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     let (ipc, creds) = ipc(about)?;
     for set in ipc.semaphores.all() {
         let Ok(s) = set.stat(&creds, false) else { continue };
-        let p = &s.perm;
+        let p = &s.perm.seen_from(&creds.userns);
         let _ = writeln!(
             out,
             "{:10} {:10}  {:4o} {:10} {:5} {:5} {:5} {:5} {:10} {:10}",
@@ -76,7 +76,7 @@ fn shm(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     let (ipc, creds) = ipc(about)?;
     for segment in ipc.segments.all() {
         let Ok(s) = segment.stat(&creds, false) else { continue };
-        let p = &s.perm;
+        let p = &s.perm.seen_from(&creds.userns);
         let rss = s.rss.saturating_mul(PAGE_SIZE as u64);
         let _ = writeln!(
             out,

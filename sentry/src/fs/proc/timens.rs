@@ -52,7 +52,8 @@ fn store(about: &About<'_>, bytes: &[u8]) -> Result<(), Errno> {
             *place = Some((seconds, rest));
         }
     }
-    if !about.cx.creds.capable(cap::SYS_TIME) {
+    let ns = namespace(about)?;
+    if !about.cx.creds.ns_capable(&ns.owner, cap::SYS_TIME) {
         return Err(Errno::EPERM);
     }
     let mut ahead = [None; 2];
@@ -71,5 +72,5 @@ fn store(about: &About<'_>, bytes: &[u8]) -> Result<(), Errno> {
         *to = Some(by);
     }
     let [monotonic, boottime] = ahead;
-    namespace(about)?.set(monotonic, boottime)
+    ns.set(monotonic, boottime)
 }

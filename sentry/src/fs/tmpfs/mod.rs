@@ -22,6 +22,7 @@ use super::path::Path;
 use super::types::{FileType, MountFlags, NAME_MAX, New, OpenFlags, StatFs};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
+use crate::task::Creds;
 
 pub use file::Body;
 pub use file::{FileHandle, seal};
@@ -54,9 +55,11 @@ impl Default for Options {
 }
 
 impl Options {
-    /// From mount data: `size=64k,mode=755,uid=..`. `EINVAL` for what is not understood.
-    pub fn parse(data: &[u8]) -> Result<Options, Errno> {
+    /// From mount data of somebody's: `size=64k,mode=755,uid=..`. `EINVAL` for what is not understood.
+    pub fn parse(data: &[u8], creds: &Creds) -> Result<Options, Errno> {
+        let ns = &creds.userns;
         let mut options = Options::default();
+        (options.root.uid, options.root.gid) = (creds.fsuid, creds.fsgid);
         let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
         for option in text.split(',').filter(|o| !o.is_empty()) {
             let (name, value) = option.split_once('=').unwrap_or((option, ""));
@@ -68,8 +71,8 @@ impl Options {
                 }
                 "nr_inodes" => options.inodes = parse_size(value)?,
                 "mode" => options.root.mode = number(8)? & 0o7777,
-                "uid" => options.root.uid = number(10)?,
-                "gid" => options.root.gid = number(10)?,
+                "uid" => options.root.uid = ns.kuid(number(10)?).ok_or(Errno::EINVAL)?,
+                "gid" => options.root.gid = ns.kgid(number(10)?).ok_or(Errno::EINVAL)?,
                 // Where pages are is not an application's business here.
                 "huge" | "mpol" | "inode32" | "inode64" | "noswap" => {}
                 _ => return Err(Errno::EINVAL),
@@ -213,7 +216,8 @@ impl FileSystem for Tmpfs {
     }
 
     fn remount(&self, data: &[u8]) -> Result<(), Errno> {
-        let options = Options::parse(data)?;
+        // Whoever the root belongs to stays.
+        let options = Options::parse(data, &Creds::default())?;
         let pages = options.size.div_ceil(PAGE_SIZE as u64);
         if data.windows(5).any(|w| w == b"size=") {
             if pages != 0 && pages < self.shared.pages.load(Ordering::Relaxed) {

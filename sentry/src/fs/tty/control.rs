@@ -7,7 +7,7 @@ use crate::error::{SysError, SysResult};
 use crate::fs::types::Events;
 use crate::platform::Stream;
 use crate::signal::Signal;
-use crate::task::{Current, cap, has_cap};
+use crate::task::{Current, cap};
 
 /// asm-generic/ioctls.h.
 mod command {
@@ -225,7 +225,7 @@ impl Tty {
             return Err(Errno::EPERM);
         }
         if let Some((pids, session)) = owner {
-            let privileged = has_cap(cx.creds.capabilities.effective, cap::SYS_ADMIN);
+            let privileged = cx.creds.capable(cap::SYS_ADMIN);
             if arg != 1 || !privileged {
                 return Err(Errno::EPERM);
             }

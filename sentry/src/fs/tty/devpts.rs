@@ -21,7 +21,7 @@ use crate::fs::types::{
 };
 use crate::platform::Stream;
 use crate::sync::SpinLock;
-use crate::task::{cap, has_cap};
+use crate::task::{Creds, cap};
 
 /// linux/magic.h.
 const MAGIC: u64 = 0x1cd1;
@@ -53,8 +53,8 @@ pub struct Devpts {
 }
 
 impl Devpts {
-    /// A new instance. `EINVAL` for options that devpts does not have.
-    pub fn new(data: &[u8]) -> Result<Arc<Devpts>, Errno> {
+    /// A new instance, with options of somebody's. `EINVAL` for those that devpts does not have.
+    pub fn new(data: &[u8], creds: &Creds) -> Result<Arc<Devpts>, Errno> {
         let mut options = Options { uid: None, gid: None, mode: 0o600, ptmxmode: 0, max: MAX };
         for option in data.split(|c| *c == b',').filter(|o| !o.is_empty()) {
             let option = core::str::from_utf8(option).map_err(|_| Errno::EINVAL)?;
@@ -62,8 +62,8 @@ impl Devpts {
             let number = |radix| u32::from_str_radix(value, radix).map_err(|_| Errno::EINVAL);
             match name {
                 "newinstance" if value.is_empty() => {}
-                "uid" => options.uid = Some(number(10)?),
-                "gid" => options.gid = Some(number(10)?),
+                "uid" => options.uid = Some(creds.userns.kuid(number(10)?).ok_or(Errno::EINVAL)?),
+                "gid" => options.gid = Some(creds.userns.kgid(number(10)?).ok_or(Errno::EINVAL)?),
                 "mode" => options.mode = number(8)? & mode::PERM,
                 "ptmxmode" => options.ptmxmode = number(8)? & mode::PERM,
                 "max" => options.max = number(10)?.min(MAX),
@@ -329,7 +329,7 @@ impl Inode for Named {
 
     fn open(&self, cx: &Cx<'_>, flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
         let tty = &self.tty;
-        let slave = tty.open_slave(has_cap(cx.creds.capabilities.effective, cap::SYS_ADMIN))?;
+        let slave = tty.open_slave(cx.creds.capable(cap::SYS_ADMIN))?;
         // A leader of a session without a terminal gets the first that it opens.
         if let Some(task) = cx.task
             && !flags.contains(OpenFlags::NOCTTY)

@@ -31,7 +31,7 @@ use crate::error::{SysError, SysResult};
 use crate::platform::{Listener, Ready, Stream, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
 use crate::sync::{SpinLock, WaitQueue};
-use crate::task::{Current, Pid, Pids, Terminal, ThreadWaker, cap, has_cap};
+use crate::task::{Current, Pid, Pids, Terminal, ThreadWaker, cap};
 use discipline::{Discipline, Effects};
 use packet::Packets;
 use termios::{Local, Termios, cc as chars};
@@ -619,5 +619,5 @@ impl Drop for Slave {
 pub fn open_own(cx: &super::Cx<'_>, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
     let process = &cx.task.ok_or(Errno::ENXIO)?.process;
     let terminal = process.terminal.lock().clone().ok_or(Errno::ENXIO)?;
-    terminal.open(has_cap(cx.creds.capabilities.effective, cap::SYS_ADMIN))
+    terminal.open(cx.creds.capable(cap::SYS_ADMIN))
 }

@@ -123,7 +123,7 @@ pub fn run(f: impl Fn(&mut User) + Send + Sync + 'static) {
 }
 
 fn root() -> Arc<MountNamespace> {
-    let fs = Tmpfs::new("tmpfs", &Options::parse(b"").unwrap()).unwrap();
+    let fs = Tmpfs::new("tmpfs", &Options::parse(b"", &root_creds()).unwrap()).unwrap();
     let sb = Super::new(fs);
     let dentry = sb.root().unwrap();
     MountNamespace::new(Mount::new(&sb, dentry, MountFlags::empty(), "rootfs".into()))

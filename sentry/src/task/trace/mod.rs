@@ -172,11 +172,12 @@ pub fn is_traced(task: &Task) -> bool {
 /// (LSM_UNSAFE_PTRACE).
 pub fn is_watched_by_less(task: &Task) -> bool {
     is_traced(task)
-        && !tracer_of(task).is_some_and(|tracer| tracer.creds().capable(cap::SYS_PTRACE))
+        && !tracer_of(task)
+            .is_some_and(|tracer| tracer.creds().ns_capable(&task.creds().userns, cap::SYS_PTRACE))
 }
 
-/// PTRACE_TRACEME: the caller is traced by its parent. `EPERM` where it is traced already, or has no
-/// parent here.
+/// PTRACE_TRACEME: the caller is traced by its parent. `EPERM` where it is traced already, has no parent here, or one
+/// with less rights.
 pub fn trace_me(cx: &Current) -> Result<(), Errno> {
     let process = &cx.task.process;
     let table = process.pids.lock();
@@ -185,6 +186,12 @@ pub fn trace_me(cx: &Current) -> Result<(), Errno> {
     let maker = cx.task.parent_key.load(Ordering::Relaxed);
     let tracer = tasks.iter().find(|t| t.key == maker).or_else(|| tasks.first());
     let tracer = tracer.ok_or(Errno::EPERM)?.clone();
+    // It must have what the caller has (cap_ptrace_traceme()).
+    let (above, own) = (tracer.creds(), &cx.creds);
+    let no_more = own.capabilities.permitted & !above.capabilities.permitted == 0;
+    if !(above.userns == own.userns && no_more || above.ns_capable(&own.userns, cap::SYS_PTRACE)) {
+        return Err(Errno::EPERM);
+    }
     link(&table, &cx.task, &tracer, false, Options::empty())
 }
 
@@ -403,7 +410,7 @@ pub(super) fn tracee_ends(task: &Arc<Task>, status: i32) -> bool {
     };
     let Some(tracer) = tracer else { return false };
     table.retire(task.tid());
-    let uid = task.creds().uid;
+    let uid = tracer.creds().userns.uid(task.creds().uid);
     let (code, status) = match status & 0x7f {
         0 => (code::CLD_EXITED, status >> 8 & 0xff),
         signal => (code::CLD_KILLED, signal),

@@ -46,7 +46,7 @@ impl Stop {
     fn notify(cx: &Current, signal: i32, code: i32, why: i32) -> Stop {
         let signal = Signal::new(signal).unwrap_or(Signal::SIGTRAP);
         let mut info = cx.sign(signal, code);
-        info.set(0, crate::signal::pair(cx.task.vtid(), cx.creds.uid));
+        info.set(0, crate::signal::pair(cx.task.vtid(), cx.creds.userns.uid(cx.creds.uid)));
         Stop { code, why, info: Some(info), message: None, kind: Kind::Other }
     }
 }
@@ -93,7 +93,7 @@ fn trap(cx: &mut Current, stop: Stop) -> (i32, Option<SigInfo>) {
         drop(state);
         let status = stop.code & 0x7f;
         let times = task.usage().ticks();
-        let uid = cx.creds.uid;
+        let uid = tracer.creds().userns.uid(cx.creds.uid);
         let pid = tracer.process.pidns.nr(task.tid());
         let info = SigInfo::child(Signal::SIGCHLD, stop.why, pid, uid, status, times);
         tell(&tracer.process, info, true);
@@ -229,8 +229,10 @@ pub fn signal(cx: &mut Current, info: SigInfo) -> Option<SigInfo> {
     let info = if after == before {
         SigInfo { signal, ..changed.unwrap_or(info) }
     } else {
-        let (pid, uid) =
-            tracer.map_or((0, 0), |t| (cx.task.process.pidns.nr(t.process.pid), t.creds().uid));
+        let (pid, uid) = tracer.map_or((0, 0), |t| {
+            let uid = cx.creds.userns.uid(t.creds().uid);
+            (cx.task.process.pidns.nr(t.process.pid), uid)
+        });
         SigInfo::user(signal, code::SI_USER, pid, uid)
     };
     if cx.task.blocked().contains(signal) {
