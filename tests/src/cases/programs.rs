@@ -37,6 +37,7 @@ pub(super) const CASES: &[Case] = both![
     ("pidns", 20; "CAP_SYS_ADMIN"),
     ("userns", 20; "CAP_SYS_ADMIN"),
     ("usermounts", 20; "CAP_SYS_ADMIN"),
+    ("userreach", 20; "CAP_SYS_PTRACE"),
     ("mounts", 20; "CAP_SYS_ADMIN"),
     ("mountfds", 20; "CAP_SYS_ADMIN"),
     ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),

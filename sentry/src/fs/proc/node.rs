@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
 
-use super::{About, Entry, Shared, Subject, What, process, system};
+use super::{About, Entry, Shared, Subject, What, may_inspect, process, system};
 use crate::errno::Errno;
 use crate::fs::context::Cx;
 use crate::fs::file::File;
@@ -336,6 +336,14 @@ impl Inode for Node {
                 self.about(cx, |about| super::idmap::open(about, *which, flags))
             }
             FileType::Regular => {
+                // What memory says is for who may look into it at the opening already.
+                if let Place::Entry(Entry { perm: 0o400, what: What::Bytes(_), .. }) = self.place {
+                    self.about(cx, |about| match about.task() {
+                        Ok(task) => may_inspect(cx, &task),
+                        // Of one that has ended there is nothing to see.
+                        Err(_) => Ok(()),
+                    })?;
+                }
                 let watch = match self.place {
                     Place::Entry(Entry { what: What::Mounts(_), .. }) => {
                         Some(self.about(cx, super::mounts::watch)?)
