@@ -58,6 +58,8 @@ const NOBODY: u32 = 65534;
 /// The most memory for applications and page cache where the container has no limit. It is address
 /// space, not memory, until something is in it.
 const MEMORY: u64 = 64 << 30;
+/// Descriptors that a sandbox has a use for: the files that the sentry has donated to it at most, and a third more.
+const DESCRIPTORS: u64 = 24 << 10;
 
 /// A container that has been created: its processes run, its first instruction has not.
 #[derive(Debug)]
@@ -91,6 +93,7 @@ pub fn create(
         (IdMaps::only(uid, gid), None)
     };
     let sandbox = spawn::spawn(spawn::SANDBOX, &id, NAMESPACES, Some(&maps), sandbox_end)?;
+    sandbox.may_open(DESCRIPTORS);
     let gofer = start_gofer(&container, &id, gofer_end)?;
     if !container.spec.root.overlay {
         mountpoints::make(&container.rootfs, &container.spec.mounts)?;

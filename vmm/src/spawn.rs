@@ -94,6 +94,27 @@ impl Child {
         self.reap(Some(WaitPidFlag::WNOHANG))
     }
 
+    /// Lets it have this many descriptors at least, if this process may say so (CAP_SYS_RESOURCE, and fs.nr_open
+    /// allows it). It raises its own soft limit.
+    pub fn may_open(&self, descriptors: u64) {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: reads the limit into a live structure.
+        let read = unsafe {
+            libc::prlimit(self.pid(), libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit)
+        };
+        if self.pid.is_none() || read != 0 || limit.rlim_max >= descriptors {
+            return;
+        }
+        limit.rlim_max = descriptors;
+        // SAFETY: sets the limit from a live structure.
+        let set = unsafe {
+            libc::prlimit(self.pid(), libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
+        };
+        if let Err(e) = Errno::result(set) {
+            crate::debug!("{}: its limit of descriptors stays: {e}", self.role);
+        }
+    }
+
     /// Kills it.
     pub fn kill(&self) {
         if let Some(pid) = self.pid {

@@ -331,7 +331,7 @@ impl NinepInode {
     /// Something has been written.
     pub(super) fn wrote(self: &Arc<Self>) {
         if !self.data.written.swap(true, Ordering::AcqRel) {
-            self.remote.written.lock().push(Arc::downgrade(self));
+            self.remote.written.push(Arc::downgrade(self));
         }
     }
 

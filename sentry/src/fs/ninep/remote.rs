@@ -17,8 +17,12 @@ use crate::fs::inode::NameCache;
 use crate::fs::types::{Attr, Time, makedev};
 use crate::sync::SpinLock;
 
-/// Donated files kept at most; each is a descriptor in the host half.
-const MAX_DONATIONS: usize = 4096;
+/// Donated files kept at most, where the host half has room for as many; each is a descriptor there. The files of a
+/// whole userland: one that is given up costs a message and an answer when it is read again, more than a small file's
+/// content.
+const MAX_DONATIONS: usize = 16 * 1024;
+/// Inodes in a list beyond which those that are gone are taken out of it.
+const MANY: usize = 1024;
 /// Inodes looked at when one is to give up its donation.
 const SWEEP: usize = 16;
 /// Fids synced by one message.
@@ -43,17 +47,64 @@ pub struct Remote {
     /// By device and inode number of the host.
     inodes: SpinLock<HashMap<Key, Weak<NinepInode>>>,
     /// Inodes that hold donated files, by age.
-    donated: SpinLock<VecDeque<Weak<NinepInode>>>,
+    pub(super) donated: Inodes,
     /// Donated files.
     pub(super) donations: AtomicUsize,
     /// Inodes written to since the last sync.
-    pub(super) written: SpinLock<Vec<Weak<NinepInode>>>,
+    pub(super) written: Inodes,
     /// The names that the VFS has cached.
     pub(super) names: SpinLock<Option<Weak<dyn NameCache>>>,
     /// Entries in remembered listings.
     listed: AtomicUsize,
     /// [`WATCH_AFTER`], but in tests.
     pub(super) watch_after: AtomicU64,
+}
+
+/// Inodes in the order in which they came, which the list does not keep alive.
+#[derive(Default)]
+pub(super) struct Inodes(SpinLock<InodeList>);
+
+#[derive(Default)]
+struct InodeList {
+    inodes: VecDeque<Weak<NinepInode>>,
+    /// The length at which those that are gone are taken out; 0: [`MANY`].
+    prune_at: usize,
+}
+
+impl Inodes {
+    /// Adds one at the end.
+    pub(super) fn push(&self, inode: Weak<NinepInode>) {
+        let full = {
+            let mut list = self.0.lock();
+            list.inodes.push_back(inode);
+            if list.inodes.len() < list.prune_at.max(MANY) {
+                return;
+            }
+            // Whoever comes meanwhile begins a new list.
+            core::mem::take(&mut list.inodes)
+        };
+        let mut alive: VecDeque<_> =
+            full.into_iter().filter(|inode| inode.strong_count() > 0).collect();
+        let mut list = self.0.lock();
+        alive.append(&mut list.inodes);
+        list.inodes = alive;
+        list.prune_at = list.inodes.len().saturating_mul(2);
+    }
+
+    /// Takes the oldest out.
+    fn pop(&self) -> Option<Weak<NinepInode>> {
+        self.0.lock().inodes.pop_front()
+    }
+
+    /// Takes all out.
+    fn take(&self) -> VecDeque<Weak<NinepInode>> {
+        core::mem::take(&mut self.0.lock().inodes)
+    }
+
+    /// How many there are, gone or not.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().inodes.len()
+    }
 }
 
 /// Device and inode number on the host.
@@ -73,9 +124,9 @@ impl Remote {
             dev: next_dev(),
             host_dev: root.attr.dev,
             inodes: SpinLock::new(HashMap::new()),
-            donated: SpinLock::new(VecDeque::new()),
+            donated: Inodes::default(),
             donations: AtomicUsize::new(0),
-            written: SpinLock::new(Vec::new()),
+            written: Inodes::default(),
             names: SpinLock::new(None),
             listed: AtomicUsize::new(0),
             watch_after: AtomicU64::new(WATCH_AFTER),
@@ -185,16 +236,16 @@ impl Remote {
 
     /// `inode` has got a donated file: an older one may have to go.
     pub(super) fn donated(&self, inode: &Arc<NinepInode>) {
-        self.donated.lock().push_back(Arc::downgrade(inode));
+        self.donated.push(Arc::downgrade(inode));
         for _ in 0..SWEEP {
             if self.donations.load(Ordering::Relaxed) <= MAX_DONATIONS {
                 return;
             }
-            let Some(oldest) = self.donated.lock().pop_front() else { return };
+            let Some(oldest) = self.donated.pop() else { return };
             if let Some(inode) = oldest.upgrade()
                 && !inode.data.give_up()
             {
-                self.donated.lock().push_back(oldest);
+                self.donated.push(oldest);
             }
         }
     }
@@ -203,16 +254,16 @@ impl Remote {
     pub(super) fn give_up_donations(&self) -> bool {
         let before = self.donations.load(Ordering::Relaxed);
         let enough = |now: usize| now.saturating_add(SWEEP) <= before;
-        let candidates = self.donated.lock().len();
+        let candidates = self.donated.len();
         for _ in 0..candidates {
             if enough(self.donations.load(Ordering::Relaxed)) {
                 break;
             }
-            let Some(oldest) = self.donated.lock().pop_front() else { break };
+            let Some(oldest) = self.donated.pop() else { break };
             if let Some(inode) = oldest.upgrade()
                 && !inode.data.give_up()
             {
-                self.donated.lock().push_back(oldest);
+                self.donated.push(oldest);
             }
         }
         self.donations.load(Ordering::Relaxed) < before
@@ -220,7 +271,7 @@ impl Remote {
 
     /// Has the host write everything to its disk that was written here.
     pub(super) fn sync(&self) -> Result<(), Errno> {
-        let written = core::mem::take(&mut *self.written.lock());
+        let written = self.written.take();
         let inodes: Vec<Arc<NinepInode>> = written.iter().filter_map(Weak::upgrade).collect();
         let mut result = Ok(());
         for batch in inodes.chunks(SYNC_BATCH) {

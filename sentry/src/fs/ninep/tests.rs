@@ -418,6 +418,17 @@ fn a_file_outlives_its_name_and_then_frees_its_room() {
 }
 
 #[test]
+fn files_that_are_gone_leave_nothing_behind() {
+    let b = Box9p::new("nothing-left");
+    for _ in 0..3000 {
+        write(&b.open("/file", CREATE), b"x");
+        b.cx().unlink(None, b"/file").unwrap();
+    }
+    let left = b.remote.donated.len().max(b.remote.written.len());
+    assert!(left < 2048, "{left} of 3000");
+}
+
+#[test]
 fn many_fids_are_forgotten_in_batches() {
     let b = Box9p::new("batches");
     let (n, _) = b.messages(|| {
