@@ -15,7 +15,7 @@ use super::conn::{Answer, Listener};
 use super::data::Data;
 use super::dir::DirOps;
 use super::file::RegularOps;
-use super::remote::{Key, Remote};
+use super::remote::{Key, Remote, WATCH_FROM};
 use crate::errno::Errno;
 use crate::fs::context::Cx;
 use crate::fs::inode::{Created, FileOps, Found, Inode, Link};
@@ -54,7 +54,7 @@ pub struct NinepInode {
 #[derive(Default)]
 pub(super) struct Names {
     version: AtomicU64,
-    watched: AtomicBool,
+    pub(super) watched: AtomicBool,
     /// When to try to watch it (monotonic); 0: not used yet.
     pub(super) due: AtomicU64,
     listing: SpinLock<Option<Listing>>,
@@ -242,13 +242,14 @@ impl NinepInode {
 
     /// Opens it at the gofer for its entries to be read.
     ///
-    /// Beneath an exclusive root that begins a watch, whatever the time: who lists a directory is going to use what is
-    /// in it, so that each name and its attributes are learnt when changes are told already. One that is watched later
-    /// has all of them asked about once more.
+    /// Beneath an exclusive root that begins a watch if it is one of many: who goes through a tree of files is going to
+    /// use what is in it, so that each name and its attributes are learnt when changes are told already. One that is
+    /// watched later has all of them asked about once more.
     pub(super) fn open_directory(&self) -> Result<Fid, Errno> {
         let conn = &self.remote.conn;
         let newfid = conn.new_fid();
-        let watch = self.remote.exclusive() && !self.names.watched.load(Ordering::Relaxed);
+        let many = self.remote.opened.fetch_add(1, Ordering::Relaxed) >= WATCH_FROM;
+        let watch = many && self.remote.exclusive() && !self.names.watched.load(Ordering::Relaxed);
         let wish = if watch { Wish::WATCH } else { Wish::empty() };
         let flags = wire::OpenFlags::DIRECTORY.bits();
         let request = Request::OpenX { fid: self.fid, newfid, flags, wish: wish.bits() };

@@ -6,8 +6,9 @@
 //!
 //! **Who else may change files decides what is remembered.** Beneath an *exclusive* attach point
 //! (the container's root) names, missing names and attributes are kept until this sentry changes
-//! them, or the gofer, which watches the directories that are listed or in use for longer, tells that
-//! somebody else did (`docker cp`). Beneath a *shared* one each use of a name and each stat asks the gofer.
+//! them, or the gofer, which watches the directories that are in use for longer or among many that
+//! are listed, tells that somebody else did (`docker cp`). Beneath a *shared* one each use of a name
+//! and each stat asks the gofer.
 //!
 //! **Who owns a page.** Regular files are donated: the pages are those of the host's page cache,
 //! read, written and mapped through a descriptor that the platform holds, and so one truth for all

@@ -29,9 +29,12 @@ const SWEEP: usize = 16;
 const SYNC_BATCH: usize = 128;
 
 /// After being used for so long, a directory of an exclusive attach point is watched; and so often
-/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches, but of
-/// directories that they list: there the watch comes with the open.
+/// one that cannot be is looked at again, nanoseconds. Short-lived containers need no watches, whose end takes the
+/// host's kernel milliseconds.
 const WATCH_AFTER: u64 = 1_000_000_000;
+/// After so many directories have been opened, each further one is watched from its opening on. Starting a program of
+/// an interpreted language opens fewer, and whoever goes through a tree of files more.
+pub(super) const WATCH_FROM: usize = 8;
 /// Entries of directories that are remembered, of all directories together: some 6 MB of names.
 const LISTED_MAX: usize = 64 * 1024;
 
@@ -56,6 +59,8 @@ pub struct Remote {
     pub(super) names: SpinLock<Option<Weak<dyn NameCache>>>,
     /// Entries in remembered listings.
     listed: AtomicUsize,
+    /// Times that a directory was opened at the gofer.
+    pub(super) opened: AtomicUsize,
     /// [`WATCH_AFTER`], but in tests.
     pub(super) watch_after: AtomicU64,
 }
@@ -129,6 +134,7 @@ impl Remote {
             written: Inodes::default(),
             names: SpinLock::new(None),
             listed: AtomicUsize::new(0),
+            opened: AtomicUsize::new(0),
             watch_after: AtomicU64::new(WATCH_AFTER),
         })
     }

@@ -16,6 +16,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use gofer::server::{Attach, Session};
 
+use super::remote::WATCH_FROM;
 use super::*;
 use crate::error::SysError;
 use crate::fs::{
@@ -751,6 +752,8 @@ fn find(b: &Box9p, path: &str, found: &mut Vec<(String, u64)>) {
 #[test]
 fn what_was_found_once_is_found_again_without_a_message_however_long_it_took() {
     let b = Box9p::new("find");
+    // Others have been opened before.
+    b.remote.opened.store(WATCH_FROM, Ordering::Relaxed);
     for dir in ["", "a", "a/b", "c"] {
         fs::create_dir_all(b.host(dir)).unwrap();
         for n in 0..10 {
@@ -792,8 +795,25 @@ fn what_was_found_once_is_found_again_without_a_message_however_long_it_took() {
 }
 
 #[test]
+fn only_who_lists_many_directories_has_them_watched_at_once() {
+    let b = Box9p::new("few");
+    let all: Vec<String> = (0..WATCH_FROM + 3).map(|n| format!("/{n}")).collect();
+    for dir in &all {
+        fs::create_dir(b.host(dir)).unwrap();
+        b.names(dir);
+    }
+    let watched = |dir: &String| {
+        let inode = b.walk(dir).unwrap().inode().unwrap().clone();
+        inode.as_any().downcast_ref::<NinepInode>().unwrap().names.watched.load(Ordering::Relaxed)
+    };
+    assert_eq!(all.iter().position(watched), Some(WATCH_FROM));
+    assert!(all.iter().skip(WATCH_FROM).all(watched));
+}
+
+#[test]
 fn what_was_known_before_a_directory_was_listed_is_looked_at_once_more() {
     let b = Box9p::new("listed-late");
+    b.remote.opened.store(WATCH_FROM, Ordering::Relaxed);
     fs::create_dir(b.host("d")).unwrap();
     fs::write(b.host("d/f"), "1").unwrap();
     let size = || b.walk("/d/f").unwrap().inode().unwrap().attr().unwrap().size;
