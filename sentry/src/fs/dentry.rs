@@ -90,7 +90,8 @@ impl Super {
 
     /// Sets them. `EBUSY` where it would become read-only under files that are open for writing.
     pub fn change_flags(&self, flags: MountFlags) -> Result<(), Errno> {
-        let new = flags & MountFlags::SUPER;
+        let mut new = flags & MountFlags::SUPER;
+        new.set(MountFlags::RDONLY, new.contains(MountFlags::RDONLY) || self.fs.is_read_only());
         let old = self.flags.swap(new.bits(), Ordering::SeqCst);
         // Whoever opens a file counts first and looks at the flags then.
         let stricter = new.bits() & !old & MountFlags::RDONLY.bits() != 0;

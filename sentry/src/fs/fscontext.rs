@@ -16,6 +16,7 @@ use super::file::File;
 use super::inode::FileOps;
 use super::io::IoDst;
 use super::mount::Mount;
+use super::overlayfs;
 use super::tmpfs;
 use super::types::{MountFlags, OpenFlags};
 use crate::errno::Errno;
@@ -74,6 +75,7 @@ fn parameters(fstype: &str) -> &'static [&'static str] {
             "inode64",
             "noswap",
         ],
+        "overlay" => overlayfs::PARAMETERS,
         "devpts" => &["uid", "gid", "mode", "ptmxmode", "newinstance", "max"],
         _ => &[],
     }
@@ -155,11 +157,17 @@ impl FsContextFile {
         if parameters(fstype).contains(&key) {
             let bad = || self.refuse(format!("e {fstype}: Bad value for '{key}'\n"));
             let text = match value {
+                // Only a path's commas can be escaped.
+                Ok(Some(value)) if fstype == "overlay" => {
+                    format!("{key}={}", value.replace(',', "\\,"))
+                }
                 Ok(Some(value)) if !value.contains(',') => format!("{key}={value}"),
                 Ok(None) => key.into(),
                 _ => return Err(bad()),
             };
-            if fstype == "tmpfs" && tmpfs::Options::parse(text.as_bytes(), creds).is_err() {
+            if fstype == "tmpfs" && tmpfs::Options::parse(text.as_bytes(), creds).is_err()
+                || fstype == "overlay" && !overlayfs::is_valid(text.as_bytes())
+            {
                 return Err(bad());
             }
             if state.data.len().saturating_add(text.len()) >= MAX_DATA {
@@ -211,8 +219,12 @@ impl FsContextFile {
         may(&state.made.as_ref().ok_or(Errno::EINVAL)?.sb)?;
         state.phase = Phase::Failed;
         let sb = state.made.as_ref().ok_or(Errno::EINVAL)?.sb.clone();
+        let flags = (sb.flags() - state.which) | state.flags;
+        if sb.fs.is_read_only() && !flags.contains(MountFlags::RDONLY) {
+            return Err(Errno::EROFS);
+        }
         sb.fs.remount(&state.data)?;
-        sb.change_flags((sb.flags() - state.which) | state.flags)?;
+        sb.change_flags(flags)?;
         state.begin_change();
         Ok(())
     }

@@ -65,6 +65,14 @@ pub trait FileSystem: Send + Sync {
     fn options(&self) -> String {
         String::new()
     }
+    /// Whether it can never be written, whatever its mounts say.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    /// How many overlays lie on each other here, this one included.
+    fn stack_depth(&self) -> u32 {
+        0
+    }
     /// Its options changed by a remount, as mount(2)'s data.
     fn remount(&self, _data: &[u8]) -> Result<(), Errno> {
         Ok(())

@@ -30,6 +30,7 @@ pub mod ninep;
 pub mod nsfs;
 pub mod ops;
 pub mod overlay;
+pub mod overlayfs;
 pub mod pages;
 pub mod path;
 pub mod perm;

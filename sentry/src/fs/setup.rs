@@ -11,6 +11,7 @@ use super::dev;
 use super::inode::FileSystem;
 use super::mount::{MS_REC, Mount, MountNamespace, Propagation};
 use super::overlay::Overlay;
+use super::overlayfs;
 use super::path::Path;
 use super::proc::ProcFs;
 use super::sysfs;
@@ -93,8 +94,9 @@ pub struct Mounter<'a> {
     pub creds: &'a Creds,
 }
 
-/// A file system of the sentry's own, by its type. `ENODEV` where there is none of this type.
+/// A file system of the sentry's own, by its type; an overlay is of directories that `cx` sees. `ENODEV` where there is none of this type.
 pub fn internal(
+    cx: &Cx<'_>,
     fstype: &str,
     data: &[u8],
     mounter: &Mounter<'_>,
@@ -109,13 +111,14 @@ pub fn internal(
         "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
         "mqueue" => Ok(mounter.ipc.mqueue().0.clone()),
         "devpts" => Ok(Devpts::new(data, creds)?),
+        "overlay" => Ok(overlayfs::mount(cx, data)?),
         _ => Err(Errno::ENODEV),
     }
 }
 
 /// The types that [`internal`] makes, for /proc/filesystems.
-pub const INTERNAL: [&str; 8] =
-    ["sysfs", "tmpfs", "proc", "cgroup", "cgroup2", "devtmpfs", "mqueue", "devpts"];
+pub const INTERNAL: [&str; 9] =
+    ["sysfs", "tmpfs", "proc", "cgroup", "cgroup2", "devtmpfs", "mqueue", "devpts", "overlay"];
 
 /// What the sentry itself acts as while it builds a container.
 pub fn root_creds() -> Creds {
@@ -229,7 +232,7 @@ fn one(
     let flags = MountFlags::from_ms(spec.flags);
     let (fs, source) = match &spec.source {
         MountSource::Internal { fstype, data } => {
-            (internal(fstype, data.as_bytes(), &sources.mounter(cx.creds))?, fstype.as_str())
+            (internal(cx, fstype, data.as_bytes(), &sources.mounter(cx.creds))?, fstype.as_str())
         }
         MountSource::Gofer { gofer, attach, overlay, .. } => {
             let source = GoferSource { gofer: *gofer, attach, shared: true };

@@ -56,7 +56,7 @@ pub(super) fn filesystem(cx: &Current, fstype: &str, data: &[u8]) -> Result<Arc<
     let container = Arc::downgrade(&process.container);
     let (pidns, ipc) = (&process.pidns, &spaces.ipc);
     let mounter = Mounter { container: &container, pidns, ipc, creds: &cx.creds };
-    Ok(Super::owned(internal(fstype, data, &mounter)?, owner))
+    Ok(Super::owned(internal(&cx.cx(), fstype, data, &mounter)?, owner))
 }
 
 fn walk(cx: &Current, path: &[u8]) -> Result<Path, Errno> {
@@ -141,6 +141,11 @@ fn remount(cx: &Current, at: &Path, flags: u64, data: &[u8]) -> SysResult {
     if flags & MS_BIND == 0 {
         let sb = &at.mount.sb;
         over(cx, &sb.owner)?;
+        if sb.fs.is_read_only()
+            && !MountFlags::from_bits_truncate(flags).contains(MountFlags::RDONLY)
+        {
+            return Err(Errno::EROFS.into());
+        }
         sb.fs.remount(data)?;
         sb.change_flags(MountFlags::from_bits_truncate(flags))?;
         // Files that are open for writing have been looked for.

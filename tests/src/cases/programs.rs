@@ -40,6 +40,7 @@ pub(super) const CASES: &[Case] = both![
     ("userreach", 20; "CAP_SYS_PTRACE"),
     ("mounts", 20; "CAP_SYS_ADMIN"),
     ("mountfds", 20; "CAP_SYS_ADMIN"),
+    ("overlay", 20; "CAP_SYS_ADMIN"; "CAP_MKNOD"),
     ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),
     ("sharedmem", 20),
     ("messages", 20),

@@ -81,7 +81,7 @@ fn devices(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
 }
 
 fn filesystems(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    for name in INTERNAL.into_iter().chain(["overlay", "9p"]) {
+    for name in INTERNAL.into_iter().chain(["9p"]) {
         let _ = writeln!(out, "nodev\t{name}");
     }
     Ok(())
