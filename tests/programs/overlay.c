@@ -412,11 +412,110 @@ static void renames(void) {
     CHECK(umount2("at", 0) == 0);
 }
 
+// What is open while its file is copied up, loses its name, or is watched and locked.
+static void open_files(void) {
+    struct stat st;
+    char text[64] = "";
+    over(UPPER, 0);
+    int reader = open("at/a", O_RDONLY);
+    CHECK(reader >= 0);
+    SHOW(unlink("at/a"));
+    CHECK(read(reader, text, sizeof text) == 5 && fstat(reader, &st) == 0);
+    printf("unlinked: '%s' n%d\n", text, (int)st.st_nlink);
+    CHECK(close(reader) == 0);
+    // Locks are of the overlay's file, before and after.
+    int one = open("at/b", O_RDONLY), two = open("at/b", O_RDONLY);
+    SHOW(flock(one, LOCK_EX | LOCK_NB));
+    SHOW(flock(two, LOCK_EX | LOCK_NB));
+    SHOW(chmod("at/b", 0644));
+    int three = open("at/b", O_RDWR);
+    SHOW(flock(three, LOCK_EX | LOCK_NB));
+    CHECK(close(one) == 0 && close(two) == 0);
+    SHOW(flock(three, LOCK_EX | LOCK_NB));
+    char *map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, three, 0);
+    CHECK(map != MAP_FAILED);
+    memcpy(map, "B", 1);
+    CHECK(msync(map, 4096, MS_SYNC) == 0);
+    get("at/b");
+    get("up/b");
+    get("l2/b");
+    CHECK(munmap(map, 4096) == 0 && close(three) == 0);
+    // A directory and a file of it are watched.
+    int in = inotify_init1(IN_NONBLOCK);
+    int dir = inotify_add_watch(in, "at/d", IN_ALL_EVENTS & ~(IN_ACCESS | IN_OPEN | IN_CLOSE_NOWRITE));
+    int file = inotify_add_watch(in, "at/d/x", IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE);
+    CHECK(dir > 0 && file > 0);
+    put("at/d/x", "changed");
+    CHECK(chmod("at/d/y", 0600) == 0 && rename("at/d/y", "at/d/z") == 0 && unlink("at/d/z") == 0);
+    static char events[4096];
+    ssize_t n = read(in, events, sizeof events);
+    for (char *at = events; at < events + n;) {
+        struct inotify_event *e = (void *)at;
+        printf("%s %x %s\n", e->wd == dir ? "dir" : "file", e->mask, e->len ? e->name : "");
+        at += sizeof *e + e->len;
+    }
+    close(in);
+    CHECK(umount2("at", 0) == 0);
+}
+
+static void as_somebody(void) {
+    over(UPPER, 0);
+    CHECK(mkdir("at/mine", 0755) == 0 && chown("at/mine", 1000, 1000) == 0 && chmod("at/b", 0600) == 0);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct stat st;
+        CHECK(setgid(1000) == 0 && setuid(1000) == 0);
+        SHOW(open("at/a", O_WRONLY));
+        SHOW(open("at/b", O_RDONLY));
+        SHOW(unlink("at/a"));
+        SHOW(chmod("at/a", 0777));
+        SHOW(mkdir("at/new", 0755));
+        SHOW(open("at/mine/f", O_WRONLY | O_CREAT, 04755));
+        SHOW(mkdir("at/mine/d", 0700));
+        SHOW(symlink("x", "at/mine/l"));
+        CHECK(stat("at/mine/f", &st) == 0);
+        printf("%o %d:%d\n", st.st_mode, st.st_uid, st.st_gid);
+        fflush(stdout);
+        _exit(0);
+    }
+    show_wait("child", pid);
+    show("as somebody", "up");
+    CHECK(umount2("at", 0) == 0);
+}
+
+static void by_descriptor(void) {
+    int fs = syscall(SYS_fsopen, "overlay", 0);
+    CHECK(fs >= 0);
+    SHOW(syscall(SYS_fsconfig, fs, 1, "lowerdir", "l1:l2", 0));
+    SHOW(syscall(SYS_fsconfig, fs, 1, "upperdir", "up", 0));
+    SHOW(syscall(SYS_fsconfig, fs, 1, "workdir", "work", 0));
+    SHOW(syscall(SYS_fsconfig, fs, 6, NULL, NULL, 0));
+    int mnt = syscall(SYS_fsmount, fs, 0, 0);
+    CHECK(mnt >= 0);
+    SHOW(syscall(SYS_move_mount, mnt, "", AT_FDCWD, "at", 4));
+    CHECK(close(fs) == 0 && close(mnt) == 0);
+    put("at/a", "by descriptor");
+    get("up/a");
+    SHOW(mount(NULL, "at", NULL, MS_REMOUNT | MS_RDONLY, NULL));
+    SHOW(open("at/a", O_WRONLY));
+    show_mount();
+    // One overlay below another.
+    CHECK(mkdir("up2", 0755) == 0 && mkdir("work2", 0755) == 0 && mkdir("two", 0755) == 0);
+    SHOW(mount("overlay", "two", "overlay", 0, "lowerdir=at,upperdir=up2,workdir=work2"));
+    SHOW(unlink("two/a"));
+    SHOW(chmod("two/d/x", 0600));
+    SHOW(rename("two/b", "two/bb"));
+    show("over an overlay", "up2");
+    show("over an overlay", "two");
+    CHECK(umount2("two", 0) == 0 && umount2("at", 0) == 0);
+}
+
 int main(void) {
     CHECK(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
     umask(022);
     mkdir(BASE, 0755);
-    static void (*const parts[])(void) = {refusals, read_only, copy_up, names_, renames};
+    static void (*const parts[])(void) = {refusals, read_only, copy_up, names_, renames, open_files, as_somebody, by_descriptor};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         layers();
         parts[i]();
