@@ -102,6 +102,7 @@ impl Creds {
 
     /// Whether it is in the namespace `ns`: being its own or below that, or one whose owner, in the namespace
     /// where it was made, this is, or one below such a one (cap_capable()).
+    #[inline(never)]
     pub fn ns_capable(&self, ns: &UserNamespace, cap: u32) -> bool {
         let mut at = ns;
         loop {
@@ -120,6 +121,7 @@ impl Creds {
 
     /// Whether it is over a file of these owners: in its own namespace, where both must have numbers
     /// (capable_wrt_inode_uidgid()).
+    #[inline(never)]
     pub fn capable_over(&self, uid: u32, gid: u32, cap: u32) -> bool {
         self.own_capable(cap) && self.userns.has_uid(uid) && self.userns.has_gid(gid)
     }

@@ -134,6 +134,7 @@ impl UserNamespace {
     }
 
     /// Whether `other` is this one or below it (in_userns()).
+    #[inline(never)]
     pub fn contains(&self, other: &UserNamespace) -> bool {
         let mut at = other;
         loop {
@@ -166,11 +167,13 @@ impl UserNamespace {
     }
 
     /// The initial namespace's id for an id here (make_kuid() and its like); `None`: there is none.
+    #[inline(never)]
     pub fn down(&self, kind: IdKind, id: u32) -> Option<u32> {
         self.id_of(kind, id)
     }
 
     /// The id here for an id of the initial namespace (from_kuid() and its like).
+    #[inline(never)]
     pub fn up(&self, kind: IdKind, id: u32) -> Option<u32> {
         match self.map(kind) {
             None => (id != u32::MAX).then_some(id),
