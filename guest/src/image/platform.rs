@@ -233,7 +233,7 @@ impl Space {
             let within = page % window::CHUNK_PAGES;
             let count = left.min(window::CHUNK_PAGES - within);
             // Pinned before the tables are locked: bringing a chunk may have to change every space.
-            let pin = window::pin(file, page / window::CHUNK_PAGES)?;
+            let pin = window::pin_to_map(file, page / window::CHUNK_PAGES)?;
             if rights.write && !pin.writable {
                 return Err(Errno::EACCES);
             }

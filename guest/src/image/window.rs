@@ -24,6 +24,8 @@ struct Place {
     holds: Option<(FileId, u64)>,
     pins: u32,
     writable: bool,
+    /// Whether there may be translations to it.
+    mapped: bool,
 }
 
 struct Window {
@@ -75,20 +77,31 @@ impl Drop for Pin {
     }
 }
 
-/// Pins the chunk with this number.
-pub fn pin(file: FileId, chunk: u64) -> Result<Pin, Errno> {
+/// Pins the chunk with this number, to be copied from or to.
+fn pin(file: FileId, chunk: u64) -> Result<Pin, Errno> {
+    WINDOW.lock().pin(file, chunk)
+}
+
+/// Pins it for translations to be made to it, which whoever takes its place away looks for in every address space.
+pub fn pin_to_map(file: FileId, chunk: u64) -> Result<Pin, Errno> {
     let mut window = WINDOW.lock();
-    let place = match window.index.get(&(file, chunk)) {
-        Some(&place) => place,
-        None => window.bring(file, chunk)?,
-    };
-    let address = window.address(place);
-    let slot = &mut window.places[place];
-    slot.pins += 1;
-    Ok(Pin { place, address, writable: slot.writable })
+    let pin = window.pin(file, chunk)?;
+    window.places[pin.place].mapped = true;
+    Ok(pin)
 }
 
 impl Window {
+    fn pin(&mut self, file: FileId, chunk: u64) -> Result<Pin, Errno> {
+        let place = match self.index.get(&(file, chunk)) {
+            Some(&place) => place,
+            None => self.bring(file, chunk)?,
+        };
+        let address = self.address(place);
+        let slot = &mut self.places[place];
+        slot.pins += 1;
+        Ok(Pin { place, address, writable: slot.writable })
+    }
+
     fn address(&self, place: usize) -> u64 {
         self.base + place as u64 * WINDOW_CHUNK
     }
@@ -111,7 +124,7 @@ impl Window {
                 return Err(e);
             }
         };
-        self.places[place] = Place { holds: Some((file, chunk)), pins: 0, writable };
+        self.places[place] = Place { holds: Some((file, chunk)), pins: 0, writable, mapped: false };
         self.index.insert((file, chunk), place);
         Ok(place)
     }
@@ -121,7 +134,7 @@ impl Window {
             return Ok(place);
         }
         if self.places.len() < self.limit {
-            self.places.push(Place { holds: None, pins: 0, writable: false });
+            self.places.push(Place { holds: None, pins: 0, writable: false, mapped: false });
             return Ok(self.places.len() - 1);
         }
         // Everything is in use: take the next one that nobody is at.
@@ -140,8 +153,10 @@ impl Window {
         if let Some(key) = self.places[place].holds.take() {
             self.index.remove(&key);
         }
-        let start = self.address(place);
-        platform::unmap_everywhere(start..start + WINDOW_CHUNK);
+        if self.places[place].mapped {
+            let start = self.address(place);
+            platform::unmap_everywhere(start..start + WINDOW_CHUNK);
+        }
     }
 }
 
