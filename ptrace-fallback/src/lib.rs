@@ -23,6 +23,7 @@ mod keeper;
 mod map;
 mod memory;
 mod place;
+mod restart;
 mod space;
 mod streams;
 mod stub;
@@ -42,8 +43,8 @@ pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
 use sentry::errno::Errno;
 use sentry::platform::{
-    AddressSpace, AtomicOp, Channel, ChannelId, CpuTime, FaultAround, FileId, Frame, Level,
-    Platform, Stream, StreamId, ThreadId, UserThread,
+    AddressSpace, AtomicOp, Barriers, Channel, ChannelId, CpuTime, FaultAround, FileId, Frame,
+    Level, Platform, Stream, StreamId, ThreadId, UserThread,
 };
 
 use gofer::GoferChannel;
@@ -98,12 +99,16 @@ impl Prepared {
         let memory = Memory::new(config.memory)?;
         let machine: &'static Machine =
             Box::leak(Box::new(Machine::new(memory, self.stubs, donations)));
+        let placement: &'static Placement = Box::leak(Box::new(Placement::new(config.cpus)));
         let platform: &'static PtracePlatform = Box::leak(Box::new(PtracePlatform {
             machine,
             threads: Box::leak(Box::default()),
             workers: Box::leak(Box::default()),
-            placement: Box::leak(Box::new(Placement::new(config.cpus))),
+            placement,
             keeper,
+            // The host writes its own number of the CPU there.
+            restart_area_size: if placement.numbers_as_host() { sys::rseq_size() } else { 0 },
+            barriers: restart::barriers(),
             control: Mutex::new(Some(config.control)),
             gofers: Mutex::new(config.gofers.into_iter().map(Some).collect()),
             streams: Mutex::default(),
@@ -161,6 +166,8 @@ pub struct PtracePlatform {
     workers: &'static Workers,
     placement: &'static Placement,
     keeper: &'static Keeper,
+    restart_area_size: u32,
+    barriers: Barriers,
     control: Mutex<Option<ControlSentry>>,
     gofers: Mutex<Vec<Option<OwnedFd>>>,
     streams: Mutex<Vec<Given>>,
@@ -367,6 +374,18 @@ impl Platform for PtracePlatform {
 
     fn cpus(&self) -> u32 {
         self.placement.count()
+    }
+
+    fn restart_area_size(&self) -> u32 {
+        self.restart_area_size
+    }
+
+    fn barriers(&self) -> Barriers {
+        // A sequence may be aborted on one CPU only, by its number.
+        match self.restart_area_size {
+            0 => self.barriers - Barriers::RESTART,
+            _ => self.barriers,
+        }
     }
 
     fn cpu_time(&self, thread: ThreadId) -> CpuTime {

@@ -43,6 +43,11 @@ impl Placement {
         self.cpus.len() as u32
     }
 
+    /// Whether applications call every CPU what the host does.
+    pub(crate) fn numbers_as_host(&self) -> bool {
+        self.cpus.iter().enumerate().all(|(n, cpu)| n == *cpu as usize)
+    }
+
     /// What applications call a CPU of the host's.
     pub(crate) fn number(&self, cpu: u32) -> u32 {
         self.cpus.iter().position(|c| *c == cpu).unwrap_or(0) as u32
@@ -197,6 +202,7 @@ mod tests {
         p.pause(b);
         assert_eq!((p.load(4), p.load(6)), (1, 0));
         assert_eq!(p.number(6), 1);
+        assert!(!p.numbers_as_host());
     }
 
     #[test]

@@ -16,12 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use sentry::errno::Errno;
 use sentry::platform::{
-    AddressSpace, AtomicOp, Backing, CopyFault, Mapping, PAGE_SIZE, Prot, SpaceId,
+    AddressSpace, AtomicOp, Backing, Barrier, CopyFault, Mapping, PAGE_SIZE, Prot, SpaceId,
 };
 
 use crate::files::Files;
 use crate::map::{Map, Piece, page_of};
 use crate::memory::Memory;
+use crate::restart;
 use crate::stub::{Request, Stub, Stubs, USER};
 
 /// Pieces that a space may have. The host allows 65,530 (vm.max_map_count); what a batch adds, our
@@ -66,6 +67,7 @@ impl Machine {
             queue: Mutex::default(),
             pending: AtomicBool::new(false),
             running: AtomicU32::new(0),
+            registered: AtomicU32::new(0),
         });
         let mut spaces = self.spaces.lock().unwrap_or_else(PoisonError::into_inner);
         spaces.insert(space.id, Arc::downgrade(&space));
@@ -90,6 +92,8 @@ pub(crate) struct Space {
     pending: AtomicBool,
     /// Threads that are, or may be, in user mode in it.
     running: AtomicU32,
+    /// The membarrier(2) commands that the stub is registered for, by their registration's number.
+    registered: AtomicU32,
 }
 
 impl Space {
@@ -227,6 +231,10 @@ impl Space {
 impl AddressSpace for Space {
     fn id(&self) -> SpaceId {
         self.id
+    }
+
+    fn barrier(&self, barrier: Barrier) -> Result<(), Errno> {
+        restart::barrier(&self.stub, &self.registered, barrier)
     }
 
     fn map(&self, batch: &[Mapping]) -> Result<(), Errno> {

@@ -47,6 +47,30 @@ fn check(result: i64) -> io::Result<i64> {
     Ok(result)
 }
 
+/// Bytes of `struct rseq` that the host's kernel keeps up to date, 0: it knows nothing of it.
+pub(crate) fn rseq_size() -> u32 {
+    // Nothing has this address and length: EINVAL where the call is there.
+    // SAFETY: it is refused.
+    let refused = unsafe { libc::syscall(libc::SYS_rseq, 0, 0, 0, 0) };
+    if refused >= 0 || errno() != Errno::EINVAL {
+        return 0;
+    }
+    /// include/uapi/linux/auxvec.h; not there before Linux 6.3, when the area ended with its flags.
+    const AT_RSEQ_FEATURE_SIZE: libc::c_ulong = 27;
+    // SAFETY: no memory arguments.
+    match unsafe { libc::getauxval(AT_RSEQ_FEATURE_SIZE) } {
+        0 => 20,
+        size => size as u32,
+    }
+}
+
+/// membarrier(2)'s MEMBARRIER_CMD_QUERY: the commands that the host's kernel has, 0 without the call.
+pub(crate) fn membarriers() -> u64 {
+    // SAFETY: no memory arguments.
+    let commands = unsafe { libc::syscall(libc::SYS_membarrier, 0, 0, 0) };
+    u64::try_from(commands).unwrap_or(0)
+}
+
 /// Waits while `word` holds `expected`, until woken, interrupted or `deadline` (monotonic).
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<u64>) {
     let ts = deadline.map(|d| libc::timespec {
@@ -271,6 +295,7 @@ pub(crate) fn wait(tid: i32) -> Stop {
 
 // include/uapi/linux/ptrace.h and arch/x86/include/uapi/asm/ptrace-abi.h
 const PTRACE_POKEUSER: i32 = 6;
+const PTRACE_CONT: i32 = 7;
 const PTRACE_GETREGS: i32 = 12;
 const PTRACE_SETREGS: i32 = 13;
 const PTRACE_SYSEMU: i32 = 31;
@@ -291,7 +316,12 @@ const NT_X86_XSTATE: usize = 0x202;
 fn ptrace_plain(request: i32, tid: i32, addr: usize, data: usize) -> Result<(), Errno> {
     debug_assert!(matches!(
         request,
-        PTRACE_SYSEMU | PTRACE_SEIZE | PTRACE_INTERRUPT | PTRACE_DETACH | PTRACE_POKEUSER
+        PTRACE_SYSEMU
+            | PTRACE_CONT
+            | PTRACE_SEIZE
+            | PTRACE_INTERRUPT
+            | PTRACE_DETACH
+            | PTRACE_POKEUSER
     ));
     // SAFETY: the requests above take numbers, and act on another process.
     let result = unsafe { libc::syscall(libc::SYS_ptrace, request, tid, addr, data) };
@@ -318,6 +348,11 @@ pub(crate) fn detach(tid: i32) -> Result<(), Errno> {
 /// is skipped.
 pub(crate) fn sysemu(tid: i32) -> Result<(), Errno> {
     ptrace_plain(PTRACE_SYSEMU, tid, 0, 0)
+}
+
+/// Lets a stopped tracee run, its system calls included.
+pub(crate) fn cont(tid: i32) -> Result<(), Errno> {
+    ptrace_plain(PTRACE_CONT, tid, 0, 0)
 }
 
 /// Reads the general registers of a stopped tracee.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use sentry::errno::Errno;
 use sentry::platform::{
-    Access, AddressSpace, Exception, Fault, PAGE_SIZE, Prot, Registers, Trap, UserThread, vector,
+    Access, AddressSpace, Exception, Fault, PAGE_SIZE, Prot, Registers, RestartArea, Restarts,
+    Trap, UserThread, vector,
 };
 
 use crate::place::Placement;
+use crate::restart::Registration;
 use crate::space::{Machine, Space};
 use crate::sys::{self, SignalInfo, Stop};
 use crate::thread::{self, KICK, Slot};
@@ -45,6 +47,8 @@ pub(crate) struct User {
     tracee: Option<Tracee>,
     /// Vector state that the tracee has to get before it runs; `None`: it has the truth.
     xstate: Option<Vec<u8>>,
+    /// What the tracee's restartable-sequences area is to be.
+    area: Option<RestartArea>,
 }
 
 struct Tracee {
@@ -54,6 +58,8 @@ struct Tracee {
     handle: *const (),
     /// The registers that it has; `None`: not known.
     has: Option<Registers>,
+    /// The area that it has registered with the host's kernel.
+    area: Registration,
 }
 
 fn address_of(space: &Arc<dyn AddressSpace>) -> *const () {
@@ -68,7 +74,7 @@ impl User {
         machine: &'static Machine,
     ) -> User {
         thread::owe();
-        User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()) }
+        User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()), area: None }
     }
 
     /// Takes a thread of another stub.
@@ -78,7 +84,13 @@ impl User {
         let space = self.machine.space(handle.id()).ok_or(Errno::EINVAL)?;
         let tid = space.stub().seize_thread()?;
         self.slot.attach(tid);
-        self.tracee = Some(Tracee { tid, space, handle: address_of(handle), has: None });
+        self.tracee = Some(Tracee {
+            tid,
+            space,
+            handle: address_of(handle),
+            has: None,
+            area: Registration::default(),
+        });
         Ok(())
     }
 
@@ -95,9 +107,14 @@ impl User {
     }
 
     fn detach(&mut self) {
-        if let Some(tracee) = self.tracee.take() {
+        if let Some(mut tracee) = self.tracee.take() {
             self.slot.detach();
-            tracee.space.stub().release_thread(tracee.tid);
+            let stub = tracee.space.stub();
+            match tracee.area.end(tracee.tid) {
+                Ok(()) => stub.release_thread(tracee.tid),
+                // The host's kernel would go on writing there.
+                Err(_) => stub.lose_thread(tracee.tid),
+            }
         }
     }
 
@@ -128,6 +145,11 @@ impl User {
             sys::set_xstate(tid, image)?;
             self.xstate = None;
         }
+        if let Some(area) = self.area
+            && !tracee.area.is_made()
+        {
+            tracee.register(area)?;
+        }
         tracee.give(regs)?;
         loop {
             if !self.slot.enter() {
@@ -147,6 +169,7 @@ impl User {
             let trap = match stop {
                 Stop::Syscall => {
                     tracee.take(regs)?;
+                    tracee.area.moved_on();
                     // SYSCALL leaves its return address in rcx, which others do not; against one
                     // who sets rcx so by hand, the kernel is asked.
                     if regs.rcx == regs.rip && sys::syscall_arch(tid)? == AUDIT_ARCH_X86_64 {
@@ -230,17 +253,36 @@ impl Tracee {
         Ok(())
     }
 
+    /// Has it register an area with the host's kernel.
+    fn register(&mut self, area: RestartArea) -> Result<(), Errno> {
+        // What is mapped there has to be there.
+        self.space.enter()?;
+        let made = self.area.begin(self.tid, area);
+        self.space.leave();
+        // The bases are as they were; of the others nothing is.
+        let mut has = Registers::default();
+        sys::get_registers(self.tid, &mut has)?;
+        self.has = Some(has);
+        made
+    }
+
     /// What a signal of the kernel's says; `None`: nothing that concerns the sentry.
     fn decode(
-        &self,
+        &mut self,
         regs: &mut Registers,
         signal: i32,
         info: SignalInfo,
     ) -> Result<Option<Trap>, Errno> {
         let exception = |vector| Some(Trap::Exception(Exception { vector, error: 0 }));
         Ok(match (signal, info.code) {
+            (libc::SIGSEGV, SI_KERNEL) if self.area.may_have_failed(regs.rip, &self.space) => {
+                Some(Trap::Rescheduled)
+            }
             (libc::SIGSEGV, SI_KERNEL) => exception(vector::GENERAL_PROTECTION),
-            (libc::SIGSEGV, code) => Some(Trap::Fault(self.fault(regs, info.addr, code))),
+            (libc::SIGSEGV, code) => {
+                self.area.moved_on();
+                Some(Trap::Fault(self.fault(regs, info.addr, code)))
+            }
             (libc::SIGBUS, SI_KERNEL) => exception(vector::STACK_SEGMENT),
             (libc::SIGBUS, BUS_ADRALN) => exception(vector::ALIGNMENT_CHECK),
             // The file is shorter than its mapping: the sentry finds that out from its size.
@@ -321,6 +363,25 @@ impl UserThread for User {
 
     fn reset_xstate(&mut self) {
         self.xstate = Some(xstate::initial());
+    }
+
+    fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {
+        match (area, &mut self.tracee) {
+            (Some(area), Some(tracee)) => tracee.register(area)?,
+            (None, Some(tracee)) => {
+                if tracee.area.end(tracee.tid).is_err() {
+                    // The host's kernel would go on writing there: the next switch takes another thread.
+                    self.fetch_xstate();
+                    self.detach();
+                } else {
+                    tracee.has = None;
+                }
+            }
+            // At the next switch.
+            (_, None) => {}
+        }
+        self.area = area;
+        Ok(Restarts::Host)
     }
 
     fn cpu(&self) -> u32 {

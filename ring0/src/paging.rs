@@ -303,6 +303,13 @@ impl Tables {
         }
     }
 
+    /// Returns when every CPU that was in user mode in this space has been interrupted, or has left it by itself. One
+    /// that comes back to user mode executes a locked instruction and reloads CR3 on the way, which orders memory and
+    /// serializes (SDM volume 3, 9.3).
+    pub fn barrier(&self) {
+        self.flush(&Stale { count: usize::MAX, lost: true, ..Stale::default() });
+    }
+
     /// Loads it on this CPU.
     #[inline]
     pub fn load(self: &Arc<Self>) {

@@ -52,6 +52,10 @@ pub struct Thread {
     wake: AtomicU8,
     /// Whether [`kick`] wants it out of the application.
     pub(crate) kicked: AtomicBool,
+    /// Whether the application wants to know when it has lost its CPU.
+    pub(crate) tells: Cell<bool>,
+    /// It has, since it was last told.
+    pub(crate) lost_cpu: Cell<bool>,
     /// Whether a CPU still has its context in its registers.
     on_cpu: AtomicBool,
     /// The CPU where it is, or was last.
@@ -99,6 +103,8 @@ impl Thread {
             generation: AtomicU32::new(1),
             wake: AtomicU8::new(wake::NONE),
             kicked: AtomicBool::new(false),
+            tells: Cell::new(false),
+            lost_cpu: Cell::new(false),
             on_cpu: AtomicBool::new(false),
             cpu: AtomicU32::new(0),
             affinity: AtomicU64::new(u64::MAX),
@@ -156,8 +162,22 @@ impl Thread {
         self.user_ns.fetch_add(self.user_part(ran), Ordering::Relaxed);
         self.total_ns.fetch_add(ran, Ordering::Relaxed);
         self.counted.store(self.runs.load(Ordering::Relaxed), Ordering::Relaxed);
+        if self.tells.get() {
+            self.lost_cpu.set(true);
+            self.kicked.store(true, Ordering::Relaxed);
+        }
         // What comes between is not the trap's own.
         self.measured.set(0);
+    }
+
+    /// Whether the application is to be told, by [`crate::user::Exit::Rescheduled`], when it has lost its CPU. To be
+    /// called by the thread itself; it is told once at the beginning.
+    pub fn tell_lost_cpu(&self, tells: bool) {
+        self.tells.set(tells);
+        self.lost_cpu.set(tells);
+        if tells {
+            self.kicked.store(true, Ordering::Relaxed);
+        }
     }
 
     /// A trap has been taken: measures this one's service, or does not.
@@ -308,6 +328,8 @@ pub fn spawn(main: Main, affinity: u64) -> Option<Id> {
     thread.service_ns.store(0, Ordering::Relaxed);
     thread.measured.set(0);
     thread.kicked.store(false, Ordering::Relaxed);
+    thread.tells.set(false);
+    thread.lost_cpu.set(false);
     thread.wake.store(wake::NONE, Ordering::Relaxed);
     thread.cpu.store(this_cpu().number, Ordering::Relaxed);
     let id = thread.id();

@@ -42,6 +42,8 @@ pub enum Exit {
     },
     /// [`thread::kick`].
     Kicked,
+    /// The same, of a thread that has lost its CPU, and wants to know ([`Thread::tell_lost_cpu`]).
+    Rescheduled,
 }
 
 /// What a thread needs to run an application; it stays with the thread.
@@ -85,7 +87,7 @@ impl User {
             cpu.shared.state.swap(state::USER, Ordering::SeqCst);
             if thread::take_kick(me) {
                 cpu.shared.state.store(state::KERNEL, Ordering::Release);
-                return Exit::Kicked;
+                return if me.lost_cpu.replace(false) { Exit::Rescheduled } else { Exit::Kicked };
             }
             if cpu.shared.resched.load(Ordering::Relaxed) {
                 cpu.shared.state.store(state::KERNEL, Ordering::Release);

@@ -13,9 +13,9 @@ use ring0::thread::{self, Id};
 use ring0::user::{Exit, User};
 use sentry::errno::Errno;
 use sentry::platform::{
-    Access, AddressSpace, AtomicOp, Backing, Channel, ChannelId, CopyFault, CpuTime, Exception,
-    Fault, FileId, Frame, Level, Mapping, PAGE_SIZE, Platform, Prot, Registers, SpaceId, Stream,
-    StreamId, ThreadId, Trap, UserThread,
+    Access, AddressSpace, AtomicOp, Backing, Barrier, Barriers, Channel, ChannelId, CopyFault,
+    CpuTime, Exception, Fault, FileId, Frame, Level, Mapping, PAGE_SIZE, Platform, Prot, Registers,
+    RestartArea, Restarts, SpaceId, Stream, StreamId, ThreadId, Trap, UserThread,
 };
 
 use crate::{channel, cpus, host, memory, random, stream, window};
@@ -36,10 +36,13 @@ pub fn install() {
     sentry::platform::install(&MACHINE);
 }
 
+fn all_spaces() -> Vec<Arc<Tables>> {
+    SPACES.lock().values().filter_map(Weak::upgrade).collect()
+}
+
 /// Removes translations to a physical range from every address space.
 pub fn unmap_everywhere(physical: Range<u64>) {
-    let spaces: Vec<_> = SPACES.lock().values().filter_map(Weak::upgrade).collect();
-    for space in spaces {
+    for space in all_spaces() {
         let mut edit = space.edit();
         edit.unmap_physical(physical.clone());
         edit.finish();
@@ -155,6 +158,15 @@ impl Platform for Machine {
 
     fn cpus(&self) -> u32 {
         cpus::total()
+    }
+
+    fn restart_area_size(&self) -> u32 {
+        // struct rseq up to mm_cid (include/uapi/linux/rseq.h).
+        28
+    }
+
+    fn barriers(&self) -> Barriers {
+        Barriers::all()
     }
 
     fn cpu_time(&self, thread: ThreadId) -> CpuTime {
@@ -295,6 +307,15 @@ impl AddressSpace for Space {
     fn atomic(&self, addr: u64, op: AtomicOp) -> Result<u32, CopyFault> {
         self.tables.update_word(addr, change(op)).map_err(fault)
     }
+
+    fn barrier(&self, barrier: Barrier) -> Result<(), Errno> {
+        match barrier {
+            Barrier::Everywhere => all_spaces().iter().for_each(|space| space.barrier()),
+            // It serializes too, and who has been kicked before stops at it.
+            Barrier::Memory | Barrier::Core | Barrier::Restart(_) => self.tables.barrier(),
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Space {
@@ -347,6 +368,7 @@ impl UserThread for Application {
             Exit::Syscall => Trap::Syscall,
             Exit::Int80 => Trap::ForeignSyscall,
             Exit::Kicked => Trap::Kicked,
+            Exit::Rescheduled => Trap::Rescheduled,
             Exit::Exception { vector, error } => Trap::Exception(Exception { vector, error }),
             Exit::PageFault { addr, error } => self.page_fault(addr, error),
         }
@@ -366,6 +388,11 @@ impl UserThread for Application {
 
     fn cpu(&self) -> u32 {
         thread::current().cpu()
+    }
+
+    fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {
+        thread::current().tell_lost_cpu(area.is_some());
+        Ok(Restarts::Sentry)
     }
 }
 

@@ -139,7 +139,7 @@ ringwall_stub_thread:
     syscall
     ud2
 
-# For the trial of ptrace.
+# For the trial of ptrace, and calls that a traced thread has to make itself.
 ringwall_stub_syscall:
     syscall
     ud2
@@ -185,7 +185,7 @@ pub(super) fn thread_entry() -> u64 {
 }
 
 /// A SYSCALL instruction.
-pub(super) fn syscall_instruction() -> u64 {
+pub(crate) fn syscall_instruction() -> u64 {
     place(&ringwall_stub_syscall)
 }
 
@@ -230,6 +230,9 @@ pub(super) fn filter() -> Vec<libc::sock_filter> {
         libc::SYS_pause,
         libc::SYS_exit_group,
         libc::SYS_restart_syscall,
+        // Of the agent for the whole stub, and of a thread for itself at the sentry's behest.
+        libc::SYS_membarrier,
+        libc::SYS_rseq,
     ] {
         program.extend([op(EQUAL, nr as u32, 0, 1), allow]);
     }

@@ -7,7 +7,7 @@
 //!
 //! Stubs whose address space is gone are emptied and kept for the next one.
 
-mod code;
+pub(crate) mod code;
 mod pristine;
 mod requests;
 

@@ -244,6 +244,13 @@ impl Epoll {
         reports
     }
 
+    /// The file that is known by this descriptor; of several, this one (kcmp(2)).
+    pub fn watched(&self, fd: i32, nth: usize) -> Option<Arc<File>> {
+        let items = self.shared.items.lock();
+        let found = items.range((fd, 0)..=(fd, u64::MAX)).nth(nth);
+        found.and_then(|(_, item)| item.file.upgrade())
+    }
+
     /// Where to wait for reports.
     pub fn waiters(&self) -> &WaitQueue {
         &self.shared.queue

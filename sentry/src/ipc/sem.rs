@@ -83,7 +83,7 @@ pub struct Operation {
 }
 
 /// SEM_UNDO.
-const UNDO: u16 = 0x1000;
+pub const UNDO: u16 = 0x1000;
 
 /// What IPC_STAT tells of a set.
 #[derive(Clone, Debug)]

@@ -73,6 +73,8 @@ mod at {
     pub const SECURE: u64 = 23;
     pub const RANDOM: u64 = 25;
     pub const HWCAP2: u64 = 26;
+    pub const RSEQ_FEATURE_SIZE: u64 = 27;
+    pub const RSEQ_ALIGN: u64 = 28;
     pub const EXECFN: u64 = 31;
     pub const SYSINFO_EHDR: u64 = 33;
     pub const MINSIGSTKSZ: u64 = 51;
@@ -160,6 +162,12 @@ impl Contents<'_> {
             (at::PLATFORM, platform_at),
             (at::MINSIGSTKSZ, min_signal_stack()),
         ];
+        let rseq = platform().restart_area_size();
+        if rseq != 0 {
+            // The alignment is a power of two that holds the fields.
+            let align = rseq.next_power_of_two();
+            auxv.extend([(at::RSEQ_FEATURE_SIZE, rseq.into()), (at::RSEQ_ALIGN, align.into())]);
+        }
         if self.vdso != 0 {
             auxv.insert(0, (at::SYSINFO_EHDR, self.vdso));
         }

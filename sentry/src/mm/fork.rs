@@ -105,6 +105,7 @@ impl Mm {
         space.map(&runs)?;
         let files: Vec<_> = child.vmas.iter().filter_map(|v| v.file.clone()).collect();
         let mm = Arc::new(Mm {
+            membarrier: AtomicU32::new(self.membarrier.load(Ordering::SeqCst)),
             space,
             user: self.user.clone(),
             state: Mutex::new(child),

@@ -148,6 +148,8 @@ pub struct Mm {
     pub owner: AtomicU32,
     /// Page faults served.
     pub faults: AtomicU64,
+    /// What membarrier(2) is registered for, by the commands' numbers; a fork's too.
+    pub membarrier: AtomicU32,
     /// Who makes room for it, once it is a process's.
     oom: spin::Once<Weak<dyn OomHandler>>,
 }
@@ -210,6 +212,7 @@ impl Mm {
             state: Mutex::new(State::default()),
             owner: AtomicU32::new(0),
             faults: AtomicU64::new(0),
+            membarrier: AtomicU32::new(0),
             oom: spin::Once::new(),
         }))
     }

@@ -104,6 +104,10 @@ pub enum Trap {
     Exception(Exception),
     /// [`Platform::kick`](super::Platform::kick) was called, or the platform wants the sentry to look.
     Kicked,
+    /// As [`Kicked`](Self::Kicked), for a thread that has a [`RestartArea`](super::RestartArea): it has lost its
+    /// CPU and perhaps has another now, which the sentry has to tell the application; or the host that does so
+    /// itself could not reach that memory.
+    Rescheduled,
     /// The application's thread or address space is gone on the host (a stub was killed).
     Lost,
 }

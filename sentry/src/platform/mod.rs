@@ -182,6 +182,56 @@ pub struct FaultAround {
     pub donated: u32,
 }
 
+bitflags::bitflags! {
+    /// Barriers that membarrier(2) promises, as far as a machine can keep them.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Barriers: u8 {
+        /// [`Barrier::Everywhere`].
+        const EVERYWHERE = 1;
+        /// [`Barrier::Memory`].
+        const MEMORY = 2;
+        /// [`Barrier::Core`].
+        const CORE = 4;
+        /// [`Barrier::Restart`].
+        const RESTART = 8;
+    }
+}
+
+/// A barrier that other threads' CPUs execute for the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Barrier {
+    /// A full memory barrier by every application thread of every address space that runs.
+    Everywhere,
+    /// A full memory barrier by every thread that runs in this address space.
+    Memory,
+    /// The same, and whatever their CPUs have fetched of the instruction stream is fetched anew.
+    Core,
+    /// The same as `Memory`, and their restartable sequences are aborted; on this CPU only, where there is one.
+    /// Threads whose sequences the sentry aborts ([`UserThread::restartable`]) it has kicked before.
+    Restart(Option<u32>),
+}
+
+/// A thread's restartable-sequences area (rseq(2)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RestartArea {
+    /// Where its `struct rseq` is.
+    pub addr: u64,
+    /// How long the application says that is.
+    pub len: u32,
+    /// What stands before the address of every abort handler.
+    pub signature: u32,
+}
+
+/// Who sees to a thread's restartable sequences.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restarts {
+    /// The sentry, at each [`Trap::Rescheduled`].
+    Sentry,
+    /// The host: its scheduler preempts the thread, and aborts. [`Trap::Rescheduled`] comes where that fails for
+    /// want of a page.
+    Host,
+}
+
 /// How urgent a log line is; the numbers are syslog(3)'s.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
@@ -272,6 +322,14 @@ pub trait Platform: Send + Sync + 'static {
     fn place(&self, thread: ThreadId, cpus: &[u64]);
     /// CPUs that applications see.
     fn cpus(&self) -> u32;
+    /// Bytes of `struct rseq` that [`UserThread::restartable`] keeps up to date; 0 where it cannot be.
+    fn restart_area_size(&self) -> u32 {
+        0
+    }
+    /// The barriers that [`AddressSpace::barrier`] can do.
+    fn barriers(&self) -> Barriers {
+        Barriers::empty()
+    }
     /// Time used by a thread; the last known for one that has ended.
     fn cpu_time(&self, thread: ThreadId) -> CpuTime;
 
@@ -318,6 +376,11 @@ pub trait AddressSpace: Send + Sync {
     /// An atomic operation on an aligned word, with the application's rights (`Load` needs reading
     /// only); the word before it.
     fn atomic(&self, addr: u64, op: AtomicOp) -> Result<u32, CopyFault>;
+    /// Has running threads execute a barrier. What they did before it, and the caller before this call, everybody
+    /// sees after it. `ENOSYS` for one that is not among [`Platform::barriers`].
+    fn barrier(&self, _barrier: Barrier) -> Result<(), Errno> {
+        Err(Errno::ENOSYS)
+    }
 }
 
 /// One application thread's CPU. Used on the thread that made it, and dropped there.
@@ -334,6 +397,13 @@ pub trait UserThread {
     fn reset_xstate(&mut self);
     /// The CPU that it ran on last.
     fn cpu(&self) -> u32;
+    /// The thread has a restartable-sequences area from now on, in the address space that it is switched to next, or
+    /// has none any more: to be said before that memory goes. Never with another area in its place. The first switch
+    /// with a new one gives [`Trap::Rescheduled`] where the sentry is to see to it. `ENOSYS` where
+    /// [`Platform::restart_area_size`] is 0.
+    fn restartable(&mut self, _area: Option<RestartArea>) -> Result<Restarts, Errno> {
+        Err(Errno::ENOSYS)
+    }
 }
 
 /// A channel of whole messages.

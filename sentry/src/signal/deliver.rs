@@ -197,6 +197,7 @@ fn handle(cx: &mut Current, info: &SigInfo, action: super::SigAction) {
             cx.regs.rax = Errno::EINTR.to_rax();
         }
     }
+    cx.abort_before_handler();
     let blocked = cx.task.blocked();
     // What sigreturn restores: sigsuspend's mask is only for the wait.
     let saved = cx.saved_mask.take().unwrap_or(blocked);

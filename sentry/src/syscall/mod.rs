@@ -3,6 +3,8 @@
 //! A family of calls has a file here; a handler parses its arguments and delegates to the subsystem.
 
 mod attr;
+mod barrier;
+mod compare;
 mod copy;
 mod creds;
 mod dir;

@@ -341,8 +341,70 @@ pub fn setpriority(cx: &mut Current, args: Args) -> SysResult {
     result
 }
 
-/// ioprio_get(2): nobody has set one, so it is IOPRIO_CLASS_NONE with level 0.
-pub fn ioprio_get(cx: &mut Current, args: Args) -> SysResult {
-    priority_targets(cx, args.int(0).wrapping_sub(1), args.int(1))?;
+/// Classes of I/O priorities (linux/ioprio.h): a priority is a class above 13 bits of data, of which the low 3 are
+/// the level, and hints that mean nothing here.
+mod ioprio {
+    pub const NONE: u32 = 0;
+    pub const RT: u32 = 1;
+    pub const BE: u32 = 2;
+    pub const IDLE: u32 = 3;
+    pub const SHIFT: u32 = 13;
+    pub const LEVEL: u32 = 7;
+    /// IOPRIO_WHO_PROCESS.
+    pub const WHO_PROCESS: i32 = 1;
+}
+
+/// Targets of the ioprio calls, whose numbers are those of setpriority(2) and one.
+fn ioprio_targets(cx: &Current, args: Args) -> Result<Vec<Arc<Task>>, Errno> {
+    priority_targets(cx, args.int(0).wrapping_sub(1), args.int(1))
+}
+
+/// ioprio_set(2): kept, as there is no disk of one's own to be scheduled.
+pub fn ioprio_set(cx: &mut Current, args: Args) -> SysResult {
+    let priority = args.uint(2) & 0xffff;
+    match priority >> ioprio::SHIFT {
+        ioprio::RT if !cx.creds.capable(cap::SYS_NICE) && !cx.creds.capable(cap::SYS_ADMIN) => {
+            return Err(Errno::EPERM.into());
+        }
+        ioprio::RT | ioprio::BE | ioprio::IDLE => {}
+        ioprio::NONE if priority & ioprio::LEVEL == 0 => {}
+        _ => return Err(Errno::EINVAL.into()),
+    }
+    for task in ioprio_targets(cx, args)? {
+        let uid = task.creds().uid;
+        if uid != cx.creds.euid && uid != cx.creds.uid && !cx.creds.capable(cap::SYS_NICE) {
+            return Err(Errno::EPERM.into());
+        }
+        let mut sched = task.sched.lock();
+        let context = sched.ioprio.get_or_insert_default();
+        context.store(priority, Ordering::Relaxed);
+    }
     Ok(0)
+}
+
+/// ioprio_get(2): a task's as it was set; of several the best of those that count.
+pub fn ioprio_get(cx: &mut Current, args: Args) -> SysResult {
+    let all = ioprio_targets(cx, args)?;
+    let raw = |sched: &Sched| sched.ioprio.as_ref().map(|io| io.load(Ordering::Relaxed));
+    let counts = |task: &Arc<Task>| {
+        let sched = task.sched.lock();
+        match raw(&sched) {
+            // The nice value decides (task_nice_ioclass(), task_nice_ioprio()).
+            Some(set) if set >> ioprio::SHIFT == ioprio::NONE => {
+                let class = match sched.policy {
+                    policy::IDLE => ioprio::IDLE,
+                    policy::FIFO | policy::RR => ioprio::RT,
+                    _ => ioprio::BE,
+                };
+                class << ioprio::SHIFT | sched.nice.saturating_add(20).unsigned_abs() / 5
+            }
+            set => set.unwrap_or(0),
+        }
+    };
+    let priority = if args.int(0) == ioprio::WHO_PROCESS {
+        all.first().and_then(|task| raw(&task.sched.lock()))
+    } else {
+        all.iter().map(counts).min()
+    };
+    Ok(priority.unwrap_or(0).into())
 }

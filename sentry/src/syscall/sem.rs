@@ -2,11 +2,12 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
-use crate::ipc::sem::{ALL, MAX_VALUE, OPERATIONS, Operation, PER_SET, SETS, Stat};
+use crate::ipc::sem::{ALL, MAX_VALUE, OPERATIONS, Operation, PER_SET, SETS, Stat, UNDO};
 use crate::ipc::{Perm, table};
 use crate::platform::platform;
 use crate::task::{Creds, Current};
@@ -75,6 +76,9 @@ fn operate(cx: &mut Current, args: Args, timeout: u64) -> SysResult {
             Operation { num: field(0), op: field(2) as i16, flags: field(4) }
         })
         .collect();
+    if operations.iter().any(|op| op.flags & UNDO != 0) {
+        cx.task.process.has_semaphore_undo.store(true, Ordering::Relaxed);
+    }
     let set = cx.namespaces.ipc.semaphores.find(args.int(0))?;
     set.operate(cx, &operations, deadline)?;
     Ok(0)

@@ -9,8 +9,8 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, copy, dir, fd, filter, inotify, memory, message, mount, mountfd, mqueue, msg, names,
-    open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
+    attr, barrier, compare, copy, dir, fd, filter, inotify, memory, message, mount, mountfd,
+    mqueue, msg, names, open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -280,7 +280,7 @@ syscalls! {
     248 add_key Missing() missing, ();
     249 request_key Missing() missing, ();
     250 keyctl Missing() missing, ();
-    251 ioprio_set Missing() missing, ();
+    251 ioprio_set Partial("kept, not honoured") sched::ioprio_set, (Int, Int, Hex);
     252 ioprio_get Full() sched::ioprio_get, (Int, Int);
     253 inotify_init Full() inotify::inotify_init, ();
     254 inotify_add_watch Partial("what the host changes is not told") inotify::inotify_add_watch, (Fd, Path, Hex);
@@ -341,7 +341,7 @@ syscalls! {
     309 getcpu Full() sched::getcpu, (Hex, Hex);
     310 process_vm_readv Full() remote::process_vm_readv, (Int, Hex, Size, Hex, Size, Hex);
     311 process_vm_writev Full() remote::process_vm_writev, (Int, Hex, Size, Hex, Size, Hex);
-    312 kcmp Missing() missing, ();
+    312 kcmp Full() compare::kcmp, (Int, Int, Int, Hex, Hex);
     313 finit_module Missing() missing, ();
     314 sched_setattr Partial("kept, not honoured; no SCHED_DEADLINE") sched::sched_setattr, (Int, Hex, Hex);
     315 sched_getattr Full() sched::sched_getattr, (Int, Hex, Size, Hex);
@@ -353,7 +353,7 @@ syscalls! {
     321 bpf Missing() missing, ();
     322 execveat Partial("no file capabilities") process::execveat, (DirFd, Path, Strings, Hex, Hex);
     323 userfaultfd Missing() missing, ();
-    324 membarrier Missing() missing, ();
+    324 membarrier Full() barrier::membarrier, (Hex, Hex, Int);
     325 mlock2 Full() memory::mlock2, (Hex, Size, Hex);
     326 copy_file_range Full() copy::copy_file_range, (Fd, Hex, Fd, Hex, Size, Hex);
     327 preadv2 Partial("no RWF_NOWAIT or RWF_APPEND") rw::preadv2, (Fd, Hex, Size, Int, Int, Hex);
@@ -363,7 +363,7 @@ syscalls! {
     331 pkey_free Missing() missing, ();
     332 statx Full() stat::statx, (DirFd, Path, Hex, Hex, Hex);
     333 io_pgetevents Missing() missing, ();
-    334 rseq Missing() missing, ();
+    334 rseq Full() barrier::rseq, (Hex, Size, Hex, Hex);
     424 pidfd_send_signal Full() signal::pidfd_send_signal, (Fd, Signal, Hex, Hex);
     425 io_uring_setup Missing() missing, ();
     426 io_uring_enter Missing() missing, ();
@@ -378,7 +378,7 @@ syscalls! {
     435 clone3 Partial("no cgroups") process::clone3, (Hex, Size);
     436 close_range Full() open::close_range, (Int, Int, Hex);
     437 openat2 Full() open::openat2, (DirFd, Path, Hex, Size);
-    438 pidfd_getfd Missing() missing, ();
+    438 pidfd_getfd Full() compare::pidfd_getfd, (Fd, Int, Hex);
     439 faccessat2 Full() stat::faccessat2, (DirFd, Path, Mode, Hex);
     440 process_madvise Missing() missing, ();
     441 epoll_pwait2 Full() poll::epoll_pwait2, (Fd, Hex, Int, Hex, Hex, Size);

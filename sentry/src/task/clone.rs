@@ -2,12 +2,12 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::run::{Birth, start};
 use super::{
     Blocked, CloneFlags, Creds, Current, Links, Pid, PidNamespace, PidTable, Process, ProcessParts,
-    Shared, Task, UNSHARED, UserNamespace, cap, limit, trace,
+    Rseq, Shared, Task, UNSHARED, UserNamespace, cap, limit, trace,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -211,7 +211,10 @@ fn make(
         task.vfork_parent.store(thread, Ordering::Relaxed);
     }
     task.parent_key.store(cx.task.key, Ordering::Relaxed);
-    *task.sched.lock() = inherit_sched(&cx.task);
+    *task.sched.lock() = inherit_sched(&cx.task, has(F::IO));
+    if has(F::SYSVSEM) {
+        process.has_semaphore_undo.store(true, Ordering::Relaxed);
+    }
     let task = Arc::new(task);
 
     let mut regs = cx.regs;
@@ -241,6 +244,7 @@ fn make(
             AltStack { flags: SS_DISABLE, ..AltStack::default() }
         },
         set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
+        rseq: if has(F::VM) { None } else { cx.rseq.as_ref().map(Rseq::area) },
     };
     if has(F::PARENT_SETTID) {
         let nr = cx.task.process.pidns.nr(tid);
@@ -275,8 +279,15 @@ fn pidfd(cx: &Current, process: &Arc<Process>, addr: u64) -> Result<i32, Errno> 
     Ok(fd)
 }
 
-fn inherit_sched(task: &Task) -> super::Sched {
+fn inherit_sched(task: &Task, shares_io: bool) -> super::Sched {
     let mut sched = task.sched.lock().clone();
+    if !shares_io {
+        // A priority is worth a context (copy_io() in block/blk-ioc.c).
+        sched.ioprio = sched.ioprio.and_then(|io| match io.load(Ordering::Relaxed) {
+            0 => None,
+            priority => Some(Arc::new(AtomicU32::new(priority))),
+        });
+    }
     if sched.reset_on_fork {
         sched.reset_on_fork = false;
         if sched.policy == 1 || sched.policy == 2 {

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
-use super::{Creds, Namespaces, Task, TaskState};
+use super::{Creds, Namespaces, Rseq, Task, TaskState};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::fs::{FdTable, FsContext};
@@ -49,6 +49,8 @@ pub struct Current {
     pub stepping: bool,
     /// This thread as a waiter, made once.
     pub waker: Arc<dyn Wake>,
+    /// Its restartable-sequences area.
+    pub rseq: Option<Rseq>,
     /// For vector state on its way to and from signal frames.
     pub xstate_buffer: Vec<u8>,
 }

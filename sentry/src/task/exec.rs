@@ -167,6 +167,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     become_alone(cx)?;
 
     // From here on there is no way back.
+    cx.forget_rseq();
     let task = cx.task.clone();
     let process = &task.process;
     release_memory(&task, &cx.mm);

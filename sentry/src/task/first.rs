@@ -82,6 +82,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         xstate: None,
         altstack: AltStack::default(),
         set_tid: 0,
+        rseq: None,
     })
 }
 

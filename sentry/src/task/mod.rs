@@ -24,6 +24,7 @@ mod pidns;
 mod pids;
 mod process;
 mod robust;
+mod rseq;
 pub mod run;
 mod timens;
 pub mod trace;
@@ -43,6 +44,7 @@ pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames}
 pub use pidns::PidNamespace;
 pub use pids::{PID_MAX, PidTable, Pids};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
+pub use rseq::Rseq;
 pub use run::{Birth, start};
 pub use timens::TimeNamespace;
 pub use usage::Usage;
@@ -183,6 +185,8 @@ pub struct Sched {
     pub reset_on_fork: bool,
     /// CPUs that it may run on; empty: all.
     pub affinity: alloc::vec::Vec<u64>,
+    /// ioprio_set(2)'s, where it was called: a context that CLONE_IO shares.
+    pub ioprio: Option<Arc<AtomicU32>>,
     /// PR_SET_TIMERSLACK, nanoseconds.
     pub timer_slack: u64,
 }
@@ -195,6 +199,7 @@ impl Default for Sched {
             nice: 0,
             reset_on_fork: false,
             affinity: alloc::vec::Vec::new(),
+            ioprio: None,
             timer_slack: 50_000,
         }
     }

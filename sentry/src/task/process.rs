@@ -53,6 +53,8 @@ pub struct Process {
     pub has_executed: AtomicBool,
     /// Adopts orphans among its descendants (PR_SET_CHILD_SUBREAPER).
     pub is_subreaper: AtomicBool,
+    /// It has a list of semaphore adjustments: by SEM_UNDO, or for threads to share (CLONE_SYSVSEM).
+    pub has_semaphore_undo: AtomicBool,
     /// PR_SET_DUMPABLE.
     pub dumpable: AtomicBool,
     /// The user namespace in which the memory was made: whose capabilities count where it is not dumpable.
@@ -159,6 +161,7 @@ impl Process {
             timers: ProcessTimers::default(),
             terminal: SpinLock::new(None),
             has_executed: AtomicBool::new(false),
+            has_semaphore_undo: AtomicBool::new(false),
             is_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(true),
             memory_owner: SpinLock::default(),

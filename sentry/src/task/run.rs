@@ -14,7 +14,9 @@ use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo, trace};
 use crate::errno::Errno;
 use crate::fs::{FdTable, FsContext};
 use crate::mm::{FaultError, Mm};
-use crate::platform::{Access, Exception, Fault, Level, Registers, Trap, platform, vector};
+use crate::platform::{
+    Access, Exception, Fault, Level, Registers, RestartArea, Trap, platform, vector,
+};
 use crate::signal::deliver::{Next, attend};
 use crate::signal::frame::AltStack;
 use crate::signal::{SigInfo, Signal, code, force};
@@ -42,6 +44,8 @@ pub struct Birth {
     pub altstack: AltStack,
     /// Where the task writes its id first (CLONE_CHILD_SETTID), 0: nowhere.
     pub set_tid: u64,
+    /// The restartable-sequences area that a fork has from its parent.
+    pub rseq: Option<RestartArea>,
 }
 
 /// Starts a task on a thread of its own. `EAGAIN` where there is none; then nothing has started.
@@ -89,8 +93,10 @@ fn live(birth: Birth) {
         saved_mask: None,
         exit: None,
         stepping: false,
+        rseq: None,
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };
+    cx.inherit_rseq(birth.rseq);
     if birth.set_tid != 0 {
         // As on Linux, nobody learns of a bad address.
         let _fault = cx.mm.copy_out(birth.set_tid, &cx.task.tid().to_le_bytes());
@@ -129,7 +135,8 @@ fn run(cx: &mut Current) -> i32 {
                 cx.trap.error = 0x80 << 3 | 2;
                 force(cx, SigInfo::kernel(Signal::SIGSEGV));
             }
-            Trap::Kicked => {}
+            Trap::Kicked => cx.rescheduled(false),
+            Trap::Rescheduled => cx.rescheduled(true),
             Trap::Lost => {
                 platform().log(
                     Level::Warning,

@@ -91,8 +91,20 @@ impl Sandbox {
         };
         let xstate = None;
         let altstack = AltStack::default();
-        start(Birth { task, regs, mm, files, fs, creds, namespaces, xstate, altstack, set_tid: 0 })
-            .unwrap();
+        start(Birth {
+            task,
+            regs,
+            mm,
+            files,
+            fs,
+            creds,
+            namespaces,
+            xstate,
+            altstack,
+            set_tid: 0,
+            rseq: None,
+        })
+        .unwrap();
         process
     }
 
