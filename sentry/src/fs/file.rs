@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::context::Cx;
+use super::fasync::Fasync;
 use super::inode::{FileOps, Inode, Whence, Written};
 use super::inotify::{self, mask};
 use super::io::{IoDst, IoSrc};
@@ -62,15 +63,6 @@ pub trait Watcher: Send + Sync {
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
-/// Who is to get a file's signals (fcntl(2), F_SETOWN).
-#[derive(Clone, Copy, Default)]
-pub struct SignalOwner {
-    /// F_OWNER_TID, F_OWNER_PID or F_OWNER_PGRP (asm-generic/fcntl.h).
-    pub kind: u32,
-    /// The id of the task, process or group; 0: nobody.
-    pub id: crate::task::Pid,
-}
-
 /// An open file description (open(2)).
 pub struct File {
     /// Unique; owns OFD locks and flocks.
@@ -84,8 +76,8 @@ pub struct File {
     /// What it claimed of the inode, see `InodeState::claim`.
     claim: i32,
     watchers: SpinLock<Vec<Weak<dyn Watcher>>>,
-    /// fcntl(F_SETOWN): pid, negative for a group; and F_SETSIG.
-    signal: SpinLock<(SignalOwner, i32)>,
+    /// Who gets its signals, once that was said.
+    fasync: spin::Once<Arc<Fasync>>,
 }
 
 impl File {
@@ -124,7 +116,7 @@ impl File {
             offset: Mutex::new(0),
             claim,
             watchers: SpinLock::new(Vec::new()),
-            signal: SpinLock::default(),
+            fasync: spin::Once::new(),
         }))
     }
 
@@ -227,14 +219,18 @@ impl File {
         *self.offset.lock()
     }
 
-    /// F_GETOWN's owner and F_GETSIG's signal.
-    pub fn signal(&self) -> (SignalOwner, i32) {
-        *self.signal.lock()
+    /// Who gets its signals, if that was ever said.
+    pub fn fasync(&self) -> Option<&Arc<Fasync>> {
+        self.fasync.get()
     }
 
-    /// Sets both.
-    pub fn set_signal(&self, owner: SignalOwner, signal: i32) {
-        *self.signal.lock() = (owner, signal);
+    /// The same, to say so.
+    pub fn make_fasync(&self) -> &Arc<Fasync> {
+        let fasync = self.fasync.call_once(Arc::default);
+        if let (Some(tells), Some(queue)) = (self.ops.tells(), self.ops.queue()) {
+            fasync.enter(queue, &tells);
+        }
+        fasync
     }
 
     /// Tells who watches it, or the directory that it was opened in.
@@ -497,6 +493,9 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        if let (Some(fasync), Some(queue)) = (self.fasync.get(), self.ops.queue()) {
+            fasync.leave(queue);
+        }
         for watcher in core::mem::take(self.watchers.get_mut()) {
             if let Some(watcher) = watcher.upgrade() {
                 watcher.gone(self.ops.queue());

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 
 use super::context::Cx;
+use super::fasync::Tells;
 use super::file::{Blocker, File};
 use super::io::{IoDst, IoSrc};
 use super::lock::InodeState;
@@ -330,6 +331,10 @@ pub trait FileOps: Send + Sync {
     fn waited_for(&self, _task: &Arc<Task>) {}
     /// Whom to tell of changes; `None`: it never waits (epoll refuses it).
     fn queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+    /// What O_ASYNC makes it tell its owner; `None`: it has no such thing.
+    fn tells(&self) -> Option<Tells> {
         None
     }
     /// Whether open(2) may return: false while a FIFO has no other end. The queue tells.

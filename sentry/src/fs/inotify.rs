@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use super::anon;
 use super::context::Cx;
 use super::dentry::Dentry;
+use super::fasync::Tells;
 use super::file::File;
 use super::inode::{FileOps, Inode, Whence};
 use super::io::IoDst;
@@ -353,6 +354,10 @@ impl Inotify {
 }
 
 impl FileOps for Inotify {
+    fn tells(&self) -> Option<Tells> {
+        Some(Tells { events: Events::IN, any: false, group: None })
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         let mut done: usize = 0;
         loop {

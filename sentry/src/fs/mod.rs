@@ -16,6 +16,7 @@ pub mod dentry;
 pub mod dev;
 pub mod epoll;
 pub mod eventfd;
+pub mod fasync;
 pub mod fdtable;
 pub mod file;
 pub mod flags;
@@ -49,8 +50,9 @@ pub mod walk;
 
 pub use context::{Cx, FsContext};
 pub use dentry::{Dentry, Super};
+pub use fasync::SignalOwner;
 pub use fdtable::FdTable;
-pub use file::{Blocker, File, SignalOwner};
+pub use file::{Blocker, File};
 pub use inode::{
     Caching, Created, FileOps, FileSystem, Found, Inode, Link, NameCache, Whence, Written,
 };

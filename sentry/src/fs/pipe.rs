@@ -13,6 +13,7 @@ use core::any::Any;
 
 use super::anon::AnonInode;
 use super::context::Cx;
+use super::fasync::Tells;
 use super::file::File;
 use super::inode::{FileOps, Inode, Written};
 use super::io::{IoDst, IoSrc};
@@ -236,6 +237,9 @@ impl FileOps for PipeEnd {
         drop(state);
         if wake {
             self.pipe.queue.wake(Events::WRITABLE.bits());
+        } else {
+            // Who does not wait hears of every read.
+            self.pipe.queue.tell(Events::WRITABLE.bits());
         }
         Ok(n)
     }
@@ -284,6 +288,13 @@ impl FileOps for PipeEnd {
 
     fn queue(&self) -> Option<&WaitQueue> {
         Some(&self.pipe.queue)
+    }
+
+    fn tells(&self) -> Option<Tells> {
+        let mut events = Events::empty();
+        events.set(Events::IN, self.reads);
+        events.set(Events::OUT, self.writes);
+        Some(Tells { events, any: true, group: None })
     }
 
     fn opened(&self, file: &File) -> Result<bool, Errno> {

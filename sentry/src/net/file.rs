@@ -8,12 +8,14 @@ use super::Socket;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::anon::AnonInode;
+use crate::fs::fasync::Tells;
 use crate::fs::{Cx, Events, File, FileOps, FileType, IoDst, IoSrc, OpenFlags, Written};
 use crate::sync::WaitQueue;
 use crate::task::Current;
 
-/// SIOCOUTQ (linux/sockios.h).
+/// SIOCOUTQ and SIOCATMARK (linux/sockios.h).
 const SIOCOUTQ: u32 = 0x5411;
+const SIOCATMARK: u32 = 0x8905;
 
 /// An open file that is a socket.
 pub struct SocketFile {
@@ -60,6 +62,11 @@ impl FileOps for SocketFile {
         Some(self.socket.queue())
     }
 
+    fn tells(&self) -> Option<Tells> {
+        let events = Events::IN | Events::OUT | Events::PRI | Events::HUP;
+        Some(Tells { events, any: false, group: None })
+    }
+
     fn available(&self, _file: &File) -> Result<usize, Errno> {
         self.socket.available()
     }
@@ -69,6 +76,11 @@ impl FileOps for SocketFile {
             SIOCOUTQ => {
                 let bytes = i32::try_from(self.socket.unsent()?).unwrap_or(i32::MAX);
                 cx.mm.copy_out(arg, &bytes.to_le_bytes())?;
+                Ok(0)
+            }
+            SIOCATMARK => {
+                let mark = u32::from(self.socket.at_mark()?);
+                cx.mm.copy_out(arg, &mark.to_le_bytes())?;
                 Ok(0)
             }
             _ => Err(Errno::ENOTTY.into()),

@@ -165,6 +165,10 @@ pub trait Socket: Send + Sync {
     fn is_listening(&self) -> bool;
     /// Bytes that can be read now (SIOCINQ).
     fn available(&self) -> Result<usize, Errno>;
+    /// Whether the next byte is the urgent one, or was (SIOCATMARK).
+    fn at_mark(&self) -> Result<bool, Errno> {
+        Err(Errno::ENOTTY)
+    }
     /// Bytes sent and not read yet (SIOCOUTQ).
     fn unsent(&self) -> Result<usize, Errno>;
     /// Who is at the other end (SO_PEERCRED), with supplementary groups (SO_PEERGROUPS).

@@ -1,7 +1,7 @@
 //! Socket options of level SOL_SOCKET (socket(7)), the same for all families.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use super::{Socket, Ucred};
 use crate::errno::Errno;
@@ -35,6 +35,7 @@ mod number {
     pub const SNDBUFFORCE: i32 = 32;
     pub const RCVBUFFORCE: i32 = 33;
     pub const PROTOCOL: i32 = 38;
+    pub const PEEK_OFF: i32 = 42;
     pub const DOMAIN: i32 = 39;
     pub const PEERGROUPS: i32 = 59;
 }
@@ -61,6 +62,8 @@ pub struct Options {
     receive_timeout: AtomicU64,
     low_water: AtomicU32,
     priority: AtomicU32,
+    /// SO_PEEK_OFF; negative: peeking begins at the beginning.
+    peek_offset: AtomicI32,
     /// `l_onoff` and `l_linger`.
     linger: SpinLock<(bool, u32)>,
 }
@@ -75,6 +78,7 @@ impl Default for Options {
             receive_timeout: AtomicU64::new(0),
             low_water: AtomicU32::new(1),
             priority: AtomicU32::new(0),
+            peek_offset: AtomicI32::new(-1),
             linger: SpinLock::new((false, 0)),
         }
     }
@@ -108,6 +112,24 @@ impl Options {
     /// Whether messages come with their sender's credentials (SO_PASSCRED).
     pub fn passes_creds(&self) -> bool {
         self.is_on(PASSCRED)
+    }
+
+    /// Whether urgent bytes are read like others (SO_OOBINLINE).
+    pub fn urgent_inline(&self) -> bool {
+        self.is_on(OOBINLINE)
+    }
+
+    /// How much MSG_PEEK leaves out (SO_PEEK_OFF).
+    pub fn peek_offset(&self) -> usize {
+        usize::try_from(self.peek_offset.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// So many bytes have been looked at, or (negative) read.
+    pub fn move_peek_offset(&self, bytes: isize) {
+        let bytes = i32::try_from(bytes).unwrap_or(if bytes < 0 { i32::MIN } else { i32::MAX });
+        let moved = |now: i32| (now >= 0).then_some(now.saturating_add(bytes).max(0));
+        // One that is off stays so.
+        let _off = self.peek_offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
 
     /// Takes SO_PASSCRED over from a listening socket.
@@ -170,6 +192,7 @@ impl Options {
                 let least = if int < 0 { i32::MAX } else { int.max(1) };
                 self.low_water.store(least.cast_unsigned(), Ordering::Relaxed);
             }
+            PEEK_OFF => self.peek_offset.store(int, Ordering::Relaxed),
             RCVTIMEO => self.receive_timeout.store(timeout(value)?, Ordering::Relaxed),
             SNDTIMEO => self.send_timeout.store(timeout(value)?, Ordering::Relaxed),
             option => {
@@ -207,6 +230,7 @@ impl Options {
             RCVLOWAT => self.low_water.load(Ordering::Relaxed),
             SNDLOWAT => 1,
             PRIORITY => self.priority.load(Ordering::Relaxed),
+            PEEK_OFF => self.peek_offset.load(Ordering::Relaxed).cast_unsigned(),
             RCVTIMEO => return Ok(timeval(&self.receive_timeout).into()),
             SNDTIMEO => return Ok(timeval(&self.send_timeout).into()),
             LINGER => {

@@ -22,6 +22,8 @@ struct Entry {
     token: WaitToken,
     events: u32,
     exclusive: bool,
+    /// Told after all others, with the queue unlocked.
+    last: bool,
     waker: Arc<dyn Wake>,
 }
 
@@ -32,6 +34,8 @@ pub struct WaitQueue {
     entries: SpinLock<Vec<Entry>>,
     /// Length of `entries`, so that waking an empty queue touches no lock.
     count: AtomicUsize,
+    /// How many of them do not wait.
+    last: AtomicUsize,
 }
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -39,14 +43,31 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 impl WaitQueue {
     /// An empty one.
     pub const fn new() -> Self {
-        WaitQueue { entries: SpinLock::new(Vec::new()), count: AtomicUsize::new(0) }
+        WaitQueue {
+            entries: SpinLock::new(Vec::new()),
+            count: AtomicUsize::new(0),
+            last: AtomicUsize::new(0),
+        }
     }
 
     /// Enters the queue for these events.
     pub fn enter(&self, events: u32, exclusive: bool, waker: Arc<dyn Wake>) -> WaitToken {
+        self.add(events, exclusive, false, waker)
+    }
+
+    /// Enters the queue as one who does not wait, but is told of these events: after those who wait, and with the
+    /// queue unlocked, so that it may take what locks it likes that come after the caller's.
+    pub fn enter_last(&self, events: u32, waker: Arc<dyn Wake>) -> WaitToken {
+        self.add(events, false, true, waker)
+    }
+
+    fn add(&self, events: u32, exclusive: bool, last: bool, waker: Arc<dyn Wake>) -> WaitToken {
         let token = WaitToken(NEXT.fetch_add(1, Ordering::Relaxed));
         let mut entries = self.entries.lock();
-        entries.push(Entry { token, events, exclusive, waker });
+        entries.push(Entry { token, events, exclusive, last, waker });
+        if last {
+            self.last.fetch_add(1, Ordering::SeqCst);
+        }
         self.count.store(entries.len(), Ordering::SeqCst);
         token
     }
@@ -56,6 +77,9 @@ impl WaitQueue {
         let mut entries = self.entries.lock();
         if let Some(at) = entries.iter().position(|e| e.token == token) {
             let gone = entries.remove(at);
+            if gone.last {
+                self.last.fetch_sub(1, Ordering::SeqCst);
+            }
             self.count.store(entries.len(), Ordering::SeqCst);
             drop(entries);
             // Its last reference may be this one, and dropping it may do anything.
@@ -80,8 +104,19 @@ impl WaitQueue {
         if self.count.load(Ordering::SeqCst) == 0 {
             return 0;
         }
+        let woken = self.wake_waiters(events, most);
+        self.tell(events);
+        woken
+    }
+
+    /// Wakes those who wait, and does not tell the others ([`enter_last`](Self::enter_last)).
+    pub fn wake_waiters(&self, events: u32, most: usize) -> usize {
+        core::sync::atomic::fence(Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return 0;
+        }
         let mut woken = 0;
-        for entry in self.entries.lock().iter().filter(|e| e.events & events != 0) {
+        for entry in self.entries.lock().iter().filter(|e| e.events & events != 0 && !e.last) {
             if woken == most {
                 break;
             }
@@ -91,5 +126,20 @@ impl WaitQueue {
             }
         }
         woken
+    }
+
+    /// Tells those alone who do not wait.
+    pub fn tell(&self, events: u32) {
+        if self.last.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let told: Vec<Arc<dyn Wake>> = {
+            let entries = self.entries.lock();
+            let last = entries.iter().filter(|e| e.last && e.events & events != 0);
+            last.map(|e| e.waker.clone()).collect()
+        };
+        for waker in told {
+            waker.wake(events);
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::Args;
 use super::file_args::*;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
+use crate::fs::fasync::{OWNER_PGRP, OWNER_PID};
 use crate::fs::lock::{Lock, Owner};
 use crate::fs::perm::cap;
 use crate::fs::pipe::PipeEnd;
@@ -99,7 +100,12 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
         }
         GETFL => (file.flags() - OpenFlags::EXEC).bits().into(),
         SETFL => {
-            file.set_flags(OpenFlags::from_bits_truncate(arg as u32))?;
+            let mut flags = OpenFlags::from_bits_truncate(arg as u32);
+            if file.ops().tells().is_none() {
+                // What cannot tell keeps the flag as it was opened with.
+                flags.set(OpenFlags::ASYNC, file.flags().contains(OpenFlags::ASYNC));
+            }
+            set_flags(cx, fd, &file, flags)?;
             0
         }
         GETLK | SETLK | SETLKW | OFD_GETLK | OFD_SETLK | OFD_SETLKW => {
@@ -114,9 +120,9 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         GETOWN => {
-            let owner = file.signal().0;
-            let nr = i64::from(cx.task.process.pidns.nr(owner.id));
-            (if owner.kind == OWNER_PGRP { nr.wrapping_neg() } else { nr }) as u64
+            let (kind, nr) = owner_of(cx, &file);
+            let nr = i64::from(nr);
+            (if kind == OWNER_PGRP { nr.wrapping_neg() } else { nr }) as u64
         }
         SETOWN_EX => {
             let word = cx.mm.copy_in_u64(arg)?;
@@ -124,9 +130,8 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         GETOWN_EX => {
-            let owner = file.signal().0;
-            let nr = cx.task.process.pidns.nr(owner.id);
-            cx.mm.copy_out(arg, &[owner.kind, nr].map(u32::to_le_bytes).concat())?;
+            let (kind, nr) = owner_of(cx, &file);
+            cx.mm.copy_out(arg, &[kind, nr].map(u32::to_le_bytes).concat())?;
             0
         }
         SETSIG => {
@@ -134,10 +139,10 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
             if !(0..=64).contains(&signal) {
                 return Err(Errno::EINVAL.into());
             }
-            file.set_signal(file.signal().0, signal);
+            file.make_fasync().set_signal(signal);
             0
         }
-        GETSIG => file.signal().1 as u64,
+        GETSIG => file.fasync().map_or(0, |fasync| fasync.signal()) as u64,
         SETPIPE_SZ | GETPIPE_SZ => {
             let pipe = file.ops_as::<PipeEnd>().ok_or(Errno::EBADF)?.pipe();
             match number {
@@ -171,20 +176,41 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
     })
 }
 
-/// F_OWNER_PID and F_OWNER_PGRP (asm-generic/fcntl.h); 0 is F_OWNER_TID.
-const OWNER_PID: u32 = 1;
-const OWNER_PGRP: u32 = 2;
+/// Who gets a file's signals, kind and number.
+fn owner_of(cx: &Current, file: &File) -> (u32, u32) {
+    let owner = file.fasync().map(|fasync| fasync.owner()).unwrap_or_default();
+    (owner.kind(), owner.nr(&cx.task.process.pidns))
+}
 
 /// Sets who gets a file's signals, by the number that the caller knows; 0: nobody.
 fn set_owner(cx: &Current, file: &File, kind: u32, nr: u32) -> Result<(), Errno> {
     if kind > OWNER_PGRP {
         return Err(Errno::EINVAL);
     }
+    let process = &cx.task.process;
     let id = match nr {
         0 => 0,
-        nr => cx.task.process.pidns.find(nr).ok_or(Errno::ESRCH)?,
+        nr => process.pidns.find(nr).ok_or(Errno::ESRCH)?,
     };
-    file.set_signal(SignalOwner { kind, id }, file.signal().1);
+    file.make_fasync().set_owner(SignalOwner::new(kind, id, &process.pids, &cx.creds));
+    Ok(())
+}
+
+/// Sets a file's status flags, by this descriptor.
+fn set_flags(cx: &Current, fd: i32, file: &File, flags: OpenFlags) -> Result<(), Errno> {
+    let (before, on) = (file.flags().contains(OpenFlags::ASYNC), flags.contains(OpenFlags::ASYNC));
+    file.set_flags(flags)?;
+    if before == on {
+        return Ok(());
+    }
+    let Some(tells) = file.ops().tells() else { return Ok(()) };
+    let fasync = file.make_fasync();
+    if let Some(group) = tells.group.filter(|_| on) {
+        let process = &cx.task.process;
+        let (kind, id) = if group == 0 { (OWNER_PID, process.pid) } else { (OWNER_PGRP, group) };
+        fasync.set_default_owner(SignalOwner::new(kind, id, &process.pids, &cx.creds));
+    }
+    fasync.set_on(on, fd);
     Ok(())
 }
 
@@ -340,7 +366,10 @@ pub fn ioctl(cx: &mut Current, args: Args) -> SysResult {
             let flag = if number == FIONBIO { OpenFlags::NONBLOCK } else { OpenFlags::ASYNC };
             let mut flags = file.flags();
             flags.set(flag, cx.mm.copy_in_u32(arg)? != 0);
-            file.set_flags(flags)?;
+            if number == FIOASYNC && flags != file.flags() && file.ops().tells().is_none() {
+                return Err(Errno::ENOTTY.into());
+            }
+            set_flags(cx, fd, &file, flags)?;
         }
         FIONREAD => {
             let n = match file.inode().kind() {

@@ -73,10 +73,10 @@ syscalls! {
     41 socket Partial("AF_UNIX only") socket::socket, (Int, Hex, Int);
     42 connect Full() socket::connect, (Fd, Hex, Size);
     43 accept Full() socket::accept, (Fd, Hex, Hex);
-    44 sendto Partial("no MSG_OOB") message::sendto, (Fd, InBuf, Size, Hex, Hex, Size);
-    45 recvfrom Partial("no MSG_OOB") message::recvfrom, (Fd, OutBuf, Size, Hex, Hex, Hex);
-    46 sendmsg Partial("no MSG_OOB") message::sendmsg, (Fd, Hex, Hex);
-    47 recvmsg Partial("no MSG_OOB") message::recvmsg, (Fd, Hex, Hex);
+    44 sendto Full() message::sendto, (Fd, InBuf, Size, Hex, Hex, Size);
+    45 recvfrom Full() message::recvfrom, (Fd, OutBuf, Size, Hex, Hex, Hex);
+    46 sendmsg Full() message::sendmsg, (Fd, Hex, Hex);
+    47 recvmsg Full() message::recvmsg, (Fd, Hex, Hex);
     48 shutdown Full() socket::shutdown, (Fd, Int);
     49 bind Full() socket::bind, (Fd, Hex, Size);
     50 listen Full() socket::listen, (Fd, Int);
@@ -101,7 +101,7 @@ syscalls! {
     69 msgsnd Full() msg::msgsnd, (Int, Hex, Size, Hex);
     70 msgrcv Full() msg::msgrcv, (Int, Hex, Size, Int, Hex);
     71 msgctl Full() msg::msgctl, (Int, Int, Hex);
-    72 fcntl Partial("no leases, directory notification or read and write hints; O_ASYNC sends no signal") fd::fcntl, (Fd, Int, Hex);
+    72 fcntl Partial("no leases, directory notification or read and write hints") fd::fcntl, (Fd, Int, Hex);
     73 flock Full() fd::flock, (Fd, Int);
     74 fsync Full() fd::fsync, (Fd);
     75 fdatasync Full() fd::fdatasync, (Fd);
@@ -328,7 +328,7 @@ syscalls! {
     296 pwritev Full() rw::pwritev, (Fd, Hex, Size, Int);
     297 rt_tgsigqueueinfo Full() signal::rt_tgsigqueueinfo, (Int, Int, Signal, Hex);
     298 perf_event_open Missing() missing, ();
-    299 recvmmsg Partial("no MSG_OOB") message::recvmmsg, (Fd, Hex, Size, Hex, Hex);
+    299 recvmmsg Full() message::recvmmsg, (Fd, Hex, Size, Hex, Hex);
     300 fanotify_init Missing() missing, ();
     301 fanotify_mark Missing() missing, ();
     302 prlimit64 Full() system::prlimit64, (Int, Int, Hex, Hex);
@@ -336,7 +336,7 @@ syscalls! {
     304 open_by_handle_at Missing() missing, ();
     305 clock_adjtime Partial("asking only") time::clock_adjtime, (Int, Hex);
     306 syncfs Full() fd::syncfs, (Fd);
-    307 sendmmsg Partial("no MSG_OOB") message::sendmmsg, (Fd, Hex, Size, Hex);
+    307 sendmmsg Full() message::sendmmsg, (Fd, Hex, Size, Hex);
     308 setns Full() process::setns, (Fd, CloneFlags);
     309 getcpu Full() sched::getcpu, (Hex, Hex);
     310 process_vm_readv Full() remote::process_vm_readv, (Int, Hex, Size, Hex, Size, Hex);

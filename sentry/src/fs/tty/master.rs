@@ -7,6 +7,7 @@ use super::packet::Head;
 use super::{CHUNK, Tty};
 use crate::errno::Errno;
 use crate::error::SysResult;
+use crate::fs::fasync::Tells;
 use crate::fs::file::File;
 use crate::fs::inode::{FileOps, Written};
 use crate::fs::io::{IoDst, IoSrc};
@@ -105,6 +106,10 @@ impl FileOps for Master {
 
     fn queue(&self) -> Option<&WaitQueue> {
         Some(&self.tty.master_queue)
+    }
+
+    fn tells(&self) -> Option<Tells> {
+        self.tty.tells()
     }
 
     fn available(&self, _file: &File) -> Result<usize, Errno> {

@@ -22,6 +22,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 
+use super::fasync::Tells;
 use super::file::{Blocker, File};
 use super::inode::{FileOps, Written};
 use super::io::{IoDst, IoSrc};
@@ -187,11 +188,15 @@ impl Tty {
             state.packets.flushed(true, true);
         }
         state.send_echo(&effects.echo);
+        let readable = state.discipline.available(usize::MAX, 1).is_some();
         drop(state);
         for (signal, _) in effects.signals {
             self.signal_foreground(signal);
         }
-        self.queue.wake((Events::READABLE | Events::WRITABLE).bits());
+        self.queue.wake_waiters((Events::READABLE | Events::WRITABLE).bits(), usize::MAX);
+        if readable {
+            self.queue.tell(Events::READABLE.bits());
+        }
         self.flush();
         taken
     }
@@ -583,6 +588,10 @@ impl FileOps for Slave {
 
     fn queue(&self) -> Option<&WaitQueue> {
         Some(&self.0.queue)
+    }
+
+    fn tells(&self) -> Option<Tells> {
+        self.0.tells()
     }
 
     fn available(&self, _file: &File) -> Result<usize, Errno> {

@@ -26,6 +26,12 @@ pub(super) struct Message {
     /// The sender, as far as that was to be said.
     pub(super) creds: Option<Ucred>,
     pub(super) files: InFlight,
+    /// Sent with MSG_OOB: never put together with others. Read by itself it stays, empty, as a mark.
+    pub(super) apart: bool,
+    /// Looked at with MSG_PEEK.
+    pub(super) peeked: bool,
+    /// The last byte that was sent so, and not read yet.
+    pub(super) urgent: bool,
     /// The sender's name.
     pub(super) from: Option<Arc<Address>>,
     sender: Weak<Sock>,
@@ -43,7 +49,18 @@ impl Message {
         let charge = data.len().saturating_add(OVERHEAD);
         sender.charge(charge);
         let from = sender.address();
-        Message { data, start: 0, creds, files, from, sender: sender.this.clone(), charge }
+        Message {
+            data,
+            start: 0,
+            creds,
+            files,
+            apart: false,
+            peeked: false,
+            urgent: false,
+            from,
+            sender: sender.this.clone(),
+            charge,
+        }
     }
 
     /// Bytes that are left.
@@ -69,7 +86,12 @@ impl Message {
     /// Appends another one of the same sender, where both are small and carry nothing but bytes. Gives
     /// it back where they cannot be one.
     pub(super) fn merge(&mut self, mut other: Message) -> Option<Message> {
-        let plain = self.files.is_empty() && other.files.is_empty() && self.creds == other.creds;
+        // An urgent byte stays apart, also once it has been read or another is the last.
+        let plain = !self.apart
+            && !other.apart
+            && self.files.is_empty()
+            && other.files.is_empty()
+            && self.creds == other.creds;
         let one = Weak::ptr_eq(&self.sender, &other.sender);
         if !plain || !one || self.data.len().saturating_add(other.data.len()) > MERGED {
             return Some(other);

@@ -63,6 +63,8 @@ pub(crate) struct Sock {
     error: AtomicI32,
     /// Bytes of its own that lie unread elsewhere, with what their messages cost.
     charged: AtomicUsize,
+    /// A send has met a full buffer since it was last told of room.
+    lacks_space: AtomicBool,
     /// Its last descriptor is gone.
     dead: AtomicBool,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Sock {
 #[derive(Default)]
 struct Inbox {
     messages: VecDeque<Message>,
+    /// One of them is urgent.
+    urgent: bool,
     /// Nothing more may come.
     closed: bool,
     /// Senders that found it full.
@@ -127,6 +131,7 @@ impl Sock {
             shutdown: AtomicU8::new(0),
             error: AtomicI32::new(0),
             charged: AtomicUsize::new(0),
+            lacks_space: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         })
     }
@@ -185,7 +190,13 @@ impl Sock {
     fn refund(&self, bytes: usize) {
         self.charged.fetch_sub(bytes, Ordering::AcqRel);
         if self.is_writable() {
-            self.queue.wake(Events::WRITABLE.bits());
+            self.queue.wake_waiters(Events::WRITABLE.bits(), usize::MAX);
+            // Only who has met a full buffer is told by a signal (SOCKWQ_ASYNC_NOSPACE).
+            if self.lacks_space.load(Ordering::Relaxed)
+                && self.lacks_space.swap(false, Ordering::Relaxed)
+            {
+                self.queue.tell(Events::WRITABLE.bits());
+            }
         }
     }
 
@@ -201,6 +212,11 @@ impl Sock {
             let mirrored = how >> 1 & SHUT_RECEIVE | how << 1 & SHUT_SEND;
             peer.shutdown.fetch_or(mirrored, Ordering::AcqRel);
             peer.queue.wake_all();
+            if mirrored == SHUT_RECEIVE | SHUT_SEND {
+                peer.queue.tell(Events::HUP.bits());
+            } else if mirrored & SHUT_RECEIVE != 0 {
+                peer.queue.tell(Events::IN.bits());
+            }
         }
         self.queue.wake_all();
     }
@@ -235,6 +251,7 @@ impl Sock {
                 peer.set_error(Errno::ECONNRESET);
             }
             peer.queue.wake_all();
+            peer.queue.tell(Events::HUP.bits());
         }
         drop(unread);
         for sender in blocked.iter().filter_map(Weak::upgrade) {
@@ -265,8 +282,12 @@ impl Sock {
             }
             return events;
         }
-        if !self.inbox.lock().messages.is_empty() {
-            events |= Events::READABLE;
+        {
+            let inbox = self.inbox.lock();
+            events.set(Events::PRI, inbox.urgent);
+            if !inbox.messages.is_empty() {
+                events |= Events::READABLE;
+            }
         }
         if !self.is_dgram() && state != State::Connected {
             events |= Events::HUP;
@@ -335,6 +356,10 @@ impl Socket for UnixSocket {
         // Of datagrams, the first one counts.
         let most = if self.0.is_dgram() { 1 } else { usize::MAX };
         Ok(inbox.messages.iter().take(most).map(Message::len).sum())
+    }
+
+    fn at_mark(&self) -> Result<bool, Errno> {
+        Ok(self.0.inbox.lock().at_mark())
     }
 
     fn unsent(&self) -> Result<usize, Errno> {

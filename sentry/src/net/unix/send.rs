@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use super::address;
 use super::message::{InFlight, Message, OVERHEAD};
@@ -62,7 +63,8 @@ impl Sock {
         message: &mut Outgoing<'_>,
         patience: Patience,
     ) -> Result<usize, SysError> {
-        if message.flags.contains(MsgFlags::OOB) {
+        let urgent = message.flags.contains(MsgFlags::OOB);
+        if urgent && (self.kind != Kind::Stream || src.remaining() == 0) {
             return Err(Errno::EOPNOTSUPP.into());
         }
         // Who may have more descriptors than others may send more, too.
@@ -79,7 +81,7 @@ impl Sock {
                 let error = if connected { Errno::EISCONN } else { Errno::EOPNOTSUPP };
                 return Err(error.into());
             }
-            return self.send_stream(cx, src, &mut luggage, patience);
+            return self.send_stream(cx, src, &mut luggage, patience, urgent);
         }
         let to = match message.to.filter(|_| self.is_dgram()) {
             Some(address) => Some(address::find(cx, address, Kind::Dgram)?),
@@ -102,11 +104,12 @@ impl Sock {
         src: &mut IoSrc<'_>,
         luggage: &mut Luggage,
         patience: Patience,
+        urgent: bool,
     ) -> Result<usize, SysError> {
         let mut done: usize = 0;
         loop {
             let ready = || self.poll().intersects(Events::WRITABLE | Events::ALWAYS);
-            let attempt = || self.send_bytes(src, luggage);
+            let attempt = || self.send_bytes(src, luggage, urgent);
             match patience.wait(cx, &self.queue, Events::WRITABLE, attempt, ready) {
                 Ok(n) => done = done.saturating_add(n),
                 Err(e) if done == 0 => return Err(e),
@@ -119,7 +122,13 @@ impl Sock {
     }
 
     /// Bytes for whom it is connected with, as far as there is room.
-    fn send_bytes(&self, src: &mut IoSrc<'_>, luggage: &mut Luggage) -> Result<usize, Errno> {
+    /// With `urgent` the last of them is so.
+    fn send_bytes(
+        &self,
+        src: &mut IoSrc<'_>,
+        luggage: &mut Luggage,
+        urgent: bool,
+    ) -> Result<usize, Errno> {
         if self.is_shut(SHUT_SEND) {
             return Err(Errno::EPIPE);
         }
@@ -139,10 +148,14 @@ impl Sock {
         }
         let room = self.send_room();
         if room == 0 {
+            self.lacks_space.store(true, Ordering::Relaxed);
             return Err(Errno::EAGAIN);
         }
         let mut data = Vec::new();
-        let want = src.remaining().min(room).min(PIECE);
+        let left = src.remaining();
+        let apart = urgent && left == 1;
+        let want = if urgent && !apart { left.saturating_sub(1) } else { left };
+        let want = want.min(room).min(PIECE);
         data.try_reserve_exact(want).map_err(|_| Errno::ENOMEM)?;
         data.resize(want, 0);
         // A piece is sent as a whole, or not at all.
@@ -151,7 +164,9 @@ impl Sock {
             return Err(Errno::EFAULT);
         }
         let creds = luggage.creds(self, &peer);
-        let message = Message::new(self, data, creds, core::mem::take(&mut luggage.files));
+        let files = core::mem::take(&mut luggage.files);
+        let mut message = Message::new(self, data, creds, files);
+        (message.apart, message.urgent) = (apart, apart);
         peer.post(message)?;
         Ok(n)
     }
@@ -213,6 +228,7 @@ impl Sock {
             return Err(Errno::EPERM);
         }
         if self.send_room() < OVERHEAD || !target.has_room_for(self) {
+            self.lacks_space.store(true, Ordering::Relaxed);
             return Err(Errno::EAGAIN);
         }
         let creds = luggage.creds(self, &target);
@@ -225,12 +241,19 @@ impl Sock {
 
     /// Puts a message into the inbox.
     fn post(&self, message: Message) -> Result<(), Errno> {
+        let mut urgent = false;
         let refused = {
             let mut inbox = self.inbox.lock();
             if inbox.closed {
                 Some(message)
             } else {
                 let stream = self.kind == Kind::Stream;
+                urgent = message.urgent;
+                if urgent {
+                    // The one before is a byte like others.
+                    inbox.messages.iter_mut().for_each(|m| m.urgent = false);
+                    inbox.urgent = true;
+                }
                 let message = match inbox.messages.back_mut().filter(|_| stream) {
                     Some(last) => last.merge(message),
                     None => Some(message),
@@ -243,6 +266,9 @@ impl Sock {
             Some(_) if self.is_dgram() => Err(Errno::ECONNREFUSED),
             Some(_) => Err(Errno::EPIPE),
             None => {
+                if urgent {
+                    self.queue.wake(Events::PRI.bits());
+                }
                 self.queue.wake(Events::READABLE.bits());
                 Ok(())
             }
@@ -253,7 +279,7 @@ impl Sock {
     pub(super) fn try_write(&self, src: &mut IoSrc<'_>) -> Result<usize, Errno> {
         let mut luggage = Luggage { sender: None, claimed: None, files: InFlight::default() };
         if self.kind == Kind::Stream {
-            return self.send_bytes(src, &mut luggage);
+            return self.send_bytes(src, &mut luggage, false);
         }
         let mut data = Vec::new();
         self.fetch(src, &mut data)?;
