@@ -257,7 +257,7 @@ impl File {
         self.check_read()?;
         dst.truncate(MAX_RW);
         if self.ops.is_stream() {
-            let deadline = self.ops.admit(self, waiter, false)?;
+            let deadline = self.ops.admit(self, waiter, Some(dst.remaining()))?;
             let read = || self.ops.read(self, dst, 0);
             return match self.retry(waiter, Events::IN | Events::RDHUP, deadline, read) {
                 // A terminal whose timer (VTIME) has run out gives nothing, and no error.
@@ -349,7 +349,7 @@ impl File {
 
     /// Writes to a stream; a blocking one goes on until everything is written.
     fn write_all(&self, waiter: &dyn Blocker, src: &mut IoSrc<'_>) -> Result<usize, SysError> {
-        self.ops.admit(self, waiter, true)?;
+        self.ops.admit(self, waiter, None)?;
         let mut done: usize = 0;
         loop {
             match self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, 0)) {

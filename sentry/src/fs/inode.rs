@@ -301,13 +301,13 @@ pub trait FileOps: Send + Sync {
     fn write(&self, _file: &File, _src: &mut IoSrc<'_>, _offset: u64) -> Result<Written, Errno> {
         Err(Errno::EINVAL)
     }
-    /// Whether the caller may read or write this stream now, and when its read ends for want of data:
-    /// terminals stop who is in the background, and have timers.
+    /// Whether the caller may read `wanted` bytes of this stream now, or write (`None`), and when its read ends for want
+    /// of data: terminals stop who is in the background, and have timers. May wait itself.
     fn admit(
         &self,
         _file: &File,
         _caller: &dyn Blocker,
-        _writing: bool,
+        _wanted: Option<usize>,
     ) -> Result<Option<u64>, SysError> {
         Ok(None)
     }

@@ -28,11 +28,11 @@ use super::inode::{FileOps, Written};
 use super::io::{IoDst, IoSrc};
 use super::types::{Attr, Events, OpenFlags, makedev};
 use crate::errno::Errno;
-use crate::error::{SysError, SysResult};
+use crate::error::{Restart, SysError, SysResult};
 use crate::platform::{Listener, Ready, Stream, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_group, send_process};
 use crate::sync::{SpinLock, WaitQueue};
-use crate::task::{Current, Pid, Pids, Terminal, ThreadWaker, cap};
+use crate::task::{Blocked, Current, Pid, Pids, Terminal, ThreadWaker, cap};
 use discipline::{Discipline, Effects};
 use packet::Packets;
 use termios::{Local, Termios, cc as chars};
@@ -153,6 +153,41 @@ impl Tty {
         state.window = window;
         drop(state);
         self.signal_foreground(Signal::SIGWINCH);
+    }
+
+    /// Waits for so many bytes, but after the first no longer than `time` nanoseconds for another one (VTIME with VMIN).
+    fn gather(&self, waiter: &dyn Blocker, least: usize, time: u64) -> Result<(), SysError> {
+        let look = || {
+            let state = self.state.lock();
+            let over = state.hung_up || state.discipline.termios().canonical();
+            (state.discipline.len(), over)
+        };
+        let wanted = Events::READABLE | Events::ALWAYS;
+        loop {
+            let (before, over) = look();
+            if over || before >= least {
+                return Ok(());
+            }
+            let deadline = (before > 0).then(|| platform().monotonic().saturating_add(time));
+            let mut more = || {
+                let (now, over) = look();
+                over || now != before
+            };
+            match waiter.wait(&self.queue, wanted, deadline, &mut more) {
+                Ok(()) => {}
+                Err(Blocked::Interrupted) if before == 0 => {
+                    return Err(SysError::Interrupted(Restart::Sys));
+                }
+                // What has come is given.
+                Err(Blocked::TimedOut | Blocked::Interrupted) => return Ok(()),
+            }
+        }
+    }
+
+    /// What O_ASYNC makes either side tell: of input, at first the group in the foreground (tty_fasync()).
+    fn tells(&self) -> Option<Tells> {
+        let group = Some(self.state.lock().foreground);
+        Some(Tells { events: Events::IN, any: false, group })
     }
 
     fn signal_foreground(&self, signal: Signal) {
@@ -548,8 +583,9 @@ impl FileOps for Slave {
         &self,
         file: &File,
         waiter: &dyn Blocker,
-        writing: bool,
+        wanted: Option<usize>,
     ) -> Result<Option<u64>, SysError> {
+        let writing = wanted.is_none();
         let termios = *self.0.state.lock().discipline.termios();
         if let Some(cx) = waiter.current() {
             if !writing {
@@ -559,11 +595,16 @@ impl FileOps for Slave {
             }
         }
         let (min, time) = (termios.cc(chars::MIN), termios.cc(chars::TIME));
-        if writing || termios.canonical() || min > 0 || time == 0 || file.nonblocking() {
+        if writing || termios.canonical() || time == 0 || file.nonblocking() {
             return Ok(None);
         }
         // VTIME counts tenths of a second.
-        Ok(Some(platform().monotonic().saturating_add(u64::from(time) * 100_000_000)))
+        let time = u64::from(time) * 100_000_000;
+        if min > 0 {
+            self.0.gather(waiter, usize::from(min).min(wanted.unwrap_or(0)), time)?;
+            return Ok(None);
+        }
+        Ok(Some(platform().monotonic().saturating_add(time)))
     }
 
     fn is_stream(&self) -> bool {
