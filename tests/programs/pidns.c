@@ -9,6 +9,7 @@
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #define GET_USERNS 0xb701
 #define GET_PARENT 0xb702
 static pid_t in_new(unsigned long flags) {
@@ -279,6 +280,20 @@ static void who_tells(void) {
         socklen_t len = sizeof peer;
         CHECK(getsockopt(pair[1], SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0);
         printf("peer %d\n", peer.pid);
+        // One that is gone keeps its number here.
+        int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+        struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "\0pidns"};
+        CHECK(bind(listener, (void *)&name, sizeof(sa_family_t) + 6) == 0 && listen(listener, 1) == 0);
+        pid_t caller = in_new(0);
+        if (caller == 0) {
+            int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+            CHECK(connect(fd, (void *)&name, sizeof(sa_family_t) + 6) == 0);
+            _exit(0);
+        }
+        CHECK(waitpid(caller, NULL, 0) == caller);
+        int accepted = accept(listener, NULL, NULL);
+        CHECK(accepted >= 0 && getsockopt(accepted, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0);
+        printf("peer that has ended: %d\n", peer.pid == caller);
         struct flock other = {.l_type = F_WRLCK};
         CHECK(fcntl(fileno(file), F_GETLK, &other) == 0);
         printf("lock %d of %d\n", other.l_type, other.l_pid);

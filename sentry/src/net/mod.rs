@@ -23,7 +23,7 @@ use crate::error::{Restart, SysError};
 use crate::fs::{Blocker, Cx, Events, File, IoDst, IoSrc};
 use crate::platform::platform;
 use crate::sync::WaitQueue;
-use crate::task::{Blocked, Current};
+use crate::task::{Blocked, Current, PidNumbers};
 use options::Options;
 
 /// Address families (linux/socket.h).
@@ -65,6 +65,17 @@ impl Ucred {
     pub fn of(cx: &Current) -> Ucred {
         Ucred { pid: cx.task.process.pid, uid: cx.creds.uid, gid: cx.creds.gid }
     }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+pub struct PeerCreds {
+    /// Process and effective ids, as they were then.
+    pub creds: Ucred,
+    /// Supplementary groups.
+    pub groups: Arc<[u32]>,
+    /// The process's numbers, which outlive it.
+    pub numbers: PidNumbers,
 }
 
 /// What goes with a message (cmsg(3), SOL_SOCKET).
@@ -172,7 +183,7 @@ pub trait Socket: Send + Sync {
     /// Bytes sent and not read yet (SIOCOUTQ).
     fn unsent(&self) -> Result<usize, Errno>;
     /// Who is at the other end (SO_PEERCRED), with supplementary groups (SO_PEERGROUPS).
-    fn peer_creds(&self) -> Option<(Ucred, Arc<[u32]>)>;
+    fn peer_creds(&self) -> Option<PeerCreds>;
     /// bind(2).
     fn bind(&self, cx: &Current, address: &[u8]) -> Result<(), Errno>;
     /// listen(2).

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use super::{Socket, Ucred};
+use super::{PeerCreds, Socket, Ucred};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
 use crate::task::Current;
@@ -239,8 +239,8 @@ impl Options {
             }
             PEERCRED => {
                 let seen = match socket.peer_creds() {
-                    Some((Ucred { pid, uid, gid }, _)) => {
-                        [cx.task.process.pidns.nr(pid), ns.uid(uid), ns.gid(gid)]
+                    Some(PeerCreds { creds: Ucred { uid, gid, .. }, numbers, .. }) => {
+                        [numbers.nr(&cx.task.process.pidns), ns.uid(uid), ns.gid(gid)]
                     }
                     // Nobody: the ids of no user and no group.
                     None => [0, u32::MAX, u32::MAX],
@@ -248,8 +248,8 @@ impl Options {
                 return Ok(seen.map(u32::to_le_bytes).concat());
             }
             PEERGROUPS => {
-                let (_, groups) = socket.peer_creds().ok_or(Errno::ENODATA)?;
-                return Ok(groups.iter().flat_map(|g| ns.gid(*g).to_le_bytes()).collect());
+                let peer = socket.peer_creds().ok_or(Errno::ENODATA)?;
+                return Ok(peer.groups.iter().flat_map(|g| ns.gid(*g).to_le_bytes()).collect());
             }
             option => {
                 switch(option).ok_or(Errno::ENOPROTOOPT)?;

@@ -89,6 +89,6 @@ fn set_filter(cx: &Current, flags: u32, addr: u64) -> SysResult {
         Ok(()) => Ok(0),
         Err(Refused::Errno(e)) => Err(e.into()),
         Err(Refused::Thread(_)) if flags & FLAG_TSYNC_ESRCH != 0 => Err(Errno::ESRCH.into()),
-        Err(Refused::Thread(tid)) => Ok(tid.into()),
+        Err(Refused::Thread(tid)) => Ok(cx.task.process.pidns.nr(tid).into()),
     }
 }

@@ -76,7 +76,7 @@ pub fn mq_open(cx: &mut Current, args: Args) -> SysResult {
     let dentry = Dentry::new(sb, Some(root.clone()), &name, Some(queue.clone()));
     let mount = Mount::new(sb, root, MountFlags::RELATIME, "mqueue".into());
     let kept = open & (OpenFlags::WRONLY | OpenFlags::RDWR | OpenFlags::NONBLOCK);
-    let ops = Box::new(MqFile(queue.clone()));
+    let ops = Box::new(MqFile(queue.clone(), Some(cx.task.process.pidns.clone())));
     let file = File::new(ops, queue, Some(Path { mount, dentry }), kept)?;
     Ok(cx.files.insert(file, true, fd_limit(cx))? as u64)
 }

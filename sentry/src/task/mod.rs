@@ -41,7 +41,7 @@ pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
 pub use limit::Rlimits;
 pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
-pub use pidns::PidNamespace;
+pub use pidns::{PidNamespace, PidNumbers};
 pub use pids::{PID_MAX, PidTable, Pids};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use rseq::Rseq;

@@ -45,7 +45,38 @@ struct Numbers {
     closed: bool,
 }
 
+/// A process's numbers in the namespaces that see it, for whoever remembers it beyond its end.
+#[derive(Clone)]
+pub struct PidNumbers {
+    id: Pid,
+    /// The namespace it is in, where that is not the container's, and its numbers there and above.
+    nested: Option<(Arc<PidNamespace>, Arc<[Pid]>)>,
+}
+
+impl PidNumbers {
+    /// The number in a namespace, 0 where that does not see it.
+    pub fn nr(&self, pidns: &PidNamespace) -> Pid {
+        if pidns.level == 0 {
+            return self.id;
+        }
+        let Some((inner, numbers)) = &self.nested else { return 0 };
+        let mut up =
+            core::iter::successors(Some(&**inner), |ns| ns.parent.as_deref()).zip(numbers.iter());
+        up.find(|(ns, _)| core::ptr::eq(*ns, pidns)).map_or(0, |(_, nr)| *nr)
+    }
+}
+
 impl PidNamespace {
+    /// The numbers of an id that is in this namespace.
+    pub fn remember(self: &Arc<Self>, id: Pid) -> PidNumbers {
+        if self.level == 0 {
+            return PidNumbers { id, nested: None };
+        }
+        let up = core::iter::successors(Some(&**self), |ns| ns.parent.as_deref());
+        let numbers: Arc<[Pid]> = up.map(|ns| ns.nr(id)).collect();
+        PidNumbers { id, nested: Some((self.clone(), numbers)) }
+    }
+
     /// The container's own.
     pub fn outermost(pids: Arc<Pids>) -> Arc<PidNamespace> {
         let (id, numbers) = (NamespaceId::PID, SpinLock::default());

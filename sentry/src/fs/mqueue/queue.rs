@@ -19,7 +19,7 @@ use crate::fs::lock::InodeState;
 use crate::fs::types::{Attr, Events, FileType, OpenFlags, SetAttr};
 use crate::signal::{Origin, SigInfo, Signal, code, send_process};
 use crate::sync::{Mutex, SpinLock, WaitQueue};
-use crate::task::{Blocked, Current, Pid, Process};
+use crate::task::{Blocked, Current, Pid, PidNamespace, Process};
 
 /// Somebody who is told when a message comes to the empty queue (mq_notify(3)).
 pub struct Registration {
@@ -262,13 +262,14 @@ impl Inode for Queue {
         self
     }
 
-    fn open(&self, _cx: &Cx<'_>, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
-        Ok(Box::new(MqFile(self.this.upgrade().ok_or(Errno::ENOENT)?)))
+    fn open(&self, cx: &Cx<'_>, _flags: OpenFlags) -> Result<Box<dyn FileOps>, Errno> {
+        let pidns = cx.task.map(|task| task.process.pidns.clone());
+        Ok(Box::new(MqFile(self.this.upgrade().ok_or(Errno::ENOENT)?, pidns)))
     }
 }
 
-/// An open queue.
-pub struct MqFile(pub Arc<Queue>);
+/// An open queue, and the pid namespace of who has opened it.
+pub struct MqFile(pub Arc<Queue>, pub Option<Arc<PidNamespace>>);
 
 impl FileOps for MqFile {
     /// What is in the queue, and who wants to be told.
@@ -282,6 +283,7 @@ impl FileOps for MqFile {
                 Some(Registration { pid, .. }) => (NONE, 0, *pid),
                 None => (0, 0, 0),
             };
+            let pid = self.1.as_ref().map_or(pid, |pidns| pidns.nr(pid));
             let bytes = messages.bytes;
             format!("QSIZE:{bytes:<10} NOTIFY:{notify:<5} SIGNO:{signal:<5} NOTIFY_PID:{pid:<6}\n")
         };

@@ -31,7 +31,8 @@ use self::address::Address;
 use self::message::Message;
 use super::options::Options;
 use super::{
-    Incoming, Kind, MsgFlags, Outgoing, Patience, SHUT_RECEIVE, SHUT_SEND, Socket, Ucred, family,
+    Incoming, Kind, MsgFlags, Outgoing, Patience, PeerCreds, SHUT_RECEIVE, SHUT_SEND, Socket,
+    Ucred, family,
 };
 use crate::errno::Errno;
 use crate::error::SysError;
@@ -103,12 +104,11 @@ struct Link {
     most: usize,
 }
 
-type PeerCreds = (Ucred, Arc<[u32]>);
-
 /// The caller, as SO_PEERCRED and SO_PEERGROUPS show it: with its effective ids.
 fn creds_of(cx: &Current) -> PeerCreds {
     let creds = Ucred { pid: cx.task.process.pid, uid: cx.creds.euid, gid: cx.creds.egid };
-    (creds, cx.creds.groups.as_slice().into())
+    let numbers = cx.task.process.pidns.remember(creds.pid);
+    PeerCreds { creds, groups: cx.creds.groups.as_slice().into(), numbers }
 }
 
 impl Sock {
