@@ -3,9 +3,11 @@
 //!
 //! A checked program ends: jumps go forward only, and the last instruction returns.
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::notify::Listener;
 use crate::errno::Errno;
 
 /// The most instructions of a program (BPF_MAXINSNS).
@@ -85,6 +87,15 @@ pub struct Data {
 }
 
 impl Data {
+    /// As `struct seccomp_data`.
+    pub fn to_bytes(&self) -> [u8; DATA] {
+        let mut bytes = [0; DATA];
+        for (to, from) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(self.words()) {
+            *to = from.to_le_bytes();
+        }
+        bytes
+    }
+
     /// As the words that a program loads.
     fn words(&self) -> [u32; DATA / 4] {
         let mut words = [0; DATA / 4];
@@ -102,7 +113,15 @@ impl Data {
 
 /// A checked program.
 #[derive(Debug)]
-pub struct Program(Vec<Insn>);
+pub struct Program(Vec<Insn>, Option<Arc<Listener>>);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(listener) = &self.1 {
+            listener.unused();
+        }
+    }
+}
 
 impl Program {
     /// Checks a program. `EINVAL` for what Linux would not take.
@@ -119,7 +138,17 @@ impl Program {
         if !ends || !stores_before_loads(&insns) {
             return Err(Errno::EINVAL);
         }
-        Ok(Program(insns))
+        Ok(Program(insns, None))
+    }
+
+    /// Calls that it leaves to others go here.
+    pub fn set_listener(&mut self, listener: Arc<Listener>) {
+        self.1 = Some(listener);
+    }
+
+    /// Where the calls go that it leaves to others.
+    pub fn listener(&self) -> Option<&Arc<Listener>> {
+        self.1.as_ref()
     }
 
     /// Its instructions.

@@ -5,6 +5,7 @@
 //! `Task::watched` set: that one flag is all that other tasks' system calls look at.
 
 pub mod bpf;
+pub mod notify;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -112,6 +113,9 @@ pub fn add_filter(cx: &Current, program: Program, everywhere: bool) -> Result<()
         return Err(Refused::Errno(Errno::EINVAL));
     }
     let old = now.filters();
+    if program.listener().is_some() && old.iter().any(|p| p.listener().is_some()) {
+        return Err(Refused::Errno(Errno::EBUSY));
+    }
     let total = old
         .iter()
         .fold(program.len(), |sum, p| sum.saturating_add(p.len()).saturating_add(PENALTY));
@@ -144,6 +148,17 @@ pub fn inherit(parent: &Task, child: &Task) {
         child.watched.store(true, Ordering::SeqCst);
     }
     *child.seccomp.lock() = seccomp;
+}
+
+/// A task ends: its filters are nobody's through it. Its mode can still be seen.
+pub fn leave(task: &Task) {
+    let mut seccomp = task.seccomp.lock();
+    if matches!(*seccomp, Seccomp::Filter(_)) {
+        let filters = core::mem::replace(&mut *seccomp, Seccomp::Filter(Arc::new([])));
+        drop(seccomp);
+        // Outside of the lock: who listens to one of them hears of it.
+        drop(filters);
+    }
 }
 
 /// Looks at the call that the task is about to make; whether it is to be made.
@@ -183,11 +198,11 @@ fn filter(cx: &mut Current, filters: &[Arc<Program>], traced: bool) -> bool {
     };
     // The strictest one counts, of equal ones the newest; actions are ordered as signed numbers.
     let strictness = |said: u32| (said & action::MASK) as i32;
-    let mut said = action::ALLOW;
+    let (mut said, mut by) = (action::ALLOW, None);
     for program in filters.iter().rev() {
         let answer = program.run(&call);
         if strictness(answer) < strictness(said) {
-            said = answer;
+            (said, by) = (answer, Some(program));
         }
     }
     let data = said & !action::MASK;
@@ -214,11 +229,13 @@ fn filter(cx: &mut Current, filters: &[Arc<Program>], traced: bool) -> bool {
             // It may be another call now.
             filter(cx, filters, true)
         }
-        // Nobody can listen.
-        action::USER_NOTIF => {
-            cx.regs.rax = Errno::ENOSYS.to_rax();
-            false
-        }
+        action::USER_NOTIF => match by.and_then(|program| program.listener()) {
+            Some(listener) => listener.ask(cx, call.to_bytes()),
+            None => {
+                cx.regs.rax = Errno::ENOSYS.to_rax();
+                false
+            }
+        },
         action::KILL_THREAD if cx.task.process.signals.lock().tasks.len() > 1 => {
             cx.exit_task(Signal::SIGSYS.number().into());
             false

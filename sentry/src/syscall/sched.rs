@@ -396,7 +396,8 @@ pub fn ioprio_get(cx: &mut Current, args: Args) -> SysResult {
                     policy::FIFO | policy::RR => ioprio::RT,
                     _ => ioprio::BE,
                 };
-                class << ioprio::SHIFT | sched.nice.saturating_add(20).unsigned_abs() / 5
+                let level = sched.nice.saturating_add(20).unsigned_abs() / 5;
+                class << ioprio::SHIFT | level
             }
             set => set.unwrap_or(0),
         }

@@ -346,7 +346,7 @@ syscalls! {
     314 sched_setattr Partial("kept, not honoured; no SCHED_DEADLINE") sched::sched_setattr, (Int, Hex, Hex);
     315 sched_getattr Full() sched::sched_getattr, (Int, Hex, Size, Hex);
     316 renameat2 Full() names::renameat2, (DirFd, Path, DirFd, Path, Hex);
-    317 seccomp Partial("no SECCOMP_RET_USER_NOTIF") filter::seccomp, (Int, Hex, Hex);
+    317 seccomp Full() filter::seccomp, (Int, Hex, Hex);
     318 getrandom Full() system::getrandom, (OutBuf, Size, Hex);
     319 memfd_create Partial("no huge pages") fd::memfd_create, (Path, Hex);
     320 kexec_file_load Missing() missing, ();

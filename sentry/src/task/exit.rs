@@ -82,6 +82,8 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
         }
         if state.tasks.is_empty() { Some(state.begin_exit(status)) } else { None }
     };
+    // Nobody gives it others any more.
+    crate::seccomp::leave(task);
     task.kernel().count_calls(task.syscalls.load(Ordering::Relaxed));
     if !trace::tracee_ends(task, status) && !task.is_leader() {
         process.pids.lock().remove_task(task.tid());

@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = both![
     ("remote", 20),
     ("ptrace", 30),
     ("seccomp", 30),
+    ("unotify", 30),
     ("execs", 20),
     ("futex", 20),
     ("futexes2", 20),
