@@ -146,12 +146,16 @@ impl Current {
         if let Some(rseq) = self.rseq
             && (surely || rseq.by == Restarts::Sentry)
         {
-            let result = self.abort_sequence(rseq.area).and_then(|()| {
-                let cpu = self.user.cpu();
-                // One memory node. Threads that run at the same time have different CPUs, so that is a number among
-                // them too (mm_cid).
-                self.write_ids(rseq.area.addr, [cpu, cpu], [0, cpu])
-            });
+            let cpu = self.user.cpu();
+            // One memory node. Threads that run at the same time have different CPUs, so that is a number among them
+            // too (mm_cid).
+            let result = match self.abort_sequence(rseq.area) {
+                // Mostly it has the CPU that it had, and nothing is to be written. A host wants to write itself, and has
+                // to find the page writable.
+                Ok(ids) if rseq.by == Restarts::Sentry && ids == [cpu, cpu, 0, cpu] => Ok(()),
+                Ok(_) => self.write_ids(rseq.area.addr, [cpu, cpu], [0, cpu]),
+                Err(e) => Err(e),
+            };
             if result.is_err() {
                 force(self, SigInfo::kernel(Signal::SIGSEGV));
             }
@@ -167,13 +171,14 @@ impl Current {
         }
     }
 
-    /// rseq_ip_fixup() in kernel/rseq.c.
-    fn abort_sequence(&mut self, area: RestartArea) -> Result<(), Errno> {
+    /// rseq_ip_fixup() in kernel/rseq.c; cpu_id_start, cpu_id, node_id and mm_cid as they are.
+    fn abort_sequence(&mut self, area: RestartArea) -> Result<[u32; 4], Errno> {
         let mut bytes = [0; FIELDS];
         self.mm.copy_in(area.addr, &mut bytes)?;
+        let ids = [0, 4, 20, 24].map(|at| word32(&bytes, at));
         let pointer = word64(&bytes, 8);
         if pointer == 0 {
-            return Ok(());
+            return Ok(ids);
         }
         let end = platform().user_range().end;
         if pointer >= end {
@@ -198,7 +203,8 @@ impl Current {
             }
             self.regs.rip = sequence.abort;
         }
-        self.mm.copy_out(area.addr.wrapping_add(RSEQ_CS), &[0; 8])
+        self.mm.copy_out(area.addr.wrapping_add(RSEQ_CS), &[0; 8])?;
+        Ok(ids)
     }
 
     /// Writes cpu_id_start and cpu_id, and node_id and mm_cid.
