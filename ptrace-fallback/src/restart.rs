@@ -15,7 +15,6 @@ use sentry::platform::{Barrier, Barriers, Prot, Registers, RestartArea};
 use crate::space::Space;
 use crate::stub::{Request, Stub, code};
 use crate::sys::{self, Stop};
-use crate::user::{USER_CS, USER_SS};
 
 /// How often in a row, at one instruction, a SIGSEGV is taken for a page that the kernel has missed.
 const TRIES: u32 = 4;
@@ -74,19 +73,8 @@ impl Registration {
 }
 
 fn rseq(tid: i32, area: RestartArea, flags: u64) -> Result<(), Errno> {
-    let call = Registers {
-        rip: code::syscall_instruction(),
-        rax: libc::SYS_rseq as u64,
-        rdi: area.addr,
-        rsi: area.len.into(),
-        rdx: flags,
-        r10: area.signature.into(),
-        orig_rax: u64::MAX,
-        cs: USER_CS,
-        ss: USER_SS,
-        eflags: 0x202,
-        ..Registers::default()
-    };
+    let args = [area.addr, area.len.into(), flags, area.signature.into()];
+    let call = code::call(libc::SYS_rseq, args);
     sys::set_registers_but_bases(tid, &call)?;
     loop {
         sys::cont(tid)?;

@@ -42,6 +42,13 @@ static void got(const char *what) {
     fflush(stdout);
 }
 
+// A pipe at 100 and 101.
+static void make_pipe(void) {
+    int p[2];
+    CHECK(pipe(p) == 0 && dup2(p[0], 100) == 100 && dup2(p[1], 101) == 101);
+    close(p[0]);
+    close(p[1]);
+}
 static void async(int fd, int signal) {
     CHECK(fcntl(fd, F_SETOWN, getpid()) == 0);
     CHECK(fcntl(fd, F_SETSIG, signal) == 0);
@@ -57,11 +64,9 @@ int main(void) {
     sigaddset(&set, RT);
     CHECK(sigprocmask(SIG_BLOCK, &set, NULL) == 0);
     char buf[65536];
-    int p[2], one = 1, zero = 0;
+    int one = 1, zero = 0;
     // Descriptors whose numbers are the same everywhere.
-    CHECK(pipe(p) == 0 && dup2(p[0], 100) == 100 && dup2(p[1], 101) == 101);
-    close(p[0]);
-    close(p[1]);
+    make_pipe();
 
     // Without an owner nobody is told.
     SHOW(fcntl(100, F_GETOWN));
@@ -101,18 +106,14 @@ int main(void) {
     close(101);
     got("writers gone");
     close(100);
-    CHECK(pipe(p) == 0 && dup2(p[0], 100) == 100 && dup2(p[1], 101) == 101);
-    close(p[0]);
-    close(p[1]);
+    make_pipe();
     async(101, RT);
     close(100);
     got("readers gone");
     close(101);
 
     // By ioctl, and what has no such thing.
-    CHECK(pipe(p) == 0 && dup2(p[0], 100) == 100 && dup2(p[1], 101) == 101);
-    close(p[0]);
-    close(p[1]);
+    make_pipe();
     CHECK(fcntl(100, F_SETOWN, getpid()) == 0);
     SHOW(ioctl(100, FIOASYNC, &one));
     printf("flags %x\n", fcntl(100, F_GETFL));

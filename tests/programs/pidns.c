@@ -1,23 +1,16 @@
 // Pid namespaces: numbers on every level, init and its end, signals, waits and what else tells a pid.
-#include "check.h"
+#include "family.h"
 #include <linux/sched.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #define GET_USERNS 0xb701
 #define GET_PARENT 0xb702
-static pid_t in_new(unsigned long flags) {
-    fflush(stdout);
-    pid_t pid = (pid_t)syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
-    CHECK(pid >= 0);
-    return pid;
-}
 static pid_t with_tid(unsigned long long flags, const pid_t *tids, size_t count) {
     struct clone_args a = {.flags = flags, .exit_signal = SIGCHLD};
     a.set_tid = (unsigned long)tids;
@@ -28,25 +21,16 @@ static pid_t with_tid(unsigned long long flags, const pid_t *tids, size_t count)
         _exit(7);
     return pid;
 }
-static void finish(int status) {
-    fflush(stdout);
-    _exit(status);
-}
 static void show_wait_status(pid_t pid) { show_wait("ended", pid); }
 static int one_pipe[2];
-static void give(void) { CHECK(write(one_pipe[1], "x", 1) == 1); }
-static void take(void) {
-    char c;
-    CHECK(read(one_pipe[0], &c, 1) == 1);
-}
 static void numbers(void) {
     pid_t outer = getpid();
-    pid_t pid = in_new(CLONE_NEWPID);
+    pid_t pid = born(CLONE_NEWPID);
     if (pid == 0) {
         printf("inside: %d %d of %d, group %d, session %d\n", getpid(), (int)syscall(SYS_gettid), getppid(), getpgrp(), getsid(0));
         SHOW(kill(outer + 100000, 0));
         SHOW(getpgid(0));
-        pid_t child = in_new(0);
+        pid_t child = born(0);
         if (child == 0) {
             printf("child: %d of %d\n", getpid(), getppid());
             SHOW(setsid());
@@ -78,14 +62,14 @@ static void handler(int signal, siginfo_t *info, void *context) {
 }
 static void init_and_signals(void) {
     CHECK(pipe(one_pipe) == 0);
-    pid_t pid = in_new(CLONE_NEWPID);
+    pid_t pid = born(CLONE_NEWPID);
     if (pid == 0) {
         struct sigaction act = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_RESTART};
         CHECK(sigaction(SIGUSR1, &act, NULL) == 0);
         SHOW(kill(1, SIGKILL));
         SHOW(kill(1, SIGTERM));
         SHOW(kill(-1, SIGTERM));
-        pid_t child = in_new(0);
+        pid_t child = born(0);
         if (child == 0) {
             SHOW(kill(1, SIGKILL));
             SHOW(kill(1, SIGSTOP));
@@ -99,17 +83,17 @@ static void init_and_signals(void) {
         CHECK(sigemptyset(&mask) == 0 && sigemptyset(&none) == 0 && sigaddset(&mask, SIGUSR1) == 0);
         CHECK(sigprocmask(SIG_BLOCK, &mask, NULL) == 0);
         seen_pid = -1;
-        give();
+        give(one_pipe);
         sigsuspend(&none);
         printf("from outside: pid %d code %d\n", (int)seen_pid, (int)seen_code);
         fflush(stdout);
-        give();
+        give(one_pipe);
         for (;;)
             pause();
     }
-    take();
+    take(one_pipe);
     CHECK(kill(pid, SIGUSR1) == 0);
-    take();
+    take(one_pipe);
     CHECK(kill(pid, SIGTERM) == 0);
     CHECK(kill(pid, SIGKILL) == 0);
     int status;
@@ -121,14 +105,14 @@ static void init_and_signals(void) {
 }
 static void orphans(void) {
     CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
-    pid_t pid = in_new(CLONE_NEWPID);
+    pid_t pid = born(CLONE_NEWPID);
     if (pid == 0) {
         // A subreaper above the namespace gets none of its orphans.
         CHECK(pipe(one_pipe) == 0);
-        pid_t middle = in_new(0);
+        pid_t middle = born(0);
         if (middle == 0) {
-            if (in_new(0) == 0) {
-                take();
+            if (born(0) == 0) {
+                take(one_pipe);
                 while (getppid() != 1)
                     sched_yield();
                 printf("adopted by %d\n", getppid());
@@ -138,18 +122,18 @@ static void orphans(void) {
         }
         show_wait("middle", middle);
         fflush(stdout);
-        give();
+        give(one_pipe);
         int status;
         pid_t orphan = wait(&status);
         printf("orphan %d ended with %d\n", orphan, WEXITSTATUS(status));
         // One that sleeps is killed when its init ends.
         CHECK(pipe(one_pipe) == 0);
-        if (in_new(0) == 0) {
-            give();
+        if (born(0) == 0) {
+            give(one_pipe);
             for (;;)
                 pause();
         }
-        take();
+        take(one_pipe);
         finish(6);
     }
     int status;
@@ -170,24 +154,24 @@ static void unshared(void) {
     CHECK(pipe(one_pipe) == 0);
     int end[2];
     CHECK(pipe(end) == 0);
-    pid_t init = in_new(0);
+    pid_t init = born(0);
     if (init == 0) {
         CHECK(close(end[1]) == 0);
         printf("first: %d of %d\n", getpid(), getppid());
         fflush(stdout);
-        give();
+        give(one_pipe);
         char c;
         CHECK(read(end[0], &c, 1) == 0);
         _exit(0);
     }
-    take();
+    take(one_pipe);
     int child = open("/proc/self/ns/pid_for_children", O_RDONLY);
     CHECK(child >= 0 && fstat(child, &b) == 0);
     printf("another: %d\n", a.st_ino != b.st_ino);
     int parent = ioctl(child, GET_PARENT), owner = ioctl(child, GET_USERNS);
     CHECK(parent >= 0 && fstat(parent, &b) == 0);
     printf("parent: %d owner: %d\n", a.st_ino == b.st_ino, owner >= 0);
-    pid_t second = in_new(0);
+    pid_t second = born(0);
     if (second == 0) {
         printf("second: %d of %d\n", getpid(), getppid());
         SHOW(setns(old, CLONE_NEWPID));
@@ -196,11 +180,11 @@ static void unshared(void) {
     CHECK(waitpid(second, NULL, 0) == second);
     // Back and in again.
     SHOW(setns(old, 0));
-    pid_t same = in_new(0);
+    pid_t same = born(0);
     if (same == 0) {
         printf("at home: %d\n", getpid() != 1 && getppid() != 0);
         SHOW(setns(child, CLONE_NEWPID));
-        pid_t third = in_new(0);
+        pid_t third = born(0);
         if (third == 0) {
             printf("third: %d of %d\n", getpid(), getppid());
             finish(0);
@@ -216,7 +200,7 @@ static void unshared(void) {
     CHECK(waitpid(init, NULL, 0) == init);
     SHOW(fork());
     SHOW(setns(old, 0));
-    pid_t again = in_new(0);
+    pid_t again = born(0);
     if (again == 0)
         _exit(0);
     CHECK(waitpid(again, NULL, 0) == again);
@@ -229,7 +213,7 @@ static void set_tid(void) {
     SHOW(with_tid(0, (pid_t[]){-1}, 1));
     SHOW(with_tid(0, tids, 0));
     SHOW(with_tid(0, NULL, 1));
-    pid_t pid = in_new(CLONE_NEWPID);
+    pid_t pid = born(CLONE_NEWPID);
     if (pid == 0) {
         SHOW(with_tid(0, (pid_t[]){77}, 1));
         show_wait("77", 77);
@@ -238,7 +222,7 @@ static void set_tid(void) {
         show_wait("99", 99);
         SHOW(with_tid(0, (pid_t[]){5, 6, 7, 8, 9, 10, 11, 12}, 8));
         SHOW(with_tid(0, (pid_t[40]){5}, 40));
-        pid_t next = in_new(0);
+        pid_t next = born(0);
         if (next == 0)
             _exit(0);
         printf("next: %d\n", next);
@@ -264,7 +248,7 @@ static void who_tells(void) {
     CHECK(fcntl(fileno(file), F_SETLK, &lock) == 0);
     CHECK(fcntl(pair[0], F_SETOWN, outer) == 0);
     CHECK(send(pair[0], "a", 1, 0) == 1);
-    pid_t pid = in_new(CLONE_NEWPID);
+    pid_t pid = born(CLONE_NEWPID);
     struct {
         struct cmsghdr head;
         struct ucred creds;
@@ -284,7 +268,7 @@ static void who_tells(void) {
         int listener = socket(AF_UNIX, SOCK_STREAM, 0);
         struct sockaddr_un name = {.sun_family = AF_UNIX, .sun_path = "\0pidns"};
         CHECK(bind(listener, (void *)&name, sizeof(sa_family_t) + 6) == 0 && listen(listener, 1) == 0);
-        pid_t caller = in_new(0);
+        pid_t caller = born(0);
         if (caller == 0) {
             int fd = socket(AF_UNIX, SOCK_STREAM, 0);
             CHECK(connect(fd, (void *)&name, sizeof(sa_family_t) + 6) == 0);
@@ -315,12 +299,12 @@ static void who_tells(void) {
         CHECK(semctl(sem, 0, SETVAL, value) == 0);
         SHOW(semctl(sem, 0, GETPID));
         fflush(stdout);
-        give();
+        give(one_pipe);
         char c;
         CHECK(read(back[0], &c, 1) == 1);
         finish(0);
     }
-    take();
+    take(one_pipe);
     message.msg_controllen = sizeof control;
     CHECK(recvmsg(pair[0], &message, 0) == 1);
     printf("message names it: %d\n", control.creds.pid == pid);
@@ -354,7 +338,7 @@ static void proc(void) {
     CHECK(pipe(one_pipe) == 0);
     int back[2];
     CHECK(pipe(back) == 0);
-    pid_t pid = in_new(CLONE_NEWPID | CLONE_NEWNS);
+    pid_t pid = born(CLONE_NEWPID | CLONE_NEWNS);
     if (pid == 0) {
         CHECK(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
         char link[32] = {0};
@@ -373,7 +357,7 @@ static void proc(void) {
         line("/proc/1/status", "NSpid:", 0);
         line("/proc/1/task/1/status", "NSpgid:", 0);
         SHOW(access("/proc/2", F_OK));
-        pid_t child = in_new(CLONE_NEWPID);
+        pid_t child = born(CLONE_NEWPID);
         if (child == 0) {
             line("/proc/2/status", "NSpid:", 0);
             SHOW(readlink("/proc/self", link, sizeof link) > 0 && link[0] == '2');
@@ -386,12 +370,12 @@ static void proc(void) {
         line(path, "NSpid:", 0);
         line(path, "Pid:", 0);
         fflush(stdout);
-        give();
+        give(one_pipe);
         char c;
         CHECK(read(back[0], &c, 1) == 1);
         finish(0);
     }
-    take();
+    take(one_pipe);
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/status", pid);
     line(path, "NSpid:", 1);

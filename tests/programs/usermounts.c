@@ -1,42 +1,11 @@
 // Mounts in user namespaces: what their owners may mount and take away, what is locked, and set-id files.
-#include "check.h"
+#include "family.h"
 #include <dirent.h>
-#include <grp.h>
 #include <sched.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/statfs.h>
 #include <linux/magic.h>
 #define HERE "/tmp/usermounts"
-static int to_child[2], to_parent[2];
-static void pipes(void) { CHECK(pipe(to_child) == 0 && pipe(to_parent) == 0); }
-static void no_pipes(void) {
-    for (int i = 0; i < 2; i++) close(to_child[i]), close(to_parent[i]);
-}
-static void give(int *ends) { CHECK(write(ends[1], "x", 1) == 1); }
-static void take(int *ends) {
-    char c;
-    CHECK(read(ends[0], &c, 1) == 1);
-}
-static pid_t born(unsigned long flags) {
-    fflush(stdout);
-    pid_t pid = (pid_t)syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
-    CHECK(pid >= 0);
-    return pid;
-}
-static void finish(int status) {
-    fflush(stdout);
-    _exit(status);
-}
-static int put(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY);
-    if (fd < 0) return -1;
-    ssize_t n = write(fd, text, strlen(text));
-    int e = errno;
-    close(fd);
-    errno = e;
-    return n == (ssize_t)strlen(text) ? 0 : -1;
-}
 static void maps(pid_t pid, const char *users, const char *groups) {
     char path[64];
     snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
@@ -46,8 +15,8 @@ static void maps(pid_t pid, const char *users, const char *groups) {
 }
 // What `unshare -Urm` makes of an ordinary user.
 static void enter(unsigned long more) {
-    CHECK(setgroups(0, NULL) == 0 && setresgid(1000, 1000, 1000) == 0 && setresuid(1000, 1000, 1000) == 0);
-    CHECK(prctl(PR_SET_DUMPABLE, 1) == 0 && unshare((int)(CLONE_NEWUSER | CLONE_NEWNS | more)) == 0);
+    become(1000);
+    CHECK(unshare((int)(CLONE_NEWUSER | CLONE_NEWNS | more)) == 0);
     CHECK(put("/proc/self/setgroups", "deny") == 0 && put("/proc/self/uid_map", "0 1000 1") == 0);
     CHECK(put("/proc/self/gid_map", "0 1000 1") == 0);
 }

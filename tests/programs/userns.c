@@ -1,51 +1,19 @@
 // User namespaces: who makes them, maps and who may write them, ids and capabilities inside, seen from outside, and
 // what the other namespaces of their owners allow.
-#include "check.h"
-#include <grp.h>
+#include "family.h"
 #include <sched.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #define GET_USERNS 0xb701
 #define GET_PARENT 0xb702
 #define GET_TYPE 0xb703
 #define GET_OWNER 0xb704
-static int to_child[2], to_parent[2];
-static void pipes(void) { CHECK(pipe(to_child) == 0 && pipe(to_parent) == 0); }
-static void no_pipes(void) {
-    for (int i = 0; i < 2; i++) close(to_child[i]), close(to_parent[i]);
-}
-static void give(int *ends) { CHECK(write(ends[1], "x", 1) == 1); }
-static void take(int *ends) {
-    char c;
-    CHECK(read(ends[0], &c, 1) == 1);
-}
-static pid_t born(unsigned long flags) {
-    fflush(stdout);
-    pid_t pid = (pid_t)syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
-    CHECK(pid >= 0);
-    return pid;
-}
-static void finish(int status) {
-    fflush(stdout);
-    _exit(status);
-}
 static char *file(pid_t pid, const char *name) {
     static char path[64];
     if (pid == 0) snprintf(path, sizeof path, "/proc/self/%s", name);
     else snprintf(path, sizeof path, "/proc/%d/%s", pid, name);
     return path;
-}
-// Writes a file whole; 0, or -1 and errno of the opening or the writing.
-static int put(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY);
-    if (fd < 0) return -1;
-    ssize_t n = write(fd, text, strlen(text));
-    int e = errno;
-    close(fd);
-    errno = e;
-    return n == (ssize_t)strlen(text) ? 0 : -1;
 }
 static void cat(const char *label, const char *path) {
     char text[4096];
@@ -74,7 +42,6 @@ static void owner(const char *path) {
     if (stat(path, &s) != 0) printf("%s: %s\n", path, strerrorname_np(errno));
     else printf("%s: %u %u\n", path, s.st_uid, s.st_gid);
 }
-static void drop(uid_t id) { CHECK(setgroups(0, NULL) == 0 && setresgid(id, id, id) == 0 && setresuid(id, id, id) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0); }
 static int ns(pid_t pid, const char *kind) {
     char name[32];
     snprintf(name, sizeof name, "ns/%s", kind);
@@ -94,7 +61,7 @@ static void unprivileged(void) {
     CHECK(chown("/tmp/userns.mine", 1000, 1000) == 0);
     pid_t pid = born(0);
     if (pid == 0) {
-        drop(1000);
+        become(1000);
         int before = ns(0, "user");
         SHOW(unshare(CLONE_NEWUTS));
         SHOW(unshare(CLONE_NEWUSER));

@@ -1,44 +1,13 @@
 // Who reaches whom between user namespaces: signals, ptrace, memory, limits, priorities, /proc; and System V objects.
-#include "check.h"
-#include <grp.h>
+#include "family.h"
 #include <sched.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/shm.h>
 #include <sys/uio.h>
-static int to_child[2], to_parent[2];
 static char secret[8] = "secret";
-static void give(int *ends) { CHECK(write(ends[1], "x", 1) == 1); }
-static void take(int *ends) {
-    char c;
-    CHECK(read(ends[0], &c, 1) == 1);
-}
-static pid_t born(unsigned long flags) {
-    fflush(stdout);
-    pid_t pid = (pid_t)syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
-    CHECK(pid >= 0);
-    return pid;
-}
-static void finish(int status) {
-    fflush(stdout);
-    _exit(status);
-}
-static int put(const char *path, const char *text) {
-    int fd = open(path, O_WRONLY);
-    if (fd < 0) return -1;
-    ssize_t n = write(fd, text, strlen(text));
-    int e = errno;
-    close(fd);
-    errno = e;
-    return n == (ssize_t)strlen(text) ? 0 : -1;
-}
-static void become(uid_t id) {
-    CHECK(setgroups(0, NULL) == 0 && setresgid(id, id, id) == 0 && setresuid(id, id, id) == 0);
-    CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
-}
 static void enter(uid_t id) {
     char text[32];
     snprintf(text, sizeof text, "0 %u 1", id);

@@ -153,9 +153,14 @@ impl Window {
         if let Some(key) = self.places[place].holds.take() {
             self.index.remove(&key);
         }
+        self.unmap(place, 0);
+    }
+
+    /// Takes away the translations to a place from this byte of it on.
+    fn unmap(&self, place: usize, from: u64) {
         if self.places[place].mapped {
             let start = self.address(place);
-            platform::unmap_everywhere(start..start + WINDOW_CHUNK);
+            platform::unmap_everywhere(start + from..start + WINDOW_CHUNK);
         }
     }
 }
@@ -274,8 +279,6 @@ pub fn shrunk(file: u64, from: u64) {
         .map(|(&(_, chunk), &place)| (chunk, place))
         .collect();
     for (chunk, place) in dead {
-        let start = window.address(place);
-        let skip = if chunk == first { from % WINDOW_CHUNK } else { 0 };
-        platform::unmap_everywhere(start + skip..start + WINDOW_CHUNK);
+        window.unmap(place, if chunk == first { from % WINDOW_CHUNK } else { 0 });
     }
 }

@@ -8,6 +8,10 @@
 
 use std::ptr;
 
+use sentry::platform::Registers;
+
+use crate::user::{USER_CS, USER_SS};
+
 /// Where the code is: two pages below the end of user space (TASK_SIZE_MAX, arch/x86/include/asm/page_64.h).
 pub(super) const CODE: u64 = 0x7fff_ffff_d000;
 /// Where the requests are.
@@ -185,8 +189,26 @@ pub(super) fn thread_entry() -> u64 {
 }
 
 /// A SYSCALL instruction.
-pub(crate) fn syscall_instruction() -> u64 {
+fn syscall_instruction() -> u64 {
     place(&ringwall_stub_syscall)
+}
+
+/// The registers with which a traced thread makes a system call of its own, and stops at the UD2 behind it.
+pub(crate) fn call(number: libc::c_long, [rdi, rsi, rdx, r10]: [u64; 4]) -> Registers {
+    Registers {
+        rip: syscall_instruction(),
+        rax: number as u64,
+        rdi,
+        rsi,
+        rdx,
+        r10,
+        orig_rax: u64::MAX,
+        cs: USER_CS,
+        ss: USER_SS,
+        // IF, and the bit that is always set.
+        eflags: 0x202,
+        ..Registers::default()
+    }
 }
 
 /// The bytes of the page.

@@ -445,15 +445,7 @@ pub(crate) fn try_ptrace(stubs: &Arc<Stubs>) -> Result<(), Error> {
         }
         _ => lost(e),
     })?;
-    let mut regs = Registers {
-        rip: code::syscall_instruction(),
-        rax: libc::SYS_getpid as u64,
-        orig_rax: u64::MAX,
-        cs: crate::user::USER_CS,
-        ss: crate::user::USER_SS,
-        eflags: 0x202,
-        ..Registers::default()
-    };
+    let mut regs = code::call(libc::SYS_getpid, [0; 4]);
     sys::set_registers(tid, &regs).map_err(lost)?;
     sys::sysemu(tid).map_err(|_| Error::Lacking("PTRACE_SYSEMU"))?;
     loop {

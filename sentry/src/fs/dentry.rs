@@ -220,6 +220,14 @@ impl Dentry {
         })
     }
 
+    /// One of a file that has no name, made in `dir`: O_TMPFILE shows it as the number of its inode.
+    pub fn nameless(dir: &Arc<Dentry>, inode: Arc<dyn Inode>) -> Arc<Dentry> {
+        let name = alloc::format!("#{}", inode.ino());
+        let dentry = Dentry::new(&dir.sb, Some(dir.clone()), name.as_bytes(), Some(inode));
+        dentry.set_unlinked();
+        dentry
+    }
+
     /// Where it leads; `None`: there is nothing of this name.
     pub fn inode(&self) -> Option<&Arc<dyn Inode>> {
         self.inode.as_ref()

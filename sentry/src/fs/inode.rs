@@ -404,6 +404,14 @@ pub struct Written {
     pub end: u64,
 }
 
+/// lseek(2) for files that have no end to count from (Linux's seq_lseek()): EINVAL for SEEK_END.
+pub fn seek_without_end(file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
+    match whence {
+        Whence::End => Err(Errno::EINVAL),
+        whence => default_seek(file, now, offset, whence),
+    }
+}
+
 /// lseek(2) for files with a length: data everywhere, one hole at the end.
 pub fn default_seek(file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
     let size = || Ok(file.attr()?.size);

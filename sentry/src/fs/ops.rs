@@ -251,14 +251,7 @@ impl Cx<'_> {
         perm::may_create(self, &dir.mount.sb, &**parent)?;
         let new = self.new_inode(parent, FileType::Regular, perm)?;
         let created = parent.tmpfile(self, new, flags)?;
-        let name = alloc::format!("#{}", created.inode.ino());
-        let dentry = Dentry::new(
-            &dir.dentry.sb,
-            Some(dir.dentry.clone()),
-            name.as_bytes(),
-            Some(created.inode.clone()),
-        );
-        dentry.set_unlinked();
+        let dentry = Dentry::nameless(&dir.dentry, created.inode.clone());
         let path = Path { mount: dir.mount.clone(), dentry };
         self.finish_open(&path, created.inode, flags, created.ops)
     }

@@ -16,7 +16,7 @@ use super::file::File;
 use super::inode::{FileOps, FileSystem, Inode};
 use super::io::IoDst;
 use super::lock::InodeState;
-use super::types::{Attr, DirEntry, DirSink, FileType, OpenFlags, SetAttr, StatFs, Time};
+use super::types::{Attr, DirSink, FileType, OpenFlags, SetAttr, StatFs, Time, give_entries};
 use crate::errno::Errno;
 use crate::platform::{PAGE_SIZE, platform};
 
@@ -275,19 +275,10 @@ impl FileOps for Handle {
 
     fn readdir(&self, _file: &File, pos: u64, sink: DirSink<'_>) -> Result<u64, Errno> {
         let Content::Dir(entries) = &self.0.content else { return Err(Errno::ENOTDIR) };
-        let dots = [(".", self.0.ino), ("..", self.0.parent)];
+        let dots = [(&b"."[..], self.0.ino), (&b".."[..], self.0.parent)];
         let dots = dots.into_iter().map(|(name, ino)| (name, ino, FileType::Directory));
-        let rest = entries.iter().map(|(name, node)| (&**name, node.ino, node.kind()));
-        let mut pos = pos;
-        let skip = usize::try_from(pos).unwrap_or(usize::MAX);
-        for (name, ino, kind) in dots.chain(rest).skip(skip) {
-            let next = pos.saturating_add(1);
-            if !sink(DirEntry { name: name.as_bytes(), ino, kind, next }) {
-                break;
-            }
-            pos = next;
-        }
-        Ok(pos)
+        let rest = entries.iter().map(|(name, node)| (name.as_bytes(), node.ino, node.kind()));
+        Ok(give_entries(&mut dots.chain(rest), pos, sink))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -256,6 +256,24 @@ pub struct DirEntry<'a> {
 /// Takes directory entries; false: it is full, and this one was not taken.
 pub type DirSink<'a> = &'a mut dyn FnMut(DirEntry<'_>) -> bool;
 
+/// Gives a sink the entries of a listing from position `pos` on, where an entry's position is its place in the listing;
+/// the position to go on at.
+pub fn give_entries(
+    entries: &mut dyn Iterator<Item = (&[u8], u64, FileType)>,
+    pos: u64,
+    sink: DirSink<'_>,
+) -> u64 {
+    let mut pos = pos;
+    for (name, ino, kind) in entries.skip(usize::try_from(pos).unwrap_or(usize::MAX)) {
+        let next = pos.saturating_add(1);
+        if !sink(DirEntry { name, ino, kind, next }) {
+            break;
+        }
+        pos = next;
+    }
+    pos
+}
+
 /// A directory entry that owns its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedEntry {

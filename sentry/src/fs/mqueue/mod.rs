@@ -19,7 +19,7 @@ use super::file::File;
 use super::inode::{Caching, Created, FileOps, FileSystem, Inode};
 use super::lock::InodeState;
 use super::types::{
-    Attr, DirEntry, DirSink, FileType, NAME_MAX, New, OpenFlags, SetAttr, StatFs, Time, mode,
+    Attr, DirSink, FileType, NAME_MAX, New, OpenFlags, SetAttr, StatFs, Time, give_entries, mode,
 };
 use crate::errno::Errno;
 use crate::sync::SpinLock;
@@ -362,19 +362,9 @@ struct Listing(Vec<(Vec<u8>, u64)>);
 
 impl FileOps for Listing {
     fn readdir(&self, _file: &File, pos: u64, sink: DirSink<'_>) -> Result<u64, Errno> {
-        let own =
-            [(b".".to_vec(), 1, FileType::Directory), (b"..".to_vec(), 1, FileType::Directory)];
-        let queues = self.0.iter().map(|(name, ino)| (name.clone(), *ino, FileType::Regular));
-        let mut pos = pos;
-        let all = own.into_iter().chain(queues);
-        for (name, ino, kind) in all.skip(usize::try_from(pos).unwrap_or(usize::MAX)) {
-            let next = pos.saturating_add(1);
-            if !sink(DirEntry { name: &name, ino, kind, next }) {
-                break;
-            }
-            pos = next;
-        }
-        Ok(pos)
+        let dots = [&b"."[..], b".."].into_iter().map(|name| (name, 1, FileType::Directory));
+        let queues = self.0.iter().map(|(name, ino)| (&**name, *ino, FileType::Regular));
+        Ok(give_entries(&mut dots.chain(queues), pos, sink))
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -247,13 +247,21 @@ impl Remote {
             if self.donations.load(Ordering::Relaxed) <= MAX_DONATIONS {
                 return;
             }
-            let Some(oldest) = self.donated.pop() else { return };
-            if let Some(inode) = oldest.upgrade()
-                && !inode.data.give_up()
-            {
-                self.donated.push(oldest);
+            if !self.give_up_oldest() {
+                return;
             }
         }
+    }
+
+    /// Has the oldest inode that holds a donated file give it up, if nobody uses it; whether there was one to ask.
+    fn give_up_oldest(&self) -> bool {
+        let Some(oldest) = self.donated.pop() else { return false };
+        if let Some(inode) = oldest.upgrade()
+            && !inode.data.give_up()
+        {
+            self.donated.push(oldest);
+        }
+        true
     }
 
     /// The host half has no room for another donated file: has some given up that nobody uses; whether there were any.
@@ -265,11 +273,8 @@ impl Remote {
             if enough(self.donations.load(Ordering::Relaxed)) {
                 break;
             }
-            let Some(oldest) = self.donated.pop() else { break };
-            if let Some(inode) = oldest.upgrade()
-                && !inode.data.give_up()
-            {
-                self.donated.push(oldest);
+            if !self.give_up_oldest() {
+                break;
             }
         }
         self.donations.load(Ordering::Relaxed) < before

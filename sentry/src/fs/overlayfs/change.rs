@@ -84,14 +84,7 @@ impl Node {
         let dir = self.upper_dir(cx)?;
         let under = self.shared.under(cx);
         let created = dir.inode()?.tmpfile(&under, new, flags)?;
-        let name = self.shared.temp();
-        let dentry = Dentry::new(
-            &dir.dentry.sb,
-            Some(dir.dentry.clone()),
-            name.as_bytes(),
-            Some(created.inode.clone()),
-        );
-        dentry.set_unlinked();
+        let dentry = Dentry::nameless(&dir.dentry, created.inode.clone());
         let node = self.fresh(FileType::Regular, dentry)?;
         let flags =
             flags - (OpenFlags::CREAT | OpenFlags::EXCL | OpenFlags::TMPFILE_ | OpenFlags::CLOEXEC);

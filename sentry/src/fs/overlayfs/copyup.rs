@@ -115,11 +115,7 @@ impl Shared {
         let new = New { mode: attr.mode & mode::PERM, uid: attr.uid, gid: attr.gid };
         let inode = work.inode()?.tmpfile(under, new, OpenFlags::RDWR)?.inode;
         fill(self, under, lower, &inode, attr, most)?;
-        let name = self.temp();
-        let dentry =
-            Dentry::new(&work.dentry.sb, Some(work.dentry.clone()), name.as_bytes(), Some(inode));
-        dentry.set_unlinked();
-        Ok(dentry)
+        Ok(Dentry::nameless(&work.dentry, inode))
     }
 }
 

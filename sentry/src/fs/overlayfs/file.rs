@@ -15,7 +15,7 @@ use crate::fs::context::Cx;
 use crate::fs::file::File;
 use crate::fs::inode::{FileOps, Inode, Whence, Written};
 use crate::fs::io::{IoDst, IoSrc};
-use crate::fs::types::{DirEntry, DirSink, FileType, OpenFlags, OwnedEntry};
+use crate::fs::types::{DirSink, FileType, OpenFlags, OwnedEntry, give_entries};
 use crate::mm::Mappable;
 use crate::sync::Mutex;
 
@@ -190,16 +190,7 @@ impl FileOps for DirHandle {
         let dots = [(&b"."[..], own), (&b".."[..], parent)];
         let dots = dots.into_iter().map(|(name, ino)| (name, ino, FileType::Directory));
         let rest = entries.iter().flatten().map(|e| (&*e.name, e.ino, e.kind));
-        let mut pos = pos;
-        let skip = usize::try_from(pos).unwrap_or(usize::MAX);
-        for (name, ino, kind) in dots.chain(rest).skip(skip) {
-            let next = pos.saturating_add(1);
-            if !sink(DirEntry { name, ino, kind, next }) {
-                break;
-            }
-            pos = next;
-        }
-        Ok(pos)
+        Ok(give_entries(&mut dots.chain(rest), pos, sink))
     }
 
     fn fsync(&self, _file: &File, data_only: bool) -> Result<(), Errno> {

@@ -15,7 +15,7 @@ use core::fmt::Write as _;
 use super::{About, Entry, What};
 use crate::errno::Errno;
 use crate::fs::file::File;
-use crate::fs::inode::{FileOps, Whence, Written, default_seek};
+use crate::fs::inode::{FileOps, Whence, Written, seek_without_end};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::types::OpenFlags;
 use crate::kernel::Container;
@@ -192,10 +192,7 @@ impl FileOps for IdMapFile {
     }
 
     fn seek(&self, file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
-        if whence == Whence::End {
-            return Err(Errno::EINVAL);
-        }
-        default_seek(file, now, offset, whence)
+        seek_without_end(file, now, offset, whence)
     }
 
     fn as_any(&self) -> &dyn Any {

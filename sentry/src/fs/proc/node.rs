@@ -11,11 +11,11 @@ use super::{About, Entry, Shared, Subject, What, may_inspect, process, system};
 use crate::errno::Errno;
 use crate::fs::context::Cx;
 use crate::fs::file::File;
-use crate::fs::inode::{FileOps, Inode, Link, Whence, Written, default_seek};
+use crate::fs::inode::{FileOps, Inode, Link, Whence, Written, seek_without_end};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::lock::InodeState;
 use crate::fs::types::{
-    Attr, DirEntry, DirSink, Events, FileType, MAX_OFFSET, OpenFlags, SetAttr, Time,
+    Attr, DirSink, Events, FileType, MAX_OFFSET, OpenFlags, SetAttr, Time, give_entries,
 };
 use crate::kernel::Container;
 use crate::platform::PAGE_SIZE;
@@ -443,10 +443,7 @@ impl FileOps for Handle {
     }
 
     fn seek(&self, file: &File, now: u64, offset: i64, whence: Whence) -> Result<u64, Errno> {
-        if whence == Whence::End {
-            return Err(Errno::EINVAL);
-        }
-        default_seek(file, now, offset, whence)
+        seek_without_end(file, now, offset, whence)
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -475,20 +472,14 @@ impl FileOps for DirHandle {
             list.extend(self.reader.with(|cx| self.node.names(cx))?);
             *names = Some(list);
         }
-        let mut pos = pos;
-        let skip = usize::try_from(pos).unwrap_or(usize::MAX);
-        for (name, kind) in names.iter().flatten().skip(skip) {
-            let next = pos.saturating_add(1);
+        let mut all = names.iter().flatten().map(|(name, kind)| {
             let ino = match &**name {
                 b"." | b".." => self.node.ino,
                 name => self.node.ino_of(name),
             };
-            if !sink(DirEntry { name, ino, kind: *kind, next }) {
-                break;
-            }
-            pos = next;
-        }
-        Ok(pos)
+            (&**name, ino, *kind)
+        });
+        Ok(give_entries(&mut all, pos, sink))
     }
 
     fn as_any(&self) -> &dyn Any {
