@@ -4,6 +4,7 @@
 //! move with string instructions, words with atomic ones.
 
 use std::arch::asm;
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -145,6 +146,24 @@ impl Memory {
         let to = self.place(frame, offset, data.len());
         // SAFETY: `to` has that many bytes in the mapping, of which no reference exists.
         unsafe { copy(to, data.as_ptr(), data.len()) }
+    }
+
+    /// Has the host read a file straight into a run; how many bytes, fewer at the end of the file and after an error.
+    pub(crate) fn read_file(
+        &self,
+        frame: Frame,
+        offset: usize,
+        len: usize,
+        file: &File,
+        from: u64,
+    ) -> usize {
+        let to = self.place(frame, offset, len);
+        let Ok(from) = i64::try_from(from) else {
+            return 0;
+        };
+        // SAFETY: `to` has that many bytes in the mapping, of which no reference exists; the host's kernel writes them.
+        let got = unsafe { libc::pread(file.as_raw_fd(), to.cast(), len, from) };
+        usize::try_from(got).unwrap_or(0)
     }
 
     /// Fills with zeros.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use sentry::errno::Errno;
 use sentry::platform::{
-    AddressSpace, AtomicOp, Backing, Barrier, CopyFault, Mapping, PAGE_SIZE, Prot, SpaceId,
+    AddressSpace, AtomicOp, Backing, Barrier, CopyFault, FileId, Mapping, PAGE_SIZE, Prot, SpaceId,
 };
 
 use crate::files::Files;
@@ -24,6 +24,7 @@ use crate::map::{Map, Piece, page_of};
 use crate::memory::Memory;
 use crate::restart;
 use crate::stub::{Request, Stub, Stubs, USER};
+use crate::thread;
 
 /// Pieces that a space may have. The host allows 65,530 (vm.max_map_count); what a batch adds, our
 /// own two and the kernel's own are within the difference.
@@ -346,6 +347,24 @@ impl AddressSpace for Space {
                 }
             }
         })
+    }
+
+    fn copy_out_file(&self, addr: u64, len: usize, file: FileId, offset: u64) -> usize {
+        // The host's disk may take its time.
+        thread::pay();
+        let machine = self.machine;
+        let Ok(file) = machine.files.get(file) else {
+            return 0;
+        };
+        let moved = self.walk(addr, len, writable, |backing, at, part| match backing {
+            Backing::Frames(first) => {
+                let from = offset.saturating_add(part.start as u64);
+                machine.memory.read_file(first, at, part.len(), &file, from)
+            }
+            // From file to file there is no shorter way.
+            Backing::File(..) => 0,
+        });
+        moved.map_or_else(|fault| fault.done, |()| len)
     }
 
     fn atomic(&self, addr: u64, op: AtomicOp) -> Result<u32, CopyFault> {

@@ -1,6 +1,7 @@
 // Names and files on the root and on a tmpfs: every call's success and its refusals.
 #include "check.h"
 #include <dirent.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 static void list(const char *path) {
@@ -19,11 +20,63 @@ static void list(const char *path) {
     for (int i = 0; i < n; i++) printf(" %s", names[i]);
     printf("\n");
 }
+// What a large read leaves in memory that is partly missing, read-only, untouched or shared with a child.
+static unsigned long sum(const unsigned char *p, size_t n) {
+    unsigned long h = 5381;
+    for (size_t i = 0; i < n; i++) h = h * 33 + p[i];
+    return h;
+}
+static void large_reads(void) {
+    enum { PAGE = 4096, PAGES = 32, SIZE = 20 * PAGE + 123 };
+    static unsigned char content[SIZE];
+    for (int i = 0; i < SIZE; i++) content[i] = (unsigned char)(i * 7 + i / 256);
+    int fd = open("large", O_RDWR | O_CREAT | O_EXCL, 0600);
+    CHECK(fd >= 0 && write(fd, content, SIZE) == SIZE);
+    unsigned char *m = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(m != MAP_FAILED);
+    for (int touched = 0; touched < 3; touched++) {
+        ssize_t n = pread(fd, m + 5, PAGES * PAGE - 5, 77);
+        printf("whole %zd %lx\n", n, sum(m, PAGES * PAGE));
+    }
+    CHECK(mprotect(m + 8 * PAGE, PAGE, PROT_READ) == 0);
+    ssize_t n = pread(fd, m + 100, 16 * PAGE, 3 * PAGE + 1);
+    printf("read-only page %zd %lx\n", n, sum(m, PAGES * PAGE));
+    n = pread(fd, m + 8 * PAGE, 8 * PAGE, 0);
+    printf("at its start %zd %d\n", n, n < 0 ? errno : 0);
+    CHECK(munmap(m + 8 * PAGE, PAGE) == 0);
+    n = pread(fd, m + PAGE, 16 * PAGE, 11);
+    printf("missing page %zd %lx\n", n, sum(m, 8 * PAGE));
+    struct iovec parts[4] = {{m, 5000}, {m + 6000, 0}, {m + 6001, 1999}, {m + 9 * PAGE + 1, 10 * PAGE}};
+    n = preadv(fd, parts, 4, SIZE - 50000);
+    printf("pieces %zd %lx %lx\n", n, sum(m, 8 * PAGE), sum(m + 9 * PAGE, 16 * PAGE));
+    n = pread(fd, m, 8 * PAGE, SIZE - 10);
+    printf("end %zd", n);
+    n = pread(fd, m, 8 * PAGE, SIZE);
+    printf(" %zd\n", n);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        n = pread(fd, m, 8 * PAGE, 2);
+        printf("child %zd %lx\n", n, sum(m, 8 * PAGE));
+        fflush(stdout);
+        _exit(0);
+    }
+    CHECK(waitpid(pid, NULL, 0) == pid);
+    printf("parent %lx\n", sum(m, 8 * PAGE));
+    unsigned char *own = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(own != MAP_FAILED);
+    n = pread(fd, own + 3, 3 * PAGE, 8 * PAGE);
+    printf("into itself %zd %lx\n", n, sum(own, 4 * PAGE));
+    CHECK(munmap(own, 4 * PAGE) == 0);
+    close(fd);
+    CHECK(unlink("large") == 0);
+}
 static void on(const char *base) {
     CHECK(chdir(base) == 0);
     SHOW(mkdir("w", 0755));
     SHOW(mkdir("w", 0755));
     CHECK(chdir("w") == 0);
+    large_reads();
     int fd = open("f", O_RDWR | O_CREAT | O_EXCL, 0640);
     CHECK(fd >= 0);
     SHOW(open("f", O_RDWR | O_CREAT | O_EXCL, 0640));

@@ -6,7 +6,7 @@
 
 use crate::errno::Errno;
 use crate::mm::Mm;
-use crate::platform::{Frame, PAGE_SIZE, platform};
+use crate::platform::{FileId, Frame, PAGE_SIZE, platform};
 
 /// An application's memory, as far as file operations need it. Each returns how many bytes it moved;
 /// fewer than asked means that the next one faults.
@@ -15,6 +15,9 @@ pub trait UserMemory {
     fn read(&self, addr: u64, buf: &mut [u8]) -> usize;
     /// Copies to the application.
     fn write(&self, addr: u64, data: &[u8]) -> usize;
+    /// Moves up to `len` bytes of a host file from `offset` to the application, as far as the platform can without the
+    /// sentry's own memory ([`AddressSpace::copy_out_file`](crate::platform::AddressSpace::copy_out_file)).
+    fn write_file(&self, addr: u64, len: usize, file: FileId, offset: u64) -> usize;
 }
 
 impl UserMemory for Mm {
@@ -30,6 +33,10 @@ impl UserMemory for Mm {
             Ok(()) => data.len(),
             Err((done, _)) => done,
         }
+    }
+
+    fn write_file(&self, addr: u64, len: usize, file: FileId, offset: u64) -> usize {
+        self.copy_out_file(addr, len, file, offset)
     }
 }
 
@@ -158,6 +165,22 @@ impl<'a> IoDst<'a> {
             Dst::User(cursor) => cursor.each(data.len(), |mem, addr, at, len| {
                 mem.write(addr, data.get(at..at.saturating_add(len)).unwrap_or(&[]))
             }),
+        }
+    }
+
+    /// Puts bytes of a host file from `offset`, as far as the platform can move them straight to where they go; how
+    /// many. The rest, down to all, is for [`put`](Self::put).
+    pub fn put_file(&mut self, file: FileId, offset: u64) -> usize {
+        match &mut self.0 {
+            Dst::Kernel { .. } => 0,
+            Dst::User(cursor) => {
+                let len = cursor.remaining;
+                let moved = cursor.each(len, |mem, addr, at, len| {
+                    mem.write_file(addr, len, file, offset.saturating_add(at as u64))
+                });
+                // Why not even one byte could be moved is said when it is put the other way.
+                moved.unwrap_or(0)
+            }
         }
     }
 

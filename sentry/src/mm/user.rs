@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::{FaultError, Mm, PAGE, VmaFlags};
 use crate::errno::Errno;
-use crate::platform::{Access, AtomicOp, CopyFault, Prot};
+use crate::platform::{Access, AtomicOp, CopyFault, FileId, Prot};
 
 /// Names a futex word: the same for all who see the same word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -54,6 +54,14 @@ impl Mm {
             }
         }
         Ok(())
+    }
+
+    /// Moves bytes of a host file to `addr` without a fault being resolved on the way: how many, which may be none.
+    pub fn copy_out_file(&self, addr: u64, len: usize, file: FileId, offset: u64) -> usize {
+        match self.check(addr, len) {
+            Ok(()) => self.space.copy_out_file(addr, len, file, offset).min(len),
+            Err(_) => 0,
+        }
     }
 
     /// Writes zeroes.

@@ -373,6 +373,13 @@ pub trait AddressSpace: Send + Sync {
     fn copy_in(&self, addr: u64, buf: &mut [u8]) -> Result<(), CopyFault>;
     /// Writes the application's memory, with its rights.
     fn copy_out(&self, addr: u64, data: &[u8]) -> Result<(), CopyFault>;
+    /// Moves up to `len` bytes of a host file from `offset` straight into the application's memory, with its rights;
+    /// how many. It may be fewer at any time, down to none: at the end of the file, at a page that is not mapped, after
+    /// an error, on a platform without a shorter way. Then the rest goes by [`Platform::file_read`] and
+    /// [`copy_out`](Self::copy_out), which say why.
+    fn copy_out_file(&self, _addr: u64, _len: usize, _file: FileId, _offset: u64) -> usize {
+        0
+    }
     /// An atomic operation on an aligned word, with the application's rights (`Load` needs reading
     /// only); the word before it.
     fn atomic(&self, addr: u64, op: AtomicOp) -> Result<u32, CopyFault>;

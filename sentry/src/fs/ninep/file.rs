@@ -50,8 +50,11 @@ impl FileOps for RegularOps {
                 .fill_with(want, |at, buf| handle.read(offset.saturating_add(at as u64), buf));
         }
         let piece = piece(&handle);
-        let mut buffer = vec![0u8; want.min(piece)];
-        let mut done: usize = 0;
+        let mut done = handle.donated().map_or(0, |donated| dst.put_file(donated, offset));
+        if done == want {
+            return Ok(done);
+        }
+        let mut buffer = vec![0u8; (want - done).min(piece)];
         while done < want {
             let room = (want - done).min(piece);
             let room = buffer.get_mut(..room).unwrap_or_default();
