@@ -8,6 +8,7 @@
 //! The host half distrusts events as it distrusts everything from the guest: it bounds their size,
 //! and an event about a container that it does not know ends the sandbox.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub struct Request {
 pub enum Call {
     /// Make a container: mounts, init process loaded up to its first instruction, not run yet.
     /// Errors of the program (missing, not executable) come as the reply.
-    Create(ContainerSpec),
+    Create(Box<ContainerSpec>),
     /// Let its init process run.
     Start {
         /// The container.
@@ -208,6 +209,9 @@ pub struct ContainerSpec {
     pub process: ProcessSpec,
     /// Limits of the container.
     pub limits: Limits,
+    /// The filter that all its processes begin with: a program of classic BPF, 8 bytes an instruction as in `struct
+    /// sock_filter` (seccomp(2)).
+    pub seccomp: Option<Vec<u8>>,
     /// Whether `--strace` was given.
     pub strace: bool,
 }

@@ -15,6 +15,8 @@ use crate::fs::setup::{
 use crate::fs::tty::{Devpts, Tty};
 use crate::fs::{Cx, FileType, FsContext, MountNamespace, OpenFlags, WalkFlags, stream};
 use crate::platform::{Level, StreamId, platform};
+use crate::seccomp::Seccomp;
+use crate::seccomp::bpf::{Insn, Program};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
@@ -34,6 +36,8 @@ pub struct Container {
     mounts: spin::Once<Arc<MountNamespace>>,
     /// Namespaces of its init.
     pub namespaces: Arc<Namespaces>,
+    /// The filter of system calls that all its processes begin with.
+    seccomp: Seccomp,
     /// Whether its system calls are printed.
     watched: AtomicBool,
     /// Init, made and not started.
@@ -88,6 +92,7 @@ impl Container {
             mounts: spin::Once::new(),
             namespaces: Arc::new(Namespaces::new(id, "", &pids)),
             pids,
+            seccomp: Seccomp::Off,
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
@@ -112,6 +117,7 @@ impl Container {
             mounts: spin::Once::new(),
             namespaces: Arc::new(Namespaces::new(hostname, &spec.domainname, &pids)),
             pids,
+            seccomp: filter(spec)?,
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
@@ -289,6 +295,10 @@ impl Container {
         }
         let program =
             Exec { file, filename: path.as_bytes().to_vec(), argv: strings(&spec.args), envp };
+        // As for runc, whose last call is filtered too.
+        if let Some(e) = self.seccomp.refuses_exec() {
+            return Err(program_failure(&path, e, true));
+        }
         let first = FirstProcess {
             container: self.clone(),
             pids: self.pids.clone(),
@@ -297,6 +307,7 @@ impl Container {
             creds,
             fs,
             files,
+            seccomp: self.seccomp.clone(),
         };
         let birth =
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
@@ -429,6 +440,15 @@ impl Container {
             },
         })
     }
+}
+
+/// The container's own filter.
+fn filter(spec: &ContainerSpec) -> Result<Seccomp, Failure> {
+    let Some(bytes) = &spec.seccomp else { return Ok(Seccomp::Off) };
+    let insns = bytes.as_chunks::<8>().0.iter().map(|bytes| Insn::from_bytes(*bytes)).collect();
+    let program = Program::new(insns)
+        .map_err(|e| Failure::other(format!("linux.seccomp: not a program: {}", e.text())))?;
+    Ok(Seccomp::Filter(Arc::new([Arc::new(program)])))
 }
 
 /// Signals that end an init before its program runs: those that a Go program, which runc's waiting

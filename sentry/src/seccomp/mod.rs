@@ -70,6 +70,21 @@ impl Seccomp {
         }
     }
 
+    /// What becomes of execve(2), if it is refused whatever it is to execute.
+    pub fn refuses_exec(&self) -> Option<Errno> {
+        const EXECVE: u32 = 59;
+        let call = Data { number: EXECVE, arch: AUDIT_ARCH_X86_64, ip: 0, args: [0; 6] };
+        let said = self.filters().iter().map(|program| program.run(&call));
+        let said = said.min_by_key(|said| strictness(*said))?;
+        match said & action::MASK {
+            action::ALLOW | action::LOG => None,
+            action::ERRNO => Some(Errno::from_code((said & !action::MASK) as i32)),
+            // Whoever would trace or hear of it is not there.
+            action::TRACE | action::USER_NOTIF => Some(Errno::ENOSYS),
+            _ => Some(Errno::EPERM),
+        }
+    }
+
     /// Whether a task with `self` may be given `other` instead: it has nothing, or the same filters and
     /// perhaps fewer of them.
     fn may_become(&self, other: &[Arc<Program>]) -> bool {
@@ -141,13 +156,18 @@ pub fn add_filter(cx: &Current, program: Program, everywhere: bool) -> Result<()
     Ok(())
 }
 
+/// A new task without a maker begins with this.
+pub fn begin(task: &Task, seccomp: Seccomp) {
+    if !matches!(seccomp, Seccomp::Off) {
+        task.watched.store(true, Ordering::SeqCst);
+    }
+    *task.seccomp.lock() = seccomp;
+}
+
 /// A new task has what its maker has. Under the maker's process's signal lock.
 pub fn inherit(parent: &Task, child: &Task) {
     let seccomp = parent.seccomp.lock().clone();
-    if !matches!(seccomp, Seccomp::Off) {
-        child.watched.store(true, Ordering::SeqCst);
-    }
-    *child.seccomp.lock() = seccomp;
+    begin(child, seccomp);
 }
 
 /// A task ends: its filters are nobody's through it. Its mode can still be seen.
@@ -187,6 +207,11 @@ fn strict(cx: &mut Current) -> bool {
     false
 }
 
+/// Actions are ordered as signed numbers, the strictest is least.
+fn strictness(said: u32) -> i32 {
+    (said & action::MASK) as i32
+}
+
 /// `traced`: a tracer has had its say, and may have put another call there.
 fn filter(cx: &mut Current, filters: &[Arc<Program>], traced: bool) -> bool {
     let r = &cx.regs;
@@ -196,8 +221,7 @@ fn filter(cx: &mut Current, filters: &[Arc<Program>], traced: bool) -> bool {
         ip: r.rip,
         args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9],
     };
-    // The strictest one counts, of equal ones the newest; actions are ordered as signed numbers.
-    let strictness = |said: u32| (said & action::MASK) as i32;
+    // The strictest one counts, of equal ones the newest.
     let (mut said, mut by) = (action::ALLOW, None);
     for program in filters.iter().rev() {
         let answer = program.run(&call);

@@ -10,6 +10,7 @@ use super::{Birth, Creds, Namespaces, Pids, Process, ProcessParts, Rlimits, Shar
 use crate::errno::Errno;
 use crate::fs::{Cx, FdTable, FsContext};
 use crate::kernel::Container;
+use crate::seccomp::{self, Seccomp};
 use crate::signal::frame::AltStack;
 
 /// What such a process is made of.
@@ -28,6 +29,8 @@ pub struct FirstProcess {
     pub fs: Arc<FsContext>,
     /// Descriptors.
     pub files: Arc<FdTable>,
+    /// The filter of its system calls.
+    pub seccomp: Seccomp,
 }
 
 /// Makes the process; it is known to its namespace, and does not run before [`super::start`].
@@ -61,6 +64,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         namespaces: namespaces.clone(),
     };
     let task = Arc::new(Task::new(pid, process.clone(), shared, loaded.name));
+    seccomp::begin(&task, parts.seccomp);
     let mut table = parts.pids.lock();
     if table.is_closed() {
         drop(table);

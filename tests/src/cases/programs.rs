@@ -74,7 +74,7 @@ mod tests {
     use std::fs;
 
     /// Programs that tests of other kinds run.
-    const ELSEWHERE: [&str; 2] = ["calls", "hostile"];
+    const ELSEWHERE: [&str; 3] = ["calls", "filtered", "hostile"];
 
     /// A program that nobody runs would rot.
     #[test]

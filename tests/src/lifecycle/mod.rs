@@ -10,6 +10,7 @@ mod exec;
 mod limits;
 mod machine;
 mod mounts;
+mod seccomp;
 mod states;
 mod terminals;
 
@@ -69,6 +70,7 @@ fn tests() -> impl Iterator<Item = Test> {
         deaths::TESTS,
         limits::TESTS,
         mounts::TESTS,
+        seccomp::TESTS,
         calls::TESTS,
         machine::TESTS,
     ]

@@ -97,6 +97,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 window: None,
             },
             limits: Limits::default(),
+            seccomp: None,
             strace: false,
         },
         attaches: vec![Attach { name: "root".into(), path: "/".into(), read_only: true }],

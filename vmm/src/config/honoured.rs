@@ -36,6 +36,8 @@ const HONOURED: &[&str] = &[
     // A container sees no device but those that the sentry itself implements, so any list of
     // denials holds, and what it allows of those is there.
     "linux.resources.devices.*",
+    // What cannot be done of it is an error.
+    "linux.seccomp.*",
     "linux.rootfsPropagation",
     "linux.maskedPaths.*",
     "linux.readonlyPaths.*",
@@ -98,6 +100,7 @@ mod tests {
                 "maskedPaths": ["/proc/kcore", "/secret"],
                 "namespaces": [{ "type": "network", "path": "/run/netns/x" }],
                 "seccomp": { "defaultAction": "SCMP_ACT_ALLOW" },
+                "timeOffsets": { "boottime": { "secs": 1 } },
             },
         });
         assert_eq!(
@@ -105,7 +108,7 @@ mod tests {
             [
                 "hooks.poststop[].path",
                 "linux.namespaces[].path",
-                "linux.seccomp.defaultAction",
+                "linux.timeOffsets.boottime.secs",
                 "process.apparmorProfile",
                 "process.oomScoreAdj",
             ]

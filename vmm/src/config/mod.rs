@@ -6,6 +6,7 @@
 pub mod capabilities;
 mod honoured;
 pub mod mounts;
+mod seccomp;
 mod translate;
 
 use std::collections::HashMap;

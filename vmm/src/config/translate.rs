@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, PosixRlimitType, Process, Spec};
 use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 
-use super::{Attach, Container, IdRange, Invalid, capabilities, mounts};
+use super::{Attach, Container, IdRange, Invalid, capabilities, mounts, seccomp};
 
 /// What can go wrong.
 pub enum Error {
@@ -78,6 +78,10 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
                 memory: memory.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
                 pids: pids.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
             },
+            seccomp: linux
+                .and_then(|linux| linux.seccomp().as_ref())
+                .map(seccomp::compile)
+                .transpose()?,
             strace: false,
         },
         attaches,

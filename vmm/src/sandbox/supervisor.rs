@@ -77,7 +77,7 @@ pub fn run(
         next: 0,
         outcome: None,
     }));
-    supervisor.borrow_mut().request(stand_in_fd, Call::Create(container))?;
+    supervisor.borrow_mut().request(stand_in_fd, Call::Create(Box::new(container)))?;
     // Few descriptors are ready at a time.
     let mut events: EventManager<Rc<dyn EventSubscriber + '_>> =
         EventManager::new_with_capacity(16)?;
