@@ -350,8 +350,26 @@ impl<'a> IoSrc<'a> {
         })
     }
 
-    /// Takes up to `len` bytes and hands them to `sink(at, data)`, which says how many it took. How
-    /// many it took in all; what it did not take is given up only up to the piece in hand.
+    /// Passes over bytes without looking at them.
+    fn skip(&mut self, n: usize) {
+        match &mut self.0 {
+            Src::Kernel { buf } => *buf = buf.get(n..).unwrap_or(&[]),
+            Src::User(cursor) => {
+                let mut left = n;
+                while left > 0 {
+                    let piece = cursor.piece(left);
+                    if piece.len == 0 {
+                        break;
+                    }
+                    cursor.advance(piece.len);
+                    left = left.saturating_sub(piece.len);
+                }
+            }
+        }
+    }
+
+    /// Hands up to `len` bytes to `sink(at, data)`, which says how many it took. How many it took in all; what it did
+    /// not take stays, also where it fails: an error before the first byte is this one's, after that it only ends it.
     pub fn drain_with(
         &mut self,
         len: usize,
@@ -360,7 +378,7 @@ impl<'a> IoSrc<'a> {
         if let Src::Kernel { buf } = &mut self.0 {
             let n = len.min(buf.len());
             let took = sink(0, buf.get(..n).unwrap_or(&[]))?.min(n);
-            *buf = buf.get(took..).unwrap_or(&[]);
+            self.skip(took);
             return Ok(took);
         }
         let mut bounce = [0u8; BOUNCE];
@@ -368,7 +386,7 @@ impl<'a> IoSrc<'a> {
         while done < len && self.remaining() > 0 {
             let want = (len - done).min(BOUNCE);
             let Some(room) = bounce.get_mut(..want) else { break };
-            let got = match self.take(room) {
+            let got = match self.peek(room) {
                 Ok(got) => got,
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
@@ -378,6 +396,7 @@ impl<'a> IoSrc<'a> {
                 Err(_) if done > 0 => break,
                 Err(e) => return Err(e),
             };
+            self.skip(took);
             done = done.saturating_add(took);
             if got < want || took < got {
                 break;
@@ -391,5 +410,87 @@ impl<'a> IoSrc<'a> {
 fn copy_at(to: &mut [u8], at: usize, from: &[u8]) {
     if let Some(room) = to.get_mut(at..at.saturating_add(from.len())) {
         room.copy_from_slice(from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+    use core::cell::RefCell;
+
+    use super::*;
+
+    /// Memory from address 0 on, of which what lies beyond faults.
+    struct Plain(RefCell<Vec<u8>>);
+
+    impl UserMemory for Plain {
+        fn read(&self, addr: u64, buf: &mut [u8]) -> usize {
+            let memory = self.0.borrow();
+            let from = memory.get(addr as usize..).unwrap_or(&[]);
+            let n = from.len().min(buf.len());
+            copy_at(buf, 0, &from[..n]);
+            n
+        }
+
+        fn write(&self, addr: u64, data: &[u8]) -> usize {
+            let mut memory = self.0.borrow_mut();
+            let room = memory.get_mut(addr as usize..).unwrap_or_default();
+            let n = room.len().min(data.len());
+            room[..n].copy_from_slice(&data[..n]);
+            n
+        }
+
+        fn write_file(&self, _addr: u64, _len: usize, _file: FileId, _offset: u64) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn what_a_sink_does_not_take_stays() {
+        let bytes: Vec<u8> = (0..20_000u32).map(|n| (n * 7 / 5) as u8).collect();
+        let memory = Plain(RefCell::new(bytes.clone()));
+        let parts = [
+            IoVec { addr: 0, len: 5000 },
+            IoVec { addr: 77, len: 0 },
+            IoVec { addr: 5000, len: 1 },
+            IoVec { addr: 5001, len: 14_999 },
+        ];
+        // Sinks that refuse every now and then, and take a part of what they are given.
+        let mut refused = 0;
+        for (every, most) in [(2, 2048), (3, 100), (2, 1), (5, 2047)] {
+            let mut src = IoSrc::user(&memory, &parts);
+            let (mut out, mut asked) = (Vec::new(), 0);
+            while src.remaining() > 0 {
+                let before = out.len();
+                let done = src.drain_with(6000, |_, data| {
+                    asked += 1;
+                    if asked % every == 0 {
+                        return Err(Errno::EAGAIN);
+                    }
+                    let n = data.len().min(most);
+                    out.extend_from_slice(&data[..n]);
+                    Ok(n)
+                });
+                match done {
+                    Ok(n) => assert_eq!(before + n, out.len()),
+                    Err(e) => {
+                        assert_eq!((e, before), (Errno::EAGAIN, out.len()));
+                        refused += 1;
+                    }
+                }
+                assert_eq!(src.remaining(), bytes.len() - out.len());
+            }
+            assert!(out == bytes);
+        }
+        assert!(refused > 0);
+    }
+
+    #[test]
+    fn a_fault_ends_what_goes_out_but_for_its_first_byte() {
+        let memory = Plain(RefCell::new(alloc::vec![1; 3000]));
+        let parts = [IoVec { addr: 0, len: 5000 }];
+        let mut src = IoSrc::user(&memory, &parts);
+        assert_eq!(src.drain_with(5000, |_, data| Ok(data.len())), Ok(3000));
+        assert_eq!(src.drain_with(5000, |_, data| Ok(data.len())), Err(Errno::EFAULT));
     }
 }

@@ -23,6 +23,7 @@ pub(super) const CASES: &[Case] = both![
     ("filemaps", 20),
     ("files", 20),
     ("pipes", 30),
+    ("floods", 30),
     ("signals", 30),
     ("sigaltstack", 20),
     ("waits", 20),

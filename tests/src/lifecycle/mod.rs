@@ -12,6 +12,7 @@ mod machine;
 mod mounts;
 mod seccomp;
 mod states;
+mod streams;
 mod terminals;
 
 pub use calls::for_vm as answers_for_vm;
@@ -64,6 +65,7 @@ pub fn names() -> Vec<String> {
 fn tests() -> impl Iterator<Item = Test> {
     [
         states::TESTS,
+        streams::TESTS,
         exec::TESTS,
         terminals::TESTS,
         bad_input::TESTS,

@@ -14,8 +14,6 @@ use crate::process::{self, End};
 
 pub(super) const TESTS: &[Test] = &[
     ("lifecycle/exit-status", exit_status),
-    ("lifecycle/streams", streams),
-    ("lifecycle/stream-names", stream_names),
     ("lifecycle/create-start-delete", create_start_delete),
     ("lifecycle/detached", detached),
     ("lifecycle/kill", kill_by_name),
@@ -64,47 +62,6 @@ fn exit_status(c: &Context) -> Outcome {
         ensure!(done.left_behind.is_empty(), "left behind: {:?}", done.left_behind);
         drop(b);
     }
-    Ok(())
-}
-
-fn streams(c: &Context) -> Outcome {
-    let _b = c.bundle("b", "cat; echo to-stderr >&2; head -c 2000000 /dev/zero | tr '\\0' z")?;
-    let input = vec![b'i'; 300_000];
-    let args = ["run", "--bundle", &c.text_path("b"), "x"];
-    let done = c.place.runtime.run(c.scratch.path(), &args, &input, c.limit())?;
-    ensure!(done.ok() && done.err() == "to-stderr\n", "{}: {}", done.end, done.err());
-    ensure!(done.stdout.len() == 2_300_000, "{} bytes came out", done.stdout.len());
-    ensure!(
-        done.stdout.iter().filter(|b| **b == b'z').count() == 2_000_000,
-        "the bytes are not what was written"
-    );
-    Ok(())
-}
-
-/// The names of the standard streams lead to them, whatever they are on the host.
-fn stream_names(c: &Context) -> Outcome {
-    let script = "echo a; echo b >/dev/stdout; echo c >/proc/self/fd/1; echo d >>/dev/stdout; echo e >/dev/stderr; cat /dev/stdin";
-    let _b = c.bundle("b", script)?;
-    let bundle = c.text_path("b");
-    let args = ["run", "--bundle", &bundle, "x"];
-    let piped = c.place.runtime.run(c.scratch.path(), &args, b"in\n", c.limit())?;
-    ensure!(
-        piped.ok() && piped.out() == "a\nb\nc\nd\nin\n" && piped.err() == "e\n",
-        "pipes: {}: {:?} {:?}",
-        piped.end,
-        piped.out(),
-        piped.err()
-    );
-    // On Linux such an open cuts a file of the host; here nothing that was written is lost.
-    let filed = c.detached(&args)?;
-    let out = if c.is_runc() { "c\nd\n" } else { "a\nb\nc\nd\n" };
-    ensure!(
-        filed.ok() && filed.out() == out && filed.err() == "e\n",
-        "files: {}: {:?} {:?}",
-        filed.end,
-        filed.out(),
-        filed.err()
-    );
     Ok(())
 }
 
