@@ -61,12 +61,25 @@ pub enum Call {
         /// The container.
         id: String,
     },
-    /// Freeze or thaw.
+    /// Freeze or thaw. When a freeze is answered, nothing in the container runs, and what it has written is with the
+    /// host.
     Freeze {
         /// The container.
         id: String,
         /// Whether to freeze.
         frozen: bool,
+    },
+    /// What the container uses.
+    Usage {
+        /// The container.
+        id: String,
+    },
+    /// Change the most tasks that the container may have.
+    LimitPids {
+        /// The container.
+        id: String,
+        /// Tasks; `None`: as many as there are ids.
+        limit: Option<u32>,
     },
     /// The terminal behind a stream has a new size.
     WindowSize {
@@ -121,6 +134,8 @@ pub enum Reply {
     Processes(Vec<ProcessInfo>),
     /// Counters.
     Statistics(Statistics),
+    /// What a container uses.
+    Usage(Usage),
 }
 
 /// A bad answer.
@@ -170,11 +185,30 @@ pub struct ProcessInfo {
     pub pid: u32,
     pub ppid: u32,
     pub threads: u32,
-    /// Since the sandbox's boot, nanoseconds.
-    pub start_ns: u64,
+    /// Since it was started, nanoseconds.
+    pub age_ns: u64,
     /// Processor time, nanoseconds.
     pub cpu_ns: u64,
     pub command: String,
+}
+
+/// What a container uses, for `events`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time of its applications, nanoseconds; of those that have ended too.
+    pub user_ns: u64,
+    /// Processor time of the sentry on their behalf, nanoseconds.
+    pub system_ns: u64,
+    /// Memory and page cache, bytes.
+    pub memory: u64,
+    /// The most that there can be, bytes.
+    pub memory_limit: u64,
+    /// Times that a process was killed because there was none left.
+    pub oom_kills: u64,
+    /// Tasks.
+    pub pids: u32,
+    /// The most that there can be.
+    pub pids_limit: u32,
 }
 
 /// Counters of the sentry.

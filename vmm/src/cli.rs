@@ -112,8 +112,18 @@ pub enum Command {
     State(Id),
     /// Send a signal to a container's init process
     Kill(Kill),
+    /// Hold all processes of a container
+    Pause(Id),
+    /// Let the processes of a paused container go on
+    Resume(Id),
     /// Remove a stopped container
     Delete(Delete),
+    /// List the processes inside a container
+    Ps(Ps),
+    /// Print what a container uses, as JSON
+    Events(Events),
+    /// Change the limits of a container
+    Update(Box<Update>),
     /// List containers
     List(List),
     /// Wait for a container to stop, and print its exit status
@@ -126,6 +136,10 @@ pub enum Command {
     Bench(Bench),
     /// Print what this runtime supports, as JSON
     Features,
+    /// Register this runtime with Docker
+    Install(Install),
+    /// Take this runtime out of Docker's configuration
+    Uninstall(Uninstall),
 }
 
 /// A container's name.
@@ -240,8 +254,8 @@ pub struct Exec {
     /// Accepted for callers of runc
     #[arg(long, value_name = "PATH", hide = true)]
     pub cgroup: Vec<String>,
-    /// Accepted for callers of runc
-    #[arg(long, hide = true)]
+    /// Start it in a paused container too; it waits there until the container is resumed
+    #[arg(long)]
     pub ignore_paused: bool,
     /// The container's id
     #[arg(value_name = "CONTAINER-ID")]
@@ -274,6 +288,104 @@ pub struct Delete {
     /// The container's id
     #[arg(value_name = "CONTAINER-ID")]
     pub id: String,
+}
+
+/// `ps`.
+#[derive(Args, Debug)]
+pub struct Ps {
+    /// Format of the list: the table shows the processes inside; json is the pids on the host, of which a
+    /// container has one
+    #[arg(long, short, value_name = "FORMAT", value_enum, default_value_t)]
+    pub format: ListFormat,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Accepted for callers of runc, which gives them to ps(1)
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub options: Vec<String>,
+}
+
+/// `events`.
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Print once, and not until the container ends
+    #[arg(long)]
+    pub stats: bool,
+    /// Time between two lines, as in 500ms, 5s or 1m
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub interval: String,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+/// `update`. Numbers are as runc takes them; 0 and the empty text change nothing.
+#[derive(Args, Debug)]
+pub struct Update {
+    /// File with the limits as JSON, as in config.json's linux.resources; "-": standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// The most tasks; -1: no limit
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    pub pids_limit: i64,
+    /// The most memory, bytes
+    #[arg(long, value_name = "BYTES", default_value = "", allow_negative_numbers = true)]
+    pub memory: String,
+    /// Memory that is given back last, bytes
+    #[arg(long, value_name = "BYTES", default_value = "", allow_negative_numbers = true)]
+    pub memory_reservation: String,
+    /// The most memory and swap together, bytes; -1: no limit
+    #[arg(long, value_name = "BYTES", default_value = "", allow_negative_numbers = true)]
+    pub memory_swap: String,
+    /// Microseconds of processor time in each period
+    #[arg(long, value_name = "TIME", default_value = "", allow_negative_numbers = true)]
+    pub cpu_quota: String,
+    /// The period, microseconds
+    #[arg(long, value_name = "TIME", default_value = "")]
+    pub cpu_period: String,
+    /// Share of the processors, relative to other containers
+    #[arg(long, value_name = "N", default_value = "")]
+    pub cpu_share: String,
+    /// Processors to use
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub cpuset_cpus: String,
+    /// Memory nodes to use
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub cpuset_mems: String,
+    /// Share of block devices, relative to other containers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub blkio_weight: u16,
+    /// The container's id
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+/// `install`.
+#[derive(Args, Debug)]
+pub struct Install {
+    /// Docker's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/docker/daemon.json")]
+    pub config: PathBuf,
+    /// The name that `docker run --runtime` takes
+    #[arg(long, value_name = "NAME", default_value = "ringwall")]
+    pub name: String,
+    /// Make it the runtime of containers that name none
+    #[arg(long)]
+    pub default: bool,
+    /// Options that Docker shall give to ringwall, such as --platform=ptrace
+    #[arg(value_name = "OPTION", last = true)]
+    pub options: Vec<String>,
+}
+
+/// `uninstall`.
+#[derive(Args, Debug)]
+pub struct Uninstall {
+    /// Docker's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/docker/daemon.json")]
+    pub config: PathBuf,
+    /// The name that it has there
+    #[arg(long, value_name = "NAME", default_value = "ringwall")]
+    pub name: String,
 }
 
 /// `list`.

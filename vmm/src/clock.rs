@@ -33,6 +33,18 @@ pub fn rfc3339(seconds: u64, nanoseconds: Option<u32>) -> String {
     )
 }
 
+/// Hour and minute of the machine's own zone, of seconds since 1970.
+pub fn local(seconds: u64) -> (i32, i32) {
+    let time = seconds as libc::time_t;
+    // SAFETY: all zero is a `tm`, and both are ours for the time of the call.
+    let tm = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        libc::localtime_r(&time, &mut tm);
+        tm
+    };
+    (tm.tm_hour, tm.tm_min)
+}
+
 #[cfg(test)]
 mod tests {
     use super::rfc3339;

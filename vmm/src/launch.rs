@@ -154,6 +154,7 @@ pub fn create(
         annotations: container.annotations,
         platform: platform.name().to_owned(),
         status: Status::Creating,
+        unstarted: false,
         stand_in: Process::current()
             .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
         sandbox: Process::find(sandbox.pid()),

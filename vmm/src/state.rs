@@ -117,6 +117,8 @@ pub enum Status {
     Created,
     /// It runs.
     Running,
+    /// Its processes are held.
+    Paused,
     /// It has ended.
     Stopped,
 }
@@ -128,6 +130,7 @@ impl Status {
             Status::Creating => "creating",
             Status::Created => "created",
             Status::Running => "running",
+            Status::Paused => "paused",
             Status::Stopped => "stopped",
         }
     }
@@ -156,6 +159,9 @@ pub struct State {
     pub platform: String,
     /// As last written; see [`State::status`].
     pub status: Status,
+    /// It was paused before it was started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unstarted: bool,
     /// The process that stands for it on the host.
     pub stand_in: Process,
     /// The sandbox that it runs in.
@@ -426,6 +432,7 @@ mod tests {
             annotations: HashMap::new(),
             platform: "ptrace".into(),
             status: Status::Running,
+            unstarted: false,
             stand_in: Process::current().unwrap(),
             sandbox: None,
             gofer: None,

@@ -7,14 +7,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Kernel;
-use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec};
+use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec, Usage};
 use crate::errno::Errno;
 use crate::fs::setup::{
     GoferSource, MountError, Sources, mount_container, mount_point, root_creds,
 };
 use crate::fs::tty::{Devpts, Tty};
 use crate::fs::{Cx, FileType, FsContext, MountNamespace, OpenFlags, WalkFlags, stream};
-use crate::platform::{Level, StreamId, platform};
+use crate::platform::{CpuTime, Level, PAGE_SIZE, StreamId, platform};
 use crate::seccomp::Seccomp;
 use crate::seccomp::bpf::{Insn, Program};
 use crate::signal::Signal;
@@ -46,6 +46,10 @@ pub struct Container {
     running: AtomicBool,
     /// Who is killed when its memory is spent.
     pub oom: task::oom::OomKiller,
+    /// Whether its tasks are held.
+    pub freezer: task::Freezer,
+    /// Processor time of its tasks that have ended.
+    pub ended: SpinLock<CpuTime>,
     /// Processes that the host half has started and is told the end of.
     hosted: SpinLock<Vec<Hosted>>,
 }
@@ -97,6 +101,8 @@ impl Container {
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
             oom: Default::default(),
+            freezer: Default::default(),
+            ended: Default::default(),
             hosted: SpinLock::default(),
         })
     }
@@ -122,6 +128,8 @@ impl Container {
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
             oom: Default::default(),
+            freezer: Default::default(),
+            ended: Default::default(),
             hosted: SpinLock::default(),
         });
         if let Some(limit) = spec.limits.pids {
@@ -239,22 +247,51 @@ impl Container {
             self.running.store(false, Ordering::SeqCst);
         }
         // What was written is with the host before the end is known there.
-        if let Some(mounts) = self.mounts.get() {
-            for mount in mounts.all() {
-                if let Err(e) = mount.sb.fs.sync() {
-                    let line = format_args!(
-                        "container {}: data of a mount could not be written back: {e}",
-                        self.id
-                    );
-                    platform().log(Level::Warning, line);
-                }
-            }
-        }
+        self.write_back();
         let status = match status & 0x7f {
             0 => ExitStatus::Exited((status >> 8) as u8),
             signal => ExitStatus::Signaled(signal as u8),
         };
         self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: process.pid, status });
+    }
+
+    /// What it uses. Memory is the sandbox's, which has no other container yet.
+    pub(super) fn usage(&self) -> Usage {
+        let mut cpu = *self.ended.lock();
+        for task in self.pids.processes().iter().flat_map(|process| process.tasks()) {
+            cpu.add(task.cpu_time());
+        }
+        let (used, all) = platform().frame_counts();
+        Usage {
+            user_ns: cpu.user_ns,
+            system_ns: cpu.system_ns,
+            memory: used.saturating_mul(PAGE_SIZE as u64),
+            memory_limit: all.saturating_mul(PAGE_SIZE as u64),
+            oom_kills: self.oom.kills.load(Ordering::Relaxed),
+            pids: self.pids.count(),
+            pids_limit: self.pids.limit(),
+        }
+    }
+
+    fn write_back(&self) {
+        for mount in self.mounts.get().map(|mounts| mounts.all()).unwrap_or_default() {
+            if let Err(e) = mount.sb.fs.sync() {
+                let line = format_args!(
+                    "container {}: data of a mount could not be written back: {e}",
+                    self.id
+                );
+                platform().log(Level::Warning, line);
+            }
+        }
+    }
+
+    /// Holds all its tasks. What they have written is with the host then: it looks at it now.
+    pub(super) fn freeze(&self) -> Result<(), Failure> {
+        self.freezer.freeze(self).map_err(|task::Busy| {
+            Failure::other(format!("container {}: its processes do not come to a halt", self.id))
+        })?;
+        self.write_back();
+        Ok(())
     }
 
     /// Makes a process of the host half's up to its first instruction.

@@ -33,8 +33,6 @@ pub struct Kernel {
     gofers: Gofers,
     /// System calls of tasks that have ended.
     calls: AtomicU64,
-    /// When the sentry booted, monotonic nanoseconds.
-    pub boot_time: u64,
 }
 
 impl Kernel {
@@ -45,7 +43,6 @@ impl Kernel {
             containers: SpinLock::new(BTreeMap::new()),
             gofers: Gofers::default(),
             calls: AtomicU64::new(0),
-            boot_time: platform().monotonic(),
         })
     }
 

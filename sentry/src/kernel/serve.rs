@@ -9,7 +9,7 @@ use super::{Container, Kernel};
 use crate::control::{Call, Event, Failure, FailureKind, ProcessInfo, Reply, Request, decode};
 use crate::platform::{ChannelId, Level, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_process};
-use crate::task::Process;
+use crate::task::{PID_MAX, Process};
 
 /// Serves the control channel until the host half closes it.
 pub fn serve() {
@@ -59,9 +59,19 @@ impl Kernel {
             Call::Exec { id, process } => self.known(&id)?.exec(&process).map(Reply::Pid),
             Call::Signal { id, pid, signal, all } => self.signal(&id, pid, signal, all),
             Call::Processes { id } => Ok(Reply::Processes(self.processes(&id)?)),
-            Call::Freeze { id, .. } => {
-                self.known(&id)?;
-                Err(Failure::other("containers cannot be paused in this version".into()))
+            Call::Freeze { id, frozen } => {
+                let container = self.known(&id)?;
+                if frozen {
+                    container.freeze()?;
+                } else {
+                    container.freezer.thaw(&container);
+                }
+                Ok(Reply::Done)
+            }
+            Call::Usage { id } => Ok(Reply::Usage(self.known(&id)?.usage())),
+            Call::LimitPids { id, limit } => {
+                self.known(&id)?.pids.set_limit(limit.unwrap_or(PID_MAX));
+                Ok(Reply::Done)
             }
             Call::WindowSize { stream, rows, columns } => {
                 let containers: Vec<_> = self.containers.lock().values().cloned().collect();
@@ -116,6 +126,7 @@ impl Kernel {
 
     fn processes(&self, id: &str) -> Result<Vec<ProcessInfo>, Failure> {
         let container = self.known(id)?;
+        let now = platform().monotonic();
         let info = |process: &Arc<Process>| {
             let task = process.first_task()?;
             let usage = process.usage();
@@ -124,7 +135,7 @@ impl Kernel {
                 pid: process.pid,
                 ppid: process.parent_pid(),
                 threads: process.tasks().len() as u32,
-                start_ns: process.start_time.saturating_sub(self.boot_time),
+                age_ns: now.saturating_sub(process.start_time),
                 cpu_ns: usage.cpu.user_ns.saturating_add(usage.cpu.system_ns),
                 command: command(&task),
             })

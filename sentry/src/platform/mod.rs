@@ -168,6 +168,14 @@ pub struct CpuTime {
     pub system_ns: u64,
 }
 
+impl CpuTime {
+    /// Both together.
+    pub fn add(&mut self, other: CpuTime) {
+        self.user_ns = self.user_ns.saturating_add(other.user_ns);
+        self.system_ns = self.system_ns.saturating_add(other.system_ns);
+    }
+}
+
 /// How many pages a fault maps at most, itself included: what a trap costs on this platform against
 /// what a page does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -46,6 +46,8 @@ pub fn attend(cx: &mut Current) -> Next {
     }
     loop {
         match find(cx) {
+            // The last look before the application runs: whatever else there is to do may be done frozen.
+            Found::Nothing if cx.task.process.container.freezer.is_frozen() => cx.hold(),
             Found::Nothing => break,
             Found::Exit(status) => return Next::Exit(status),
             Found::Stop => stop(cx),

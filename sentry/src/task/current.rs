@@ -178,6 +178,7 @@ impl Current {
             self.task.set_state(TaskState::Sleeping);
             platform().park(deadline);
             self.task.set_state(TaskState::Running);
+            self.hold();
             let waits = self.task.waits.load(Ordering::Relaxed);
             self.task.waits.store(waits.wrapping_add(1), Ordering::Relaxed);
         }

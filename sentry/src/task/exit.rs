@@ -56,6 +56,7 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
     let last = {
         let mut state = process.signals.lock();
         process.used.lock().add(&usage);
+        process.container.ended.lock().add(usage.cpu);
         state.tasks.retain(|t| !Arc::ptr_eq(t, task));
         let own = {
             let mut own = task.signals.lock();

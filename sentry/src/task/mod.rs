@@ -16,6 +16,7 @@ pub mod exec;
 mod exit;
 mod first;
 mod flags;
+mod freezer;
 pub mod limit;
 mod namespace;
 pub mod oom;
@@ -39,6 +40,7 @@ pub use current::{Blocked, Current, RestartBlock, TrapInfo};
 pub use exit::ParentEvent;
 pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
+pub use freezer::{Busy, Freezer};
 pub use limit::Rlimits;
 pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
 pub use pidns::{PidNamespace, PidNumbers};
@@ -290,7 +292,7 @@ impl Task {
                 return TaskState::Stopped;
             }
         }
-        match self.state.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::SeqCst) {
             1 => TaskState::Sleeping,
             3 => TaskState::DiskSleep,
             4 => TaskState::Dead,
@@ -299,7 +301,8 @@ impl Task {
     }
 
     fn set_state(&self, state: TaskState) {
-        self.state.store(state as u8, Ordering::Relaxed);
+        // Before the task looks whether it is frozen.
+        self.state.store(state as u8, Ordering::SeqCst);
     }
 
     /// Pending signals of its own, those of the process, and blocked ones, for /proc.

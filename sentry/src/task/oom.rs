@@ -6,7 +6,7 @@
 
 use alloc::sync::{Arc, Weak};
 use core::fmt::Write as _;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Current, Process, ThreadWaker};
 use crate::errno::Errno;
@@ -24,6 +24,8 @@ const PATIENCE: u64 = 10_000_000_000;
 #[derive(Default)]
 pub struct OomKiller {
     victim: SpinLock<Option<Weak<Process>>>,
+    /// How often one was killed.
+    pub kills: AtomicU64,
 }
 
 /// Points of a process, in frames: its size and how gladly it is killed. `None`: never.
@@ -91,6 +93,7 @@ fn kill(container: &Container, victim: &Arc<Process>) {
         _ => false,
     };
     if !is_ending(victim) {
+        container.oom.kills.fetch_add(1, Ordering::Relaxed);
         let mut name = alloc::string::String::new();
         let comm = victim.first_task().map(|task| *task.name.lock()).unwrap_or_default();
         let _ = write!(name, "{}", comm.as_bytes().escape_ascii());

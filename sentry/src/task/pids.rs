@@ -86,6 +86,11 @@ impl Pids {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
+    /// The most tasks that there may be.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// The last id given.
     pub fn last(&self) -> Pid {
         self.lock().last

@@ -97,6 +97,9 @@ fn live(birth: Birth) {
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };
     cx.inherit_rseq(birth.rseq);
+    if cx.task.process.container.freezer.is_frozen() {
+        cx.task.attention.store(true, Ordering::SeqCst);
+    }
     if birth.set_tid != 0 {
         // As on Linux, nobody learns of a bad address.
         let _fault = cx.mm.copy_out(birth.set_tid, &cx.task.tid().to_le_bytes());

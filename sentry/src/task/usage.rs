@@ -18,8 +18,7 @@ pub struct Usage {
 impl Usage {
     /// Both together.
     pub fn add(&mut self, other: &Usage) {
-        self.cpu.user_ns = self.cpu.user_ns.saturating_add(other.cpu.user_ns);
-        self.cpu.system_ns = self.cpu.system_ns.saturating_add(other.cpu.system_ns);
+        self.cpu.add(other.cpu);
         self.max_rss = self.max_rss.max(other.max_rss);
         self.faults = self.faults.saturating_add(other.faults);
         self.waits = self.waits.saturating_add(other.waits);

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod calls;
+mod control;
 mod deaths;
 mod exec;
 mod limits;
@@ -66,6 +67,7 @@ fn tests() -> impl Iterator<Item = Test> {
     [
         states::TESTS,
         streams::TESTS,
+        control::TESTS,
         exec::TESTS,
         terminals::TESTS,
         bad_input::TESTS,

@@ -25,6 +25,9 @@ pub enum Error {
     /// runc's words.
     #[error("cannot exec in a stopped container")]
     Stopped,
+    /// runc's words.
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    Paused,
     /// The container is being created by another command.
     #[error("container is not created yet")]
     NotCreated,
@@ -71,6 +74,8 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
     match state.status() {
         // As runc: a container whose init waits is there already.
         Status::Created | Status::Running => {}
+        Status::Paused if args.ignore_paused => {}
+        Status::Paused => return Err(Error::Paused),
         Status::Creating => return Err(Error::NotCreated),
         Status::Stopped => return Err(Error::Stopped),
     }

@@ -26,6 +26,12 @@ pub enum Error {
     /// runc's words.
     #[error("cannot start a container that has stopped")]
     HasStopped,
+    /// runc's words.
+    #[error("cannot start a container in the paused state")]
+    Paused,
+    /// runc's words.
+    #[error("container not paused")]
+    NotPaused,
     /// The container is being created by another command.
     #[error("container is not created yet")]
     NotCreated,
@@ -61,6 +67,7 @@ pub fn start(global: &Global, args: &Id) -> Result<(), Error> {
     match state.status() {
         Status::Created => {}
         Status::Running => return Err(Error::AlreadyRunning),
+        Status::Paused => return Err(Error::Paused),
         Status::Stopped => return Err(Error::HasStopped),
         Status::Creating => return Err(Error::NotCreated),
     }
@@ -75,13 +82,45 @@ pub fn kill(global: &Global, args: &Kill) -> Result<(), Error> {
     let folder = Root::of(global).open(&args.id, false)?;
     let state = folder.read()?;
     match state.status() {
-        Status::Created | Status::Running => {}
+        Status::Created | Status::Running | Status::Paused => {}
         Status::Creating => return Err(Error::NotCreated),
         // runc does not mind where every process is meant.
         Status::Stopped if args.all => return Ok(()),
         Status::Stopped => return Err(Error::NotRunning),
     }
     send_signal(&folder, &args.id, signal, args.all)
+}
+
+/// `pause`.
+pub fn pause(global: &Global, args: &Id) -> Result<(), Error> {
+    freeze(global, &args.id, true)
+}
+
+/// `resume`.
+pub fn resume(global: &Global, args: &Id) -> Result<(), Error> {
+    freeze(global, &args.id, false)
+}
+
+/// Has the sentry hold the container's tasks, or let them go on: it holds what is in the container, whoever else is in the
+/// sandbox, and answers requests about it.
+fn freeze(global: &Global, id: &str, frozen: bool) -> Result<(), Error> {
+    let folder = Root::of(global).open(id, true)?;
+    let mut state = folder.read()?;
+    let before = state.status();
+    match (frozen, before) {
+        (true, Status::Created | Status::Running) | (false, Status::Paused) => {}
+        (true, _) => return Err(Error::NotRunning),
+        (false, _) => return Err(Error::NotPaused),
+    }
+    call(&folder, id, Call::Freeze { id: id.to_owned(), frozen })?;
+    state.status = match frozen {
+        true => Status::Paused,
+        // One that was paused before its start waits for that again.
+        false if state.unstarted => Status::Created,
+        false => Status::Running,
+    };
+    state.unstarted = before == Status::Created;
+    Ok(folder.write(&state)?)
 }
 
 /// `delete`.
@@ -105,8 +144,8 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
         Status::Stopped => {}
         // As runc: what has not run a single instruction goes without force.
         Status::Created | Status::Creating => end(&folder, &state)?,
-        Status::Running if args.force => end(&folder, &state)?,
-        Status::Running => {
+        Status::Running | Status::Paused if args.force => end(&folder, &state)?,
+        Status::Running | Status::Paused => {
             return Err(Error::NotStopped(args.id.clone(), state.status().name()));
         }
     }
@@ -170,7 +209,7 @@ fn send_signal(folder: &Folder, id: &str, signal: u8, all: bool) -> Result<(), E
 }
 
 /// Asks the container's sandbox.
-fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
+pub(super) fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error> {
     let failed = |e| Error::Link(id.to_owned(), e);
     let link = connect(folder).map_err(|e| match e {
         // Its sandbox has just ended, and its stand-in not said so yet.

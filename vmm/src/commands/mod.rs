@@ -3,11 +3,13 @@
 mod bench;
 mod exec;
 mod host_config;
+mod install;
 mod lifecycle;
 mod query;
 mod run;
 mod self_test;
 mod spec;
+mod usage;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -45,6 +47,12 @@ pub enum Error {
     /// Commands at a container.
     #[error("{0}")]
     Lifecycle(#[from] lifecycle::Error),
+    /// `ps`, `events` and `update`.
+    #[error("{0}")]
+    Usage(#[from] usage::Error),
+    /// `install` and `uninstall`.
+    #[error("{0}")]
+    Install(#[from] install::Error),
     /// Commands that only tell.
     #[error("{0}")]
     State(#[from] state::Error),
@@ -104,7 +112,14 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Create(args) => run::create(global, args).map(drop).map_err(Error::Create)?,
         Command::Start(args) => lifecycle::start(global, args)?,
         Command::Kill(args) => lifecycle::kill(global, args)?,
+        Command::Pause(args) => lifecycle::pause(global, args)?,
+        Command::Resume(args) => lifecycle::resume(global, args)?,
         Command::Delete(args) => lifecycle::delete(global, args)?,
+        Command::Ps(args) => usage::ps(global, args)?,
+        Command::Events(args) => usage::events(global, args)?,
+        Command::Update(args) => usage::update(global, args)?,
+        Command::Install(args) => install::install(args)?,
+        Command::Uninstall(args) => install::uninstall(args)?,
         Command::Wait(args) => lifecycle::wait(global, args)?,
         Command::State(args) => query::state(global, args)?,
         Command::List(args) => query::list(global, args)?,

@@ -328,6 +328,8 @@ impl Supervisor<'_> {
             Call::Start { id }
             | Call::Signal { id, .. }
             | Call::Processes { id }
+            | Call::Usage { id }
+            | Call::LimitPids { id, .. }
             | Call::Freeze { id, .. } => Some(id),
             Call::WindowSize { stream, .. } => {
                 let known = match own {
