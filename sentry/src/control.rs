@@ -316,6 +316,8 @@ pub enum MountSource {
 /// A process to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSpec {
+    /// The program, absolute, where it is not the first of `args`. Nothing is added to the environment of such a one.
+    pub program: Option<String>,
     /// argv; the first is looked up in `PATH` of `env` where it has no slash.
     pub args: Vec<String>,
     /// Environment, `NAME=value`.

@@ -6,8 +6,12 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use gofer::server::{self, Attach, Config};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
+use crate::hooks;
 use crate::link::{self, Link};
 use crate::log;
 use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
@@ -25,6 +29,12 @@ enum Error {
     Open { path: std::path::PathBuf, source: std::io::Error },
     #[error("confinement: {0}")]
     Confine(#[from] server::ConfineError),
+    #[error("no root")]
+    NoRoot,
+    #[error("mounts for hooks: {0}")]
+    Mounts(Errno),
+    #[error("{0}")]
+    Hook(#[from] hooks::Error),
     #[error("{0}")]
     Serve(#[from] server::ServeError),
 }
@@ -62,6 +72,12 @@ fn prepare(link: &Link<GoferFailure, GoferSetup>) -> Result<Config, Error> {
     }
     log::init(setup.log, log, debug_log);
     let client: OwnedFd = client.ok_or(Error::NoClient)?;
+    if !setup.hooks.is_empty() {
+        let root = setup.attaches.first().map(|root| root.path.as_path()).ok_or(Error::NoRoot)?;
+        own_mounts(root).map_err(Error::Mounts)?;
+        let place = hooks::Place { folder: Some(root), network: None };
+        hooks::run("createContainer", &setup.hooks, &setup.told, place)?;
+    }
     let mut attaches = Vec::with_capacity(setup.attaches.len());
     for attach in setup.attaches {
         let root =
@@ -72,6 +88,14 @@ fn prepare(link: &Link<GoferFailure, GoferSetup>) -> Result<Config, Error> {
     server::confine(&mut config)?;
     crate::debug!("confined");
     Ok(config)
+}
+
+/// Mounts of its own, among them the root: what hooks mount there is the container's alone.
+fn own_mounts(root: &std::path::Path) -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_SLAVE | MsFlags::MS_REC, nothing)?;
+    mount(Some(root), root, nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing)
 }
 
 fn open(path: &std::path::Path) -> std::io::Result<OwnedFd> {

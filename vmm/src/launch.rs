@@ -5,6 +5,7 @@
 //! the terminal restored.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -16,12 +17,13 @@ use sentry::platform::StreamId;
 
 use crate::config::Container;
 use crate::console::{self, Console};
+use crate::hooks::{self, Hook, Hooks};
 use crate::link::{self, Link};
 use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
 use crate::spawn::{self, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
-use crate::{clock, log, mountpoints};
+use crate::{clock, log, mountpoints, network};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,12 @@ pub enum Error {
     /// A mount point.
     #[error("{0}")]
     MountPoint(#[from] mountpoints::Error),
+    /// The network namespace.
+    #[error("{0}")]
+    Network(#[from] network::Error),
+    /// A hook.
+    #[error("{0}")]
+    Hook(#[from] hooks::Error),
     /// A system call.
     #[error("{0}: {1}")]
     Host(&'static str, Errno),
@@ -64,8 +72,9 @@ const DESCRIPTORS: u64 = 24 << 10;
 /// A container that has been created: its processes run, its first instruction has not.
 #[derive(Debug)]
 pub struct Created {
+    // Dropped first: the processes are gone before what they have on the host is.
     stand_in: StandIn,
-    folder: Option<Folder>,
+    folder: Removed,
     state: State,
 }
 
@@ -77,7 +86,10 @@ pub fn create(
     console: Option<Console>,
     strace: bool,
 ) -> Result<Created, Error> {
-    let mut folder = Removed(Some(folder));
+    let uid = spawn::own_ids().0;
+    let mut state = state_of(&container, platform, uid)?;
+    let mut folder = Removed::new(folder, &state);
+    folder.network = network::enter(&container.network)?;
     let path = folder.get()?.socket();
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
     let listener = link::listener(&path)?;
@@ -86,7 +98,7 @@ pub fn create(
     let (client, server) = link::pair()?;
     let id = container.spec.id.clone();
 
-    let (uid, gid) = spawn::own_ids();
+    let gid = spawn::own_ids().1;
     let (maps, ids) = if uid == 0 {
         (IdMaps::only(NOBODY, NOBODY), Some((NOBODY, NOBODY)))
     } else {
@@ -103,12 +115,27 @@ pub fn create(
         container.spec.process.window = console.window().or(container.spec.process.window);
     }
     let (settings, log, debug_log) = log::for_child("gofer");
+    state.sandbox = Process::find(sandbox.pid());
+    state.gofer = Process::find(gofer.pid());
+    folder.get()?.write(&state)?;
+    folder.hooks(&state, "prestart", |hooks| &hooks.prestart)?;
+    folder.hooks(&state, "createRuntime", |hooks| &hooks.create_runtime)?;
+    let inner = state.hooks.as_ref().map(|hooks| hooks.create_container.clone());
+    // As the first process of the gofer's namespace of processes, and of a container's, sees itself.
+    let told = if inner.is_some() { hooks::told(&state, "creating", 1) } else { String::new() };
+
     let mut fds = vec![(GoferFd::Client, server.as_fd())];
     fds.extend(log.map(|fd| (GoferFd::Log, fd)));
     fds.extend(debug_log.map(|fd| (GoferFd::DebugLog, fd)));
     let (roles, fds): (Vec<GoferFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     let gofer_link = Link::new(gofer_link);
-    let setup = GoferSetup { log: settings, attaches: container.attaches.clone(), fds: roles };
+    let setup = GoferSetup {
+        log: settings,
+        attaches: container.attaches.clone(),
+        hooks: inner.unwrap_or_default(),
+        told,
+        fds: roles,
+    };
     gofer_link.send(&setup, &fds)?;
     drop(server);
 
@@ -143,26 +170,6 @@ pub fn create(
     drop((listener, client));
     crate::debug!("sandbox and gofer have their setup");
 
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let state = State {
-        oci_version: container.oci_version,
-        id: id.clone(),
-        bundle: container.bundle,
-        rootfs: container.rootfs,
-        created: clock::rfc3339(now.as_secs(), Some(now.subsec_nanos())),
-        owner: uid,
-        annotations: container.annotations,
-        platform: platform.name().to_owned(),
-        status: Status::Creating,
-        unstarted: false,
-        stand_in: Process::current()
-            .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
-        sandbox: Process::find(sandbox.pid()),
-        gofer: Process::find(gofer.pid()),
-        exit_status: None,
-        reason: None,
-    };
-    folder.get()?.write(&state)?;
     let stand_in = StandIn {
         id,
         sandbox,
@@ -174,7 +181,7 @@ pub fn create(
         created: false,
         ended: None,
     };
-    let mut created = Created { stand_in, folder: folder.take(), state };
+    let mut created = Created { stand_in, folder, state };
     match created.stand_in.answer() {
         Ok(_) => {}
         Err(failure) => {
@@ -187,7 +194,32 @@ pub fn create(
     crate::debug!("container created");
     created.stand_in.created = true;
     created.set_status(Status::Created)?;
+    created.folder.hooks(&created.state, "poststart", |hooks| &hooks.poststart)?;
     Ok(created)
+}
+
+/// What is known of a container whose making begins.
+fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<State, Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(State {
+        oci_version: container.oci_version.clone(),
+        id: container.spec.id.clone(),
+        bundle: container.bundle.clone(),
+        rootfs: container.rootfs.clone(),
+        created: clock::rfc3339(now.as_secs(), Some(now.subsec_nanos())),
+        owner,
+        annotations: container.annotations.clone(),
+        platform: platform.name().to_owned(),
+        status: Status::Creating,
+        unstarted: false,
+        stand_in: Process::current()
+            .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
+        sandbox: None,
+        gofer: None,
+        hooks: container.hooks.clone(),
+        exit_status: None,
+        reason: None,
+    })
 }
 
 /// The sandbox has no /dev.
@@ -225,7 +257,7 @@ impl Created {
 
     fn set_status(&mut self, status: Status) -> Result<(), Error> {
         self.state.status = status;
-        if let Some(folder) = &self.folder {
+        if let Some(folder) = &self.folder.folder {
             folder.write(&self.state)?;
         }
         Ok(())
@@ -233,13 +265,14 @@ impl Created {
 
     /// Lets other commands at the state.
     pub fn unlock(&mut self) {
-        if let Some(folder) = &mut self.folder {
+        if let Some(folder) = &mut self.folder.folder {
             folder.unlock();
         }
     }
 
     /// Lets it run.
     pub fn start(&mut self) -> Result<(), Error> {
+        hooks::run_inside(&self.state, self.folder.get()?)?;
         let id = self.stand_in.id.clone();
         self.stand_in.call(Call::Start { id }).map_err(Error::Refused)?;
         crate::debug!("container started");
@@ -252,11 +285,14 @@ impl Created {
         crate::debug!("container has ended: {outcome:?}");
         self.stand_in.sandbox.kill();
         self.stand_in.gofer.kill();
-        if let Some(mut folder) = self.folder.take() {
+        if let Some(mut folder) = self.folder.folder.take() {
             // Whoever holds the lock, to start the container or to delete it, waits for nothing here.
             match folder.lock() {
                 Ok(()) if keep => record(&folder, &outcome)?,
-                Ok(()) => folder.remove()?,
+                Ok(()) => {
+                    folder.remove()?;
+                    self.folder.stopped();
+                }
                 Err(state::Error::NotFound) => {}
                 Err(e) => return Err(e.into()),
             }
@@ -278,31 +314,62 @@ fn record(folder: &Folder, outcome: &Outcome) -> Result<(), Error> {
     Ok(folder.write(&state)?)
 }
 
-impl Drop for Created {
-    fn drop(&mut self) {
-        if let Some(folder) = self.folder.take() {
-            remove(folder);
-        }
-    }
+/// The folder of a container, which is removed unless it is taken out again, and what is run then.
+#[derive(Debug)]
+struct Removed {
+    folder: Option<Folder>,
+    /// Where this process's network was before it stood for the container.
+    network: Option<OwnedFd>,
+    bundle: PathBuf,
+    poststop: Vec<Hook>,
+    told: String,
 }
 
-/// A folder that is removed unless it is taken out again.
-struct Removed(Option<Folder>);
-
 impl Removed {
-    fn get(&self) -> Result<&Folder, Error> {
-        self.0.as_ref().ok_or(Error::State(state::Error::NotFound))
+    fn new(folder: Folder, state: &State) -> Removed {
+        let poststop = state.hooks.as_ref().map_or(Vec::new(), |hooks| hooks.poststop.clone());
+        let told = match poststop.as_slice() {
+            [] => String::new(),
+            _ => hooks::told(state, Status::Stopped.name(), 0),
+        };
+        let bundle = state.bundle.clone();
+        Removed { folder: Some(folder), network: None, bundle, poststop, told }
     }
 
-    fn take(&mut self) -> Option<Folder> {
-        self.0.take()
+    fn get(&self) -> Result<&Folder, Error> {
+        self.folder.as_ref().ok_or(Error::State(state::Error::NotFound))
+    }
+
+    fn place(&self) -> hooks::Place<'_> {
+        let network = self.network.as_ref().map(OwnedFd::as_fd);
+        hooks::Place { folder: Some(&self.bundle), network }
+    }
+
+    /// Runs some of the container's hooks.
+    fn hooks(
+        &self,
+        state: &State,
+        kind: &'static str,
+        which: fn(&Hooks) -> &Vec<Hook>,
+    ) -> Result<(), Error> {
+        let Some(hooks) = &state.hooks else { return Ok(()) };
+        let told = hooks::told(state, state.status.name(), state.stand_in.pid);
+        Ok(hooks::run(kind, which(hooks), &told, self.place())?)
+    }
+
+    /// The container is gone.
+    fn stopped(&self) {
+        if let Err(e) = hooks::run("poststop", &self.poststop, &self.told, self.place()) {
+            crate::warning!("{e}");
+        }
     }
 }
 
 impl Drop for Removed {
     fn drop(&mut self) {
-        if let Some(folder) = self.0.take() {
+        if let Some(folder) = self.folder.take() {
             remove(folder);
+            self.stopped();
         }
     }
 }

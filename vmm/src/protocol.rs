@@ -9,6 +9,7 @@ use sentry::control::{Call, ContainerSpec, ExitStatus, Failure, ProcessSpec, Rep
 use serde::{Deserialize, Serialize};
 
 use crate::config::Attach;
+use crate::hooks::Hook;
 use crate::log;
 
 /// What runs the container's code.
@@ -108,6 +109,10 @@ pub struct GoferSetup {
     /// What it serves. It opens these itself: a mount can be copied only in the mount namespace that
     /// it belongs to, and the gofer may have been born into one of its own.
     pub attaches: Vec<Attach>,
+    /// Hooks to run before that, in the container's root.
+    pub hooks: Vec<Hook>,
+    /// What they are told.
+    pub told: String,
     /// What the descriptors of the message are, in order.
     pub fds: Vec<GoferFd>,
 }

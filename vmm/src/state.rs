@@ -21,6 +21,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Global;
+use crate::hooks::Hooks;
 use crate::reason::reason;
 
 /// Name of the control socket in a container's folder.
@@ -168,6 +169,9 @@ pub struct State {
     pub sandbox: Option<Process>,
     /// Its file server.
     pub gofer: Option<Process>,
+    /// Its hooks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Hooks>,
     /// How it ended, as a shell sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u8>,
@@ -436,6 +440,7 @@ mod tests {
             stand_in: Process::current().unwrap(),
             sandbox: None,
             gofer: None,
+            hooks: None,
             exit_status: None,
             reason: None,
         }

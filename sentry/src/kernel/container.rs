@@ -319,14 +319,15 @@ impl Container {
             None => stream::stdio(&spec.stdio),
         };
         let files = files.map_err(|e| Failure::other(format!("standard streams: {e}")))?;
-        let name =
-            spec.args.first().ok_or_else(|| Failure::other("process.args is empty".into()))?;
+        let name = spec.program.as_ref().or(spec.args.first());
+        let name = name.ok_or_else(|| Failure::other("process.args is empty".into()))?;
         let cx = Cx { fs: &fs, creds: &creds, task: None };
         let (path, file) = self.find_program(&cx, name, &spec.env)?;
         let strings =
             |list: &[String]| list.iter().map(|s| s.as_bytes().to_vec()).collect::<Vec<_>>();
         let mut envp = strings(&spec.env);
-        if !spec.env.iter().any(|e| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty())) {
+        let at_home = |e: &String| e.strip_prefix("HOME=").is_some_and(|home| !home.is_empty());
+        if spec.program.is_none() && !spec.env.iter().any(at_home) {
             envp.retain(|e| !e.starts_with(b"HOME="));
             envp.push([b"HOME=".as_slice(), &home(&fs, &outer, spec.uid)].concat());
         }

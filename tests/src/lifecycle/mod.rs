@@ -8,6 +8,7 @@ mod calls;
 mod control;
 mod deaths;
 mod exec;
+mod hooks;
 mod limits;
 mod machine;
 mod mounts;
@@ -69,6 +70,7 @@ fn tests() -> impl Iterator<Item = Test> {
         streams::TESTS,
         control::TESTS,
         exec::TESTS,
+        hooks::TESTS,
         terminals::TESTS,
         bad_input::TESTS,
         deaths::TESTS,

@@ -12,7 +12,7 @@ use sentry::control::{
     Capabilities, ContainerSpec, Limits, MountSource, MountSpec, ProcessSpec, RootSpec,
 };
 
-use crate::config::{Attach, Container, capabilities};
+use crate::config::{Attach, Container, Network, capabilities};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
             masked: Vec::new(),
             readonly: Vec::new(),
             process: ProcessSpec {
+                program: None,
                 args: command.to_vec(),
                 env,
                 cwd,
@@ -105,6 +106,8 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
         rootfs: Path::new("/").to_owned(),
         oci_version: "1.2.0".into(),
         annotations: HashMap::new(),
+        hooks: None,
+        network: Network::Host,
         uid_map: Vec::new(),
         gid_map: Vec::new(),
     })

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sentry::control::{Call, Failure, Reply};
 
 use crate::cli::{Delete, Global, Id, Kill};
+use crate::hooks;
 use crate::link::{self, Link};
 use crate::protocol::{FromSandbox, ToSandbox};
 use crate::signals;
@@ -50,6 +51,9 @@ pub enum Error {
     /// The sentry says no.
     #[error("{}", .0.message)]
     Refused(Failure),
+    /// A hook.
+    #[error("{0}")]
+    Hook(#[from] hooks::Error),
     /// A system call.
     #[error("{0}: {1}")]
     Host(&'static str, Errno),
@@ -70,6 +74,10 @@ pub fn start(global: &Global, args: &Id) -> Result<(), Error> {
         Status::Paused => return Err(Error::Paused),
         Status::Stopped => return Err(Error::HasStopped),
         Status::Creating => return Err(Error::NotCreated),
+    }
+    if let Err(e) = hooks::run_inside(&state, &folder) {
+        send_signal(&folder, &args.id, 9, true)?;
+        return Err(e.into());
     }
     call(&folder, &args.id, Call::Start { id: args.id.clone() })?;
     state.status = Status::Running;
@@ -133,10 +141,10 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     let state = match folder.read() {
         Ok(state) => state,
         // Its creation was killed before it had a state, or is under way: the lock tells.
-        Err(state::Error::NotFound) => return remove(folder),
+        Err(state::Error::NotFound) => return remove(folder).map(drop),
         Err(e) if args.force => {
             crate::warning!("{e}");
-            return remove(folder);
+            return remove(folder).map(drop);
         }
         Err(e) => return Err(e.into()),
     };
@@ -153,14 +161,26 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     for process in [state.sandbox, state.gofer].into_iter().flatten() {
         kill_process(process);
     }
-    remove(folder)
+    if remove(folder)?
+        && let Some(hooks) = &state.hooks
+    {
+        let told = hooks::told(&state, Status::Stopped.name(), 0);
+        if let Err(e) = hooks::run("poststop", &hooks.poststop, &told, hooks::Place::default()) {
+            crate::warning!("{e}");
+        }
+    }
+    Ok(())
 }
 
-fn remove(mut folder: Folder) -> Result<(), Error> {
+/// Whether it was still there.
+fn remove(mut folder: Folder) -> Result<bool, Error> {
     match folder.lock() {
-        Ok(()) => Ok(folder.remove()?),
+        Ok(()) => {
+            folder.remove()?;
+            Ok(true)
+        }
         // Another command, or a stand-in in the foreground, was quicker.
-        Err(state::Error::NotFound) => Ok(()),
+        Err(state::Error::NotFound) => Ok(false),
         Err(e) => Err(e.into()),
     }
 }

@@ -27,10 +27,16 @@ const HONOURED: &[&str] = &[
     "mounts[].source",
     "mounts[].options.*",
     "annotations.*",
+    "hooks.prestart.*",
+    "hooks.createRuntime.*",
+    "hooks.createContainer.*",
+    "hooks.startContainer.*",
+    "hooks.poststart.*",
+    "hooks.poststop.*",
     "linux.uidMappings.*",
     "linux.gidMappings.*",
-    // Always new ones, of the sentry's own; joining one by `path` is another field.
-    "linux.namespaces[].type",
+    // New ones are of the sentry's own, and the stand-in's of the network; joining another by `path` is an error.
+    "linux.namespaces.*",
     "linux.resources.memory.limit",
     "linux.resources.pids.limit",
     // A container sees no device but those that the sentry itself implements, so any list of
@@ -94,7 +100,7 @@ mod tests {
     #[test]
     fn what_is_not_honoured_is_named_once() {
         let config = json!({
-            "hooks": { "poststop": [{ "path": "/a" }, { "path": "/b" }] },
+            "hooks": { "poststop": [{ "path": "/a" }], "later": [{ "path": "/a" }, { "path": "/b" }] },
             "process": { "apparmorProfile": "x", "selinuxLabel": "", "oomScoreAdj": 5 },
             "linux": {
                 "maskedPaths": ["/proc/kcore", "/secret"],
@@ -106,8 +112,7 @@ mod tests {
         assert_eq!(
             missing(&config),
             [
-                "hooks.poststop[].path",
-                "linux.namespaces[].path",
+                "hooks.later[].path",
                 "linux.timeOffsets.boottime.secs",
                 "process.apparmorProfile",
                 "process.oomScoreAdj",

@@ -17,6 +17,7 @@ use oci_spec::runtime::{Process, Spec};
 use sentry::control::{ContainerSpec, ProcessSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::hooks::Hooks;
 use crate::reason::reason;
 
 /// What can go wrong.
@@ -80,6 +81,18 @@ pub struct Attach {
     pub read_only: bool,
 }
 
+/// A network namespace of the host. What runs in a container never is in it: the stand-in is, for those who look for it
+/// there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The one that the command is called in.
+    Host,
+    /// A new one.
+    New,
+    /// This one.
+    Joined(PathBuf),
+}
+
 /// A container to make.
 #[derive(Clone, Debug)]
 pub struct Container {
@@ -95,6 +108,10 @@ pub struct Container {
     pub oci_version: String,
     /// Annotations.
     pub annotations: HashMap<String, String>,
+    /// Hooks.
+    pub hooks: Option<Hooks>,
+    /// The network namespace of the process that stands for it.
+    pub network: Network,
     /// User ids, where the bundle asks for a user namespace.
     pub uid_map: Vec<IdRange>,
     /// Group ids.

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, PosixRlimitType, Process, Spec};
+use oci_spec::runtime::{
+    Linux, LinuxIdMapping, LinuxNamespaceType, PosixRlimitType, Process, Spec,
+};
 use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 
-use super::{Attach, Container, IdRange, Invalid, capabilities, mounts, seccomp};
+use super::{Attach, Container, IdRange, Invalid, Network, capabilities, mounts, seccomp};
+use crate::hooks::{Hook, Hooks};
 
 /// What can go wrong.
 pub enum Error {
@@ -89,9 +92,71 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         rootfs,
         oci_version: spec.version().clone(),
         annotations: spec.annotations().clone().unwrap_or_default(),
+        hooks: hooks(spec)?,
+        network: network(linux)?,
         uid_map: id_map(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         gid_map: id_map(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     })
+}
+
+/// All hooks; `None` where there are none.
+fn hooks(spec: &Spec) -> Result<Option<Hooks>, Invalid> {
+    let Some(hooks) = spec.hooks() else { return Ok(None) };
+    let list = |kind: &str, hooks: Option<&Vec<oci_spec::runtime::Hook>>| {
+        let one = |(index, hook): (usize, &oci_spec::runtime::Hook)| {
+            let invalid = |field: &str, why: &str| {
+                Invalid::new(format!("hooks.{kind}[{index}].{field}"), why)
+            };
+            if !hook.path().is_absolute() {
+                return Err(invalid("path", "must be an absolute path"));
+            }
+            let timeout = match hook.timeout() {
+                None => None,
+                Some(seconds @ 1..) => Some(seconds as u64),
+                Some(_) => return Err(invalid("timeout", "must be greater than zero")),
+            };
+            Ok(Hook {
+                path: hook.path().clone(),
+                args: hook.args().clone().unwrap_or_default(),
+                env: hook.env().clone(),
+                timeout,
+            })
+        };
+        hooks.into_iter().flatten().enumerate().map(one).collect::<Result<Vec<_>, _>>()
+    };
+    #[allow(deprecated)] // engines still set it
+    let prestart = hooks.prestart().as_ref();
+    let hooks = Hooks {
+        prestart: list("prestart", prestart)?,
+        create_runtime: list("createRuntime", hooks.create_runtime().as_ref())?,
+        create_container: list("createContainer", hooks.create_container().as_ref())?,
+        start_container: list("startContainer", hooks.start_container().as_ref())?,
+        poststart: list("poststart", hooks.poststart().as_ref())?,
+        poststop: list("poststop", hooks.poststop().as_ref())?,
+    };
+    Ok(Some(hooks).filter(|hooks| *hooks != Hooks::default()))
+}
+
+/// The network namespace of the process that stands for the container.
+fn network(linux: Option<&Linux>) -> Result<Network, Invalid> {
+    let mut network = Network::Host;
+    let all = linux.and_then(|linux| linux.namespaces().as_ref());
+    for (index, namespace) in all.into_iter().flatten().enumerate() {
+        let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
+        match (namespace.typ(), path) {
+            (LinuxNamespaceType::Network, None) => network = Network::New,
+            (LinuxNamespaceType::Network, Some(path)) => network = Network::Joined(path.clone()),
+            (_, None) => {}
+            (kind, Some(path)) => {
+                let reason = format!(
+                    "{}: a {kind} namespace of the host cannot be joined: a container's is its sandbox's own",
+                    path.display()
+                );
+                return Err(Invalid::new(format!("linux.namespaces[{index}].path"), reason));
+            }
+        }
+    }
+    Ok(network)
 }
 
 fn id_map(ranges: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
@@ -119,6 +184,7 @@ pub fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
     }
     let cwd = process.cwd().to_str().ok_or_else(|| Invalid::new("process.cwd", "not UTF-8"))?;
     Ok(ProcessSpec {
+        program: None,
         args: process.args().clone().unwrap_or_default(),
         env: environment(process.env().iter().flatten()),
         cwd: cwd.to_owned(),
