@@ -43,7 +43,7 @@ pub enum Call {
         /// The container.
         id: String,
         /// What to run.
-        process: ProcessSpec,
+        process: Box<ProcessSpec>,
     },
     /// Send a signal.
     Signal {

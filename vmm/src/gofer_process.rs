@@ -47,7 +47,9 @@ pub fn main() -> ExitCode {
     };
     spawn::take_name(spawn::GOFER);
     let link: Link<GoferFailure, GoferSetup> = Link::new(link);
-    match prepare(&link).and_then(|config| Ok(server::run(config)?)) {
+    // Its client learns that it has failed once the reason is told.
+    let mut client = None;
+    match prepare(&link, &mut client).and_then(|config| Ok(server::run(config)?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Link(link::Error::Closed)) => ExitCode::FAILURE,
         Err(e) => {
@@ -59,19 +61,21 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn prepare(link: &Link<GoferFailure, GoferSetup>) -> Result<Config, Error> {
+fn prepare(
+    link: &Link<GoferFailure, GoferSetup>,
+    client: &mut Option<OwnedFd>,
+) -> Result<Config, Error> {
     let (setup, fds) = link.receive()?;
-    let (mut log, mut debug_log, mut client) = (None, None, None);
+    let (mut log, mut debug_log) = (None, None);
     for (role, fd) in setup.fds.iter().zip(fds) {
         let slot = match role {
             GoferFd::Log => &mut log,
             GoferFd::DebugLog => &mut debug_log,
-            GoferFd::Client => &mut client,
+            GoferFd::Client => &mut *client,
         };
         *slot = Some(fd);
     }
     log::init(setup.log, log, debug_log);
-    let client: OwnedFd = client.ok_or(Error::NoClient)?;
     if !setup.hooks.is_empty() {
         let root = setup.attaches.first().map(|root| root.path.as_path()).ok_or(Error::NoRoot)?;
         own_mounts(root).map_err(Error::Mounts)?;
@@ -84,6 +88,7 @@ fn prepare(link: &Link<GoferFailure, GoferSetup>) -> Result<Config, Error> {
             open(&attach.path).map_err(|source| Error::Open { path: attach.path, source })?;
         attaches.push(Attach { name: attach.name, root, read_only: attach.read_only });
     }
+    let client = client.take().ok_or(Error::NoClient)?;
     let mut config = Config::new(client, attaches);
     server::confine(&mut config)?;
     crate::debug!("confined");

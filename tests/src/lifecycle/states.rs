@@ -338,14 +338,14 @@ fn signals_before_start(c: &Context) -> Outcome {
 fn not_honoured(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let mut config = bundle::config(&["true"], &[]);
-    config["process"]["oomScoreAdj"] = json!(5);
-    config["hooks"] = json!({ "poststop": [{ "path": "/bin/true" }] });
-    config["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+    config["process"]["apparmorProfile"] = json!("some");
+    config["hooks"] = json!({ "later": [{ "path": "/bin/true" }] });
+    config["linux"]["intelRdt"] = json!({ "closID": "group" });
     let _b = c.bundle_with("b", &config)?;
     let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
     ensure!(done.ok(), "{}: {}", done.end, done.err());
     let log = fs::read_to_string(c.path("log"))?;
-    for field in ["process.oomScoreAdj", "hooks.poststop", "linux.seccomp"] {
+    for field in ["process.apparmorProfile", "hooks.later", "linux.intelRdt"] {
         let named =
             log.lines().filter(|line| line.contains(field) && line.contains("level=warning"));
         ensure!(named.count() == 1, "{field} is not named once in {log:?}");

@@ -286,7 +286,7 @@ impl Supervisor<'_> {
             }
         }
         process.stdio = process.stdio.map(|n| streams.get(n?.0 as usize).copied());
-        match self.ask(Some(fd), Call::Exec { id: id.clone(), process })? {
+        match self.ask(Some(fd), Call::Exec { id: id.clone(), process: Box::new(process) })? {
             Some(number) => self.execs.begin(number, fd, id, streams),
             None => streams.into_iter().for_each(|stream| self.machine.remove_stream(stream)),
         }
