@@ -11,13 +11,15 @@
 mod pi;
 mod vector;
 
-pub use pi::{cmp_requeue_pi, lock_pi, unlock_pi, wait_requeue_pi};
+pub use pi::{cmp_requeue_pi, lives_on, lock_pi, owner_ends, unlock_pi, wait_requeue_pi};
 pub use vector::{MAX_VECTOR, Word, wait_any};
+
+use pi::Pi;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -37,10 +39,8 @@ struct Waiter {
     key: FutexKey,
     bitset: u32,
     task: Arc<Task>,
-    /// Waits for a lock of priority inheritance.
-    pi: bool,
-    /// Waits to be moved to such a lock (FUTEX_WAIT_REQUEUE_PI).
-    target: Option<FutexKey>,
+    /// Waits for a lock of priority inheritance, or to be moved to one.
+    pi: Option<Pi>,
     /// One of several words that the task waits for: all of them, and which it is.
     several: Option<(Arc<vector::Slots>, usize)>,
 }
@@ -48,18 +48,13 @@ struct Waiter {
 impl Waiter {
     /// One that waits for one word and nothing else.
     fn plain(key: FutexKey, bitset: u32, task: &Arc<Task>) -> Waiter {
-        Waiter { key, bitset, task: task.clone(), pi: false, target: None, several: None }
+        Waiter { key, bitset, task: task.clone(), pi: None, several: None }
     }
 
     /// Where it is written which bucket it stands in.
     fn slot(&self) -> &AtomicUsize {
         let one = self.several.as_ref().and_then(|(slots, n)| slots.get(*n));
-        one.unwrap_or(&self.task.futex.0)
-    }
-
-    /// Whether only the calls of priority inheritance may wake it.
-    fn is_pi(&self) -> bool {
-        self.pi || self.target.is_some()
+        one.unwrap_or(&self.task.futex.bucket)
     }
 }
 
@@ -72,12 +67,17 @@ struct Bucket {
 static TABLE: [Bucket; BUCKETS] =
     [const { Bucket { waiters: SpinLock::new(Vec::new()), count: AtomicU32::new(0) } }; BUCKETS];
 
-/// Where a task waits: the number of a bucket. Changed under that bucket's lock only.
-pub struct Slot(AtomicUsize);
+/// What of futexes is a task's.
+pub struct Slot {
+    /// Where it waits: the number of a bucket. Changed under that bucket's lock only.
+    bucket: AtomicUsize,
+    /// As an owner of locks of priority inheritance: [`pi::OWES`], [`pi::GONE`].
+    owner: AtomicU8,
+}
 
 impl Default for Slot {
     fn default() -> Self {
-        Slot(AtomicUsize::new(NOWHERE))
+        Slot { bucket: AtomicUsize::new(NOWHERE), owner: AtomicU8::new(0) }
     }
 }
 
@@ -199,7 +199,7 @@ pub fn wake(key: &FutexKey, bitset: u32, most: u32) -> u32 {
 /// As [`wake`], for applications: `EINVAL` where a waiter stands there for whom only the calls of priority
 /// inheritance are right.
 pub fn wake_plain(key: &FutexKey, bitset: u32, most: u32) -> Result<u32, Errno> {
-    wake_if(key, bitset, most, |waiter| !waiter.is_pi())
+    wake_if(key, bitset, most, |waiter| waiter.pi.is_none())
 }
 
 fn wake_if(
@@ -257,7 +257,7 @@ pub fn wait(
         let mut waiters = bucket.waiters.lock();
         match cx.mm.space.atomic(addr, AtomicOp::Load) {
             Ok(word) if word == value => {
-                cx.task.futex.0.store(index, Ordering::Release);
+                cx.task.futex.bucket.store(index, Ordering::Release);
                 waiters.push(Waiter::plain(key, bitset, &cx.task));
                 break;
             }
@@ -286,15 +286,15 @@ pub fn wait(
     }
 }
 
-/// Parks until the task is taken out of its bucket, or takes it out itself: then why, and as what it stood
-/// there.
-fn sleep(cx: &Current, deadline: Option<u64>) -> Result<(), (Blocked, Option<Waiter>)> {
-    let slot = &cx.task.futex.0;
+/// Parks until the task is taken out of its bucket, or takes it out itself: then why, and whether it waited for a lock of
+/// priority inheritance there.
+fn sleep(cx: &Current, deadline: Option<u64>) -> Result<(), (Blocked, bool)> {
+    let slot = &cx.task.futex.bucket;
     let woken = || (slot.load(Ordering::Acquire) == NOWHERE).then_some(());
     let Err(why) = cx.park_until(deadline, woken) else { return Ok(()) };
     let mine = |waiter: &Waiter| waiter.several.is_none() && Arc::ptr_eq(&waiter.task, &cx.task);
     match withdraw(slot, mine) {
-        Some(waiter) => Err((why, waiter)),
+        Some(waiter) => Err((why, waiter.is_some_and(|waiter| waiter.owner().is_some()))),
         None => Ok(()),
     }
 }
@@ -346,7 +346,7 @@ pub fn requeue(
             }
         }
         let (Pair::One(first) | Pair::Two(first, _)) = &mut pair;
-        if first.iter().any(|waiter| waiter.key == key && waiter.is_pi()) {
+        if first.iter().any(|waiter| waiter.key == key && waiter.pi.is_some()) {
             return Err(Errno::EINVAL);
         }
         let woken = wake_in(a, first, &key, MATCH_ANY, wake, &mut wakes);

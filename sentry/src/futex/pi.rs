@@ -1,24 +1,135 @@
 //! Futexes of priority inheritance: FUTEX_LOCK_PI and its kind.
 //!
 //! Priorities are data here, so what is inherited is the lock alone: the word's protocol, hand-over, the
-//! owner's death and the requeueing from a condition variable to its mutex are as on Linux.
+//! owner's death, circles of owners and the requeueing from a condition variable to its mutex are as on Linux.
+//!
+//! Each waiter names the owner that it waits for. An owner that ends with waiters hands their locks over
+//! ([`owner_ends`]), and a wait that would close a circle of owners is refused ([`circle`]).
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::Ordering;
 
 use super::{
-    Bucket, MATCH_ANY, Pair, Waiter, Wakes, bucket_of, left, lock_pair, move_waiters, sleep,
+    BUCKETS, Bucket, MATCH_ANY, Pair, Waiter, Wakes, bucket_of, left, lock_pair, move_waiters,
+    sleep, withdraw,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::mm::{FutexKey, Mm};
 use crate::platform::AtomicOp;
-use crate::task::{Blocked, Current, PidNamespace};
+use crate::sync::Mutex;
+use crate::task::{Blocked, Current, PidNamespace, Task};
 
 /// Bits of a priority-inheritance futex's word; the rest is the owner's tid.
 const WAITERS: u32 = 0x8000_0000;
 const OWNER_DIED: u32 = 0x4000_0000;
 const TID_MASK: u32 = 0x3fff_ffff;
+
+/// Somebody has waited for a lock of this task's.
+pub(super) const OWES: u8 = 1;
+/// It owns no lock any more: it has handed all over that somebody waited for.
+pub(super) const GONE: u8 = 2;
+/// How long a chain of owners that wait for others is followed (max_lock_depth of Linux).
+const MAX_CHAIN: u32 = 1024;
+
+/// Who begins to wait for a lock holds this until it is known that no circle is closed by that.
+static CHAINS: Mutex<()> = Mutex::new(());
+
+/// What is known of a waiter for a lock.
+pub(super) struct Pi {
+    /// Where the lock's word is in the waiter's memory.
+    addr: u64,
+    mm: Arc<Mm>,
+    /// It is not there yet, but waits to be moved to this lock (FUTEX_WAIT_REQUEUE_PI).
+    target: Option<FutexKey>,
+    /// Whose the lock is.
+    owner: Weak<Task>,
+}
+
+impl Waiter {
+    /// The owner that it waits for.
+    pub(super) fn owner(&self) -> Option<&Weak<Task>> {
+        self.pi.as_ref().filter(|pi| pi.target.is_none()).map(|pi| &pi.owner)
+    }
+
+    /// Whether it waits for this lock.
+    fn is_for(&self, lock: &FutexKey) -> bool {
+        self.key == *lock && self.owner().is_some()
+    }
+}
+
+/// The lock is another's now, for whom all that wait for it wait.
+fn has_new_owner(waiters: &mut [Waiter], lock: &FutexKey, owner: &Arc<Task>) {
+    for waiter in waiters.iter_mut().filter(|w| w.is_for(lock)) {
+        owner.futex.owner.fetch_or(OWES, Ordering::SeqCst);
+        if let Some(pi) = &mut waiter.pi {
+            pi.owner = Arc::downgrade(owner);
+        }
+    }
+}
+
+enum PiError {
+    Fault,
+    Errno(Errno),
+}
+
+impl From<Errno> for PiError {
+    fn from(e: Errno) -> PiError {
+        PiError::Errno(e)
+    }
+}
+
+/// Takes the lock for `heir`, or marks it as waited for: then whom it waits for. With `more` it is marked in both
+/// cases. Under the bucket's lock, whose waiters are given (futex_lock_pi_atomic() of Linux).
+fn acquire(
+    mm: &Mm,
+    pidns: &PidNamespace,
+    (addr, key): (u64, &FutexKey),
+    waiters: &[Waiter],
+    heir: &Task,
+    more: bool,
+) -> Result<Option<Weak<Task>>, PiError> {
+    let tid = heir.vtid();
+    let load = || mm.space.atomic(addr, AtomicOp::Load).map_err(|_| PiError::Fault);
+    let exchange = |old, new| {
+        let op = AtomicOp::CompareExchange(old, new);
+        mm.space.atomic(addr, op).map(|seen| seen == old).map_err(|_| PiError::Fault)
+    };
+    loop {
+        let word = load()?;
+        let owner = word & TID_MASK;
+        if owner == tid {
+            return Err(Errno::EDEADLK.into());
+        }
+        if let Some(first) = waiters.iter().find(|w| w.key == *key) {
+            let theirs = first.owner().ok_or(Errno::EINVAL)?;
+            // Of an owner that has died, and is about to hand the lock over.
+            let dying = word & OWNER_DIED != 0 && owner == 0;
+            if !dying && theirs.upgrade().is_none_or(|task| task.vtid() != owner) {
+                return Err(Errno::EINVAL.into());
+            }
+            return Ok(Some(theirs.clone()));
+        }
+        if owner == 0 {
+            let new = tid | word & OWNER_DIED | if more { WAITERS } else { 0 };
+            if exchange(word, new)? {
+                return Ok(None);
+            }
+            continue;
+        }
+        if !exchange(word, word | WAITERS)? {
+            continue;
+        }
+        let task = pidns.task(owner).ok_or(Errno::ESRCH)?;
+        if task.futex.owner.fetch_or(OWES, Ordering::SeqCst) & GONE == 0 {
+            return Ok(Some(Arc::downgrade(&task)));
+        }
+        // It has ended, and what it left in the word meanwhile counts.
+        if load()? & TID_MASK == owner {
+            return Err(Errno::ESRCH.into());
+        }
+    }
+}
 
 /// FUTEX_LOCK_PI and, with `try_only`, FUTEX_TRYLOCK_PI.
 pub fn lock_pi(
@@ -31,23 +142,31 @@ pub fn lock_pi(
     let key = cx.mm.futex_key(addr, private)?;
     let index = bucket_of(&key);
     let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
-    let tid = cx.task.vtid();
+    let pidns = &cx.task.process.pidns;
     loop {
+        let chains = CHAINS.lock();
         bucket.count.fetch_add(1, Ordering::SeqCst);
         let mut waiters = bucket.waiters.lock();
-        let outcome = try_pi(cx, addr, &key, tid, &waiters);
-        match outcome {
-            Ok(Some(())) if !try_only => {
-                cx.task.futex.0.store(index, Ordering::Release);
-                let waiter = Waiter::plain(key, MATCH_ANY, &cx.task);
-                waiters.push(Waiter { pi: true, ..waiter });
+        match acquire(&cx.mm, pidns, (addr, &key), &waiters, &cx.task, false) {
+            Ok(Some(owner)) if !try_only => {
+                cx.task.futex.bucket.store(index, Ordering::Release);
+                let pi = Some(Pi { addr, mm: cx.mm.clone(), target: None, owner: owner.clone() });
+                waiters.push(Waiter { pi, ..Waiter::plain(key, MATCH_ANY, &cx.task) });
+                drop(waiters);
+                if circle(&cx.task, owner) {
+                    let mine = |waiter: &Waiter| Arc::ptr_eq(&waiter.task, &cx.task);
+                    if withdraw(&cx.task.futex.bucket, mine).is_some() {
+                        return Err(Errno::EDEADLK.into());
+                    }
+                }
             }
             other => {
                 left(index);
                 drop(waiters);
+                drop(chains);
                 match other {
                     Ok(None) => return Ok(()),
-                    Ok(Some(())) => return Err(Errno::EAGAIN.into()),
+                    Ok(Some(_)) => return Err(Errno::EAGAIN.into()),
                     Err(PiError::Fault) => {
                         cx.mm.atomic(addr, AtomicOp::Or(0))?;
                         continue;
@@ -56,12 +175,12 @@ pub fn lock_pi(
                 }
             }
         }
-        drop(waiters);
+        drop(chains);
         match sleep(cx, deadline) {
-            // Handed over, or the owner died: the word tells.
+            // Handed over: the word tells.
             Ok(()) => {
                 let word = cx.mm.atomic(addr, AtomicOp::Load)?;
-                if word & TID_MASK == tid {
+                if word & TID_MASK == cx.task.vtid() {
                     return Ok(());
                 }
             }
@@ -71,84 +190,105 @@ pub fn lock_pi(
     }
 }
 
-enum PiError {
-    Fault,
-    Errno(Errno),
+/// Whether an owner waits, by way of others, for `task`. Under [`CHAINS`].
+fn circle(task: &Arc<Task>, mut owner: Weak<Task>) -> bool {
+    for _ in 0..MAX_CHAIN {
+        let Some(next) = owner.upgrade() else { return false };
+        if Arc::ptr_eq(&next, task) {
+            return true;
+        }
+        let at = next.futex.bucket.load(Ordering::Acquire);
+        let Some(bucket) = Bucket::at(at) else { return false };
+        let waiters = bucket.waiters.lock();
+        let waits = waiters.iter().find(|w| Arc::ptr_eq(&w.task, &next));
+        let Some(further) = waits.and_then(Waiter::owner) else { return false };
+        owner = further.clone();
+    }
+    true
 }
 
-/// Takes the lock, or marks it as waited for (`Some`). Under the bucket's lock.
-fn try_pi(
-    cx: &Current,
-    addr: u64,
-    key: &FutexKey,
-    tid: u32,
-    waiters: &[Waiter],
-) -> Result<Option<()>, PiError> {
-    let space = &cx.mm.space;
-    let mut word = space.atomic(addr, AtomicOp::Load).map_err(|_| PiError::Fault)?;
-    loop {
-        let owner = word & TID_MASK;
-        if owner == tid {
-            return Err(PiError::Errno(Errno::EDEADLK));
-        }
-        let new = if owner == 0 {
-            let more = waiters.iter().any(|w| w.pi && w.key == *key);
-            tid | word & OWNER_DIED | if more { WAITERS } else { 0 }
-        } else {
-            if cx.task.process.pidns.task(owner).is_none() {
-                return Err(PiError::Errno(Errno::ESRCH));
-            }
-            word | WAITERS
-        };
-        let seen =
-            space.atomic(addr, AtomicOp::CompareExchange(word, new)).map_err(|_| PiError::Fault)?;
-        if seen == word {
-            return Ok((owner != 0).then_some(()));
-        }
-        word = seen;
+/// Takes the first waiter for a lock out, whose the lock is now, with the word's bits `bits`. `None`: the word is not in
+/// memory now. Under the bucket's lock.
+fn hand_over(
+    waiters: &mut alloc::vec::Vec<Waiter>,
+    at: usize,
+    bits: u32,
+    wakes: &mut Wakes,
+) -> Option<()> {
+    let heir = waiters.get(at)?;
+    let (key, task, pi) = (heir.key, heir.task.clone(), heir.pi.as_ref()?);
+    pi.mm.space.atomic(pi.addr, AtomicOp::Swap(task.vtid() | WAITERS | bits)).ok()?;
+    let heir = waiters.remove(at);
+    left(bucket_of(&key));
+    has_new_owner(waiters, &key, &task);
+    wakes.add(&heir);
+    Some(())
+}
+
+/// A task leaves its memory, or ends: the locks that it owns and others wait for become theirs.
+pub fn owner_ends(task: &Arc<Task>) {
+    if task.futex.owner.fetch_or(GONE, Ordering::SeqCst) & OWES == 0 {
+        return;
     }
+    for bucket in (0..BUCKETS).filter_map(Bucket::at) {
+        loop {
+            let mut wakes = Wakes::default();
+            let mut waiters = bucket.waiters.lock();
+            let mine = |w: &Waiter| w.owner().is_some_and(|o| o.as_ptr() == Arc::as_ptr(task));
+            let Some(at) = waiters.iter().position(mine) else { break };
+            if hand_over(&mut waiters, at, OWNER_DIED, &mut wakes).is_some() {
+                continue;
+            }
+            let word =
+                waiters.get(at).and_then(|w| w.pi.as_ref()).map(|pi| (pi.mm.clone(), pi.addr));
+            drop(waiters);
+            if word.is_some_and(|(mm, addr)| mm.atomic(addr, AtomicOp::Or(0)).is_ok()) {
+                continue;
+            }
+            // The word is gone. Its waiter finds that out by itself.
+            let mut waiters = bucket.waiters.lock();
+            if let Some(at) = waiters.iter().position(mine) {
+                let waiter = waiters.remove(at);
+                left(bucket_of(&waiter.key));
+                wakes.add(&waiter);
+            }
+        }
+    }
+}
+
+/// A task goes on with other memory, and may own locks again.
+pub fn lives_on(task: &Task) {
+    task.futex.owner.store(0, Ordering::SeqCst);
 }
 
 /// FUTEX_UNLOCK_PI: hands the lock to the first waiter, or frees it.
 pub fn unlock_pi(cx: &Current, addr: u64, private: bool) -> Result<(), Errno> {
     let key = cx.mm.futex_key(addr, private)?;
-    let index = bucket_of(&key);
-    let bucket = Bucket::at(index).ok_or(Errno::EFAULT)?;
+    let bucket = Bucket::at(bucket_of(&key)).ok_or(Errno::EFAULT)?;
     let tid = cx.task.vtid();
     loop {
         let mut wakes = Wakes::default();
         let mut waiters = bucket.waiters.lock();
-        let Ok(word) = cx.mm.space.atomic(addr, AtomicOp::Load) else {
-            drop(waiters);
-            cx.mm.atomic(addr, AtomicOp::Or(0))?;
-            continue;
-        };
-        if word & TID_MASK != tid {
-            return Err(Errno::EPERM);
-        }
-        let next = waiters.iter().position(|w| w.pi && w.key == key);
-        let new = match next.and_then(|at| waiters.get(at)) {
-            None => 0,
-            Some(heir) => {
-                let more = waiters.iter().filter(|w| w.pi && w.key == key).count() > 1;
-                heir.task.vtid() | if more { WAITERS } else { 0 }
-            }
-        };
-        match cx.mm.space.atomic(addr, AtomicOp::CompareExchange(word, new)) {
-            Ok(seen) if seen == word => {
-                if let Some(at) = next {
-                    let heir = waiters.remove(at);
-                    left(index);
-                    wakes.add(&heir);
+        let done = match cx.mm.space.atomic(addr, AtomicOp::Load) {
+            Err(_) => None,
+            Ok(word) if word & TID_MASK != tid => return Err(Errno::EPERM),
+            Ok(word) => match waiters.iter().position(|w| w.key == key) {
+                Some(at) if waiters.get(at).is_some_and(|w| w.owner().is_none()) => {
+                    return Err(Errno::EINVAL);
                 }
-                return Ok(());
-            }
-            // A waiter marked the word meanwhile: once more.
-            Ok(_) => {}
-            Err(_) => {
-                drop(waiters);
-                cx.mm.atomic(addr, AtomicOp::Or(0))?;
-            }
+                Some(at) => hand_over(&mut waiters, at, 0, &mut wakes),
+                None => match cx.mm.space.atomic(addr, AtomicOp::CompareExchange(word, 0)) {
+                    Ok(seen) if seen == word => Some(()),
+                    // Another has marked the word meanwhile: once more.
+                    Ok(_) => continue,
+                    Err(_) => None,
+                },
+            },
+        };
+        drop(waiters);
+        match done {
+            Some(()) => return Ok(()),
+            None => drop(cx.mm.atomic(addr, AtomicOp::Or(0))?),
         }
     }
 }
@@ -174,9 +314,11 @@ pub fn wait_requeue_pi(
         let mut waiters = bucket.waiters.lock();
         match cx.mm.space.atomic(addr, AtomicOp::Load) {
             Ok(word) if word == value => {
-                cx.task.futex.0.store(index, Ordering::Release);
+                cx.task.futex.bucket.store(index, Ordering::Release);
                 let waiter = Waiter::plain(key, MATCH_ANY, &cx.task);
-                waiters.push(Waiter { target: Some(target), ..waiter });
+                let mm = cx.mm.clone();
+                let pi = Pi { addr: lock, mm, target: Some(target), owner: Weak::new() };
+                waiters.push(Waiter { pi: Some(pi), ..waiter });
                 break;
             }
             Ok(_) => {
@@ -196,32 +338,8 @@ pub fn wait_requeue_pi(
         Ok(()) => lock_pi(cx, lock, private, deadline, false),
         Err((Blocked::TimedOut, _)) => Err(Errno::ETIMEDOUT.into()),
         // Once it was moved, it cannot begin again at the first word.
-        Err((Blocked::Interrupted, Some(waiter))) if waiter.pi => Err(Errno::EAGAIN.into()),
+        Err((Blocked::Interrupted, true)) => Err(Errno::EAGAIN.into()),
         Err((Blocked::Interrupted, _)) => Err(SysError::Interrupted(Restart::Always)),
-    }
-}
-
-/// Gives the lock, if it is free, to `heir`; else marks it as waited for. Whether it was given.
-fn give(mm: &Mm, pidns: &PidNamespace, lock: u64, heir: u32, more: bool) -> Result<bool, PiError> {
-    let mut word = mm.space.atomic(lock, AtomicOp::Load).map_err(|_| PiError::Fault)?;
-    loop {
-        let owner = word & TID_MASK;
-        if owner == heir {
-            return Err(PiError::Errno(Errno::EDEADLK));
-        }
-        let new = if owner == 0 {
-            heir | word & OWNER_DIED | if more { WAITERS } else { 0 }
-        } else if pidns.task(owner).is_none() {
-            return Err(PiError::Errno(Errno::ESRCH));
-        } else {
-            word | WAITERS
-        };
-        let exchange = AtomicOp::CompareExchange(word, new);
-        let seen = mm.space.atomic(lock, exchange).map_err(|_| PiError::Fault)?;
-        if seen == word {
-            return Ok(owner == 0);
-        }
-        word = seen;
     }
 }
 
@@ -255,18 +373,18 @@ pub fn cmp_requeue_pi(
             }
         }
         let (Pair::One(waiters) | Pair::Two(waiters, _)) = &mut pair;
-        if waiters.iter().any(|w| w.key == key && w.target != Some(target)) {
+        let other = |w: &Waiter| w.pi.as_ref().and_then(|pi| pi.target) != Some(target);
+        if waiters.iter().any(|w| w.key == key && other(w)) {
             return Err(Errno::EINVAL);
         }
         let Some(first) = waiters.iter().position(|w| w.key == key) else { return Ok(0) };
-        let heir = waiters.get(first).map_or(0, |w| w.task.vtid());
+        let Some(heir) = waiters.get(first).map(|w| w.task.clone()) else { return Ok(0) };
         let others = waiters.iter().filter(|w| w.key == key).count() > 1 && most > 0;
-        let waited = {
-            let (Pair::One(there) | Pair::Two(_, there)) = &pair;
-            there.iter().any(|w| w.pi && w.key == target)
+        let there: &[Waiter] = match &pair {
+            Pair::One(there) | Pair::Two(_, there) => there,
         };
-        let given = match give(mm, &cx.task.process.pidns, to, heir, others || waited) {
-            Ok(given) => given,
+        let owner = match acquire(mm, &cx.task.process.pidns, (to, &target), there, &heir, others) {
+            Ok(owner) => owner,
             Err(PiError::Fault) => {
                 drop(pair);
                 mm.atomic(to, AtomicOp::Or(0))?;
@@ -274,17 +392,21 @@ pub fn cmp_requeue_pi(
             }
             Err(PiError::Errno(e)) => return Err(e),
         };
+        let given = owner.is_none();
         if given {
             let (Pair::One(waiters) | Pair::Two(waiters, _)) = &mut pair;
             let waiter = waiters.remove(first);
             left(a);
             wakes.add(&waiter);
+            heir.futex.owner.fetch_or(OWES, Ordering::SeqCst);
         }
+        let owner = owner.unwrap_or_else(|| Arc::downgrade(&heir));
         // Whoever was not given the lock waits for it in the first place.
         let most = most.saturating_add(u32::from(!given));
         let moved = move_waiters(&mut pair, (a, &key), (b, target), most, |waiter| {
-            waiter.pi = true;
-            waiter.target = None;
+            if let Some(pi) = &mut waiter.pi {
+                (pi.target, pi.owner) = (None, owner.clone());
+            }
         });
         return Ok(moved.saturating_add(u32::from(given)));
     }

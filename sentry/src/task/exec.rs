@@ -171,6 +171,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let task = cx.task.clone();
     let process = &task.process;
     release_memory(&task, &cx.mm);
+    crate::futex::lives_on(&task);
     let program = loaded.program;
     program.mm.set_oom_handler(process.oom_handler());
     let old = process.exe.lock().replace(loaded.file);

@@ -108,6 +108,7 @@ fn unpark(task: &Task) {
 /// What a task owes to others who share its memory, before it leaves it (exit or exec).
 pub(super) fn release_memory(task: &Arc<Task>, mm: &Arc<Mm>) {
     robust::release(task, mm);
+    futex::owner_ends(task);
     let addr = task.clear_child_tid.swap(0, Ordering::Relaxed);
     // Only where somebody else can see it: the task's two references are its own.
     if addr != 0 && Arc::strong_count(mm) > 2 && mm.copy_out(addr, &0u32.to_le_bytes()).is_ok() {

@@ -61,7 +61,8 @@ fn died(task: &Arc<Task>, mm: &Arc<Mm>, addr: u64, pi: bool, pending: bool) -> R
         }
         let new = word & FUTEX_WAITERS | FUTEX_OWNER_DIED;
         if mm.atomic(addr, AtomicOp::CompareExchange(word, new))? == word {
-            if word & FUTEX_WAITERS != 0 {
+            // A lock of priority inheritance is handed over afterwards.
+            if word & FUTEX_WAITERS != 0 && !pi {
                 futex::wake_addr(mm, addr, 1);
             }
             return Ok(());

@@ -34,6 +34,7 @@ pub(super) const CASES: &[Case] = both![
     ("execs", 20),
     ("futex", 20),
     ("futexes2", 20),
+    ("futexpi", 20),
     ("semaphores", 20),
     ("namespaces", 20; "CAP_SYS_ADMIN"),
     ("pidns", 20; "CAP_SYS_ADMIN"),
