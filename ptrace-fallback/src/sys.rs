@@ -294,7 +294,10 @@ pub(crate) fn wait(tid: i32) -> Stop {
 }
 
 // include/uapi/linux/ptrace.h and arch/x86/include/uapi/asm/ptrace-abi.h
+const PTRACE_PEEKUSER: i32 = 3;
 const PTRACE_POKEUSER: i32 = 6;
+/// Where `struct user` has the debug registers (sys/user.h).
+const DEBUG: usize = std::mem::offset_of!(libc::user, u_debugreg);
 const PTRACE_CONT: i32 = 7;
 const PTRACE_GETREGS: i32 = 12;
 const PTRACE_SETREGS: i32 = 13;
@@ -388,6 +391,21 @@ pub(crate) fn set_registers_but_bases(tid: i32, regs: &Registers) -> Result<(), 
 pub(crate) fn set_rax(tid: i32, rax: u64) -> Result<(), Errno> {
     let offset = std::mem::offset_of!(Registers, rax);
     ptrace_plain(PTRACE_POKEUSER, tid, offset, rax as usize)
+}
+
+/// Writes one debug register of a stopped tracee.
+pub(crate) fn set_debug(tid: i32, n: usize, value: u64) -> Result<(), Errno> {
+    ptrace_plain(PTRACE_POKEUSER, tid, DEBUG + n * 8, value as usize)
+}
+
+/// Reads one debug register of a stopped tracee.
+pub(crate) fn get_debug(tid: i32, n: usize) -> Result<u64, Errno> {
+    let mut value: u64 = 0;
+    let to = ptr::from_mut(&mut value);
+    // SAFETY: the kernel writes one word to `value`.
+    let result =
+        unsafe { libc::syscall(libc::SYS_ptrace, PTRACE_PEEKUSER, tid, DEBUG + n * 8, to) };
+    if result < 0 { Err(errno()) } else { Ok(value) }
 }
 
 /// What the kernel knows of a signal that is about to be delivered.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use sentry::errno::Errno;
 use sentry::platform::{
-    Access, AddressSpace, Exception, Fault, PAGE_SIZE, Prot, Registers, RestartArea, Restarts,
-    Trap, UserThread, vector,
+    Access, AddressSpace, Breakpoints, Exception, Fault, PAGE_SIZE, Prot, Registers, RestartArea,
+    Restarts, Trap, UserThread, vector,
 };
 
 use crate::place::Placement;
@@ -33,8 +33,17 @@ const VSYSCALL: u64 = 0xffff_ffff_ff60_0000;
 const SI_KERNEL: i32 = 0x80;
 const SEGV_MAPERR: i32 = 1;
 const BUS_ADRALN: i32 = 1;
+const TRAP_TRACE: i32 = 2;
 const FPE_INTDIV: i32 = 1;
 const FPE_INTOVF: i32 = 2;
+
+/// Numbers of debug registers, and bits of DR6 (Intel SDM volume 3, 18.2): those that are set where nothing is said,
+/// breakpoints and single step, single step alone.
+const STATUS: usize = 6;
+const CONTROL: usize = 7;
+const STATUS_RESERVED: u64 = 0xffff_0ff0;
+const STATUS_REASONS: u32 = 0x400f;
+const STATUS_STEP: u32 = 0x4000;
 
 /// Where user space ends (arch/x86/include/asm/page_64.h).
 const TASK_SIZE_MAX: u64 = 0x7fff_ffff_f000;
@@ -47,6 +56,8 @@ pub(crate) struct User {
     tracee: Option<Tracee>,
     /// Vector state that the tracee has to get before it runs; `None`: it has the truth.
     xstate: Option<Vec<u8>>,
+    /// What its debug registers are to hold.
+    breakpoints: Breakpoints,
     /// What the tracee's restartable-sequences area is to be.
     area: Option<RestartArea>,
 }
@@ -58,6 +69,8 @@ struct Tracee {
     handle: *const (),
     /// The registers that it has; `None`: not known.
     has: Option<Registers>,
+    /// What its debug registers hold.
+    breakpoints: Breakpoints,
     /// The area that it has registered with the host's kernel.
     area: Registration,
 }
@@ -74,7 +87,15 @@ impl User {
         machine: &'static Machine,
     ) -> User {
         thread::owe();
-        User { slot, placement, machine, tracee: None, xstate: Some(xstate::initial()), area: None }
+        User {
+            slot,
+            placement,
+            machine,
+            tracee: None,
+            xstate: Some(xstate::initial()),
+            breakpoints: Breakpoints::default(),
+            area: None,
+        }
     }
 
     /// Takes a thread of another stub.
@@ -89,6 +110,7 @@ impl User {
             space,
             handle: address_of(handle),
             has: None,
+            breakpoints: Breakpoints::default(),
             area: Registration::default(),
         });
         Ok(())
@@ -109,10 +131,11 @@ impl User {
     fn detach(&mut self) {
         if let Some(mut tracee) = self.tracee.take() {
             self.slot.detach();
+            let clean = tracee.watch(Breakpoints::default());
             let stub = tracee.space.stub();
-            match tracee.area.end(tracee.tid) {
+            match clean.and_then(|()| tracee.area.end(tracee.tid)) {
                 Ok(()) => stub.release_thread(tracee.tid),
-                // The host's kernel would go on writing there.
+                // The host's kernel would go on writing there, or its CPU stop somebody else.
                 Err(_) => stub.lose_thread(tracee.tid),
             }
         }
@@ -149,6 +172,9 @@ impl User {
             && !tracee.area.is_made()
         {
             tracee.register(area)?;
+        }
+        if tracee.breakpoints != self.breakpoints {
+            tracee.watch(self.breakpoints)?;
         }
         tracee.give(regs)?;
         loop {
@@ -253,6 +279,35 @@ impl Tracee {
         Ok(())
     }
 
+    /// Sets its debug registers.
+    fn watch(&mut self, wanted: Breakpoints) -> Result<(), Errno> {
+        if wanted == self.breakpoints {
+            return Ok(());
+        }
+        // Off first: an address is checked against what its register is set to.
+        sys::set_debug(self.tid, CONTROL, 0)?;
+        self.breakpoints = Breakpoints::default();
+        if wanted.control != 0 {
+            for (n, addr) in wanted.addresses.into_iter().enumerate() {
+                sys::set_debug(self.tid, n, addr)?;
+            }
+            sys::set_debug(self.tid, CONTROL, wanted.control)?;
+        }
+        self.breakpoints = wanted;
+        Ok(())
+    }
+
+    /// Why a debug exception came, as the sentry wants to hear it.
+    fn debug_reasons(&self, code: i32) -> Result<u32, Errno> {
+        Ok(match code {
+            _ if self.breakpoints.control != 0 => {
+                (sys::get_debug(self.tid, STATUS)? ^ STATUS_RESERVED) as u32 & STATUS_REASONS
+            }
+            TRAP_TRACE => STATUS_STEP,
+            _ => 0,
+        })
+    }
+
     /// Has it register an area with the host's kernel.
     fn register(&mut self, area: RestartArea) -> Result<(), Errno> {
         // What is mapped there has to be there.
@@ -304,7 +359,10 @@ impl Tracee {
             (libc::SIGILL, _) => exception(vector::INVALID_OPCODE),
             // INT3; INT1 and the debug registers say something else.
             (libc::SIGTRAP, SI_KERNEL) => exception(vector::BREAKPOINT),
-            (libc::SIGTRAP, _) => exception(vector::DEBUG),
+            (libc::SIGTRAP, code) => {
+                let error = self.debug_reasons(code)?;
+                Some(Trap::Exception(Exception { vector: vector::DEBUG, error }))
+            }
             (libc::SIGSYS, _) if info.addr & !0xfff == VSYSCALL => {
                 // The kernel emulates calls through this page when the fetch faults, up to the stub's
                 // filter, which refuses; it has returned to the caller already. Undo that.
@@ -363,6 +421,15 @@ impl UserThread for User {
 
     fn reset_xstate(&mut self) {
         self.xstate = Some(xstate::initial());
+    }
+
+    fn set_breakpoints(&mut self, breakpoints: &Breakpoints) -> Result<(), Errno> {
+        self.breakpoints = *breakpoints;
+        match &mut self.tracee {
+            Some(tracee) => tracee.watch(*breakpoints),
+            // At the next switch.
+            None => Ok(()),
+        }
     }
 
     fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {

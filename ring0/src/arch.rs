@@ -198,6 +198,44 @@ pub unsafe fn xsetbv(value: u64) {
     };
 }
 
+/// The state of debug registers: DR6 and DR7 where they say nothing (SDM volume 3, 18.2).
+pub const DR6_NOTHING: u64 = 0xffff_0ff0;
+/// See [`DR6_NOTHING`].
+pub const DR7_NOTHING: u64 = 0x400;
+
+/// DR6.
+pub fn dr6() -> u64 {
+    let value;
+    // SAFETY: reading has no side effect; DR7.GD is never set.
+    unsafe { asm!("mov {}, dr6", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets DR6.
+pub fn set_dr6(value: u64) {
+    // SAFETY: it only says what happened; the upper half is zero.
+    unsafe { asm!("mov dr6, {}", in(reg) value & 0xffff_ffff, options(nostack, preserves_flags)) };
+}
+
+/// Sets DR0 to DR3.
+pub fn set_breakpoint_addresses(addresses: &[u64; 4]) {
+    let [a, b, c, d] = *addresses;
+    // SAFETY: addresses alone do nothing; DR7 is off meanwhile.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", in(reg) a, in(reg) b, in(reg) c, in(reg) d,
+            options(nostack, preserves_flags))
+    };
+}
+
+/// Sets DR7.
+///
+/// # Safety
+/// What it enables is at addresses of the application.
+pub unsafe fn set_dr7(value: u64) {
+    // SAFETY: the caller's promise: the kernel does not stop at its own. The upper half is zero.
+    unsafe { asm!("mov dr7, {}", in(reg) value & 0xffff_ffff, options(nostack, preserves_flags)) };
+}
+
 /// Waits for an interrupt with interrupts on, takes it, and turns them off again.
 ///
 /// The interrupt shadow of `sti` covers `hlt`: an interrupt that was pending before ends it.

@@ -12,7 +12,7 @@
 //! never entered, see [`crate::user`]).
 //!
 //! From kernel mode come only faults of instructions listed in the fixup table, interrupts in the idle loop's
-//! window, and what ends the sandbox ([`crate::fatal`]).
+//! window, an application's breakpoints at the moment that it enters the kernel, and what ends the sandbox ([`crate::fatal`]).
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -401,6 +401,9 @@ ring0_exception:
 
 ring0_from_kernel:
     cld
+    // An application's breakpoint whose time came only in the kernel (see `tables`): nobody is to hear of it.
+    cmp qword ptr [rsp], 1
+    je 6f
     cmp qword ptr [rsp], 32
     jae 4f
     // A fault: go on at the fixup where the table lists the instruction.
@@ -450,7 +453,7 @@ ring0_from_kernel:
     pop rdx
     pop rcx
     pop rax
-    add rsp, 16
+6:  add rsp, 16
     iretq
 
     // What ends the sandbox, perhaps on an interrupt stack, perhaps between two states: the first CPU here takes

@@ -26,6 +26,9 @@ const TSS: u16 = 0x40;
 const IST_DOUBLE_FAULT: u8 = 1;
 const IST_NMI: u8 = 2;
 const IST_MACHINE_CHECK: u8 = 3;
+/// A breakpoint of the application's on what `mov ss` reads is told of after the next instruction: if that is `SYSCALL`,
+/// in the kernel, still on the application's stack.
+const IST_DEBUG: u8 = 4;
 
 /// One gate of the IDT (SDM volume 3, 6.14.1).
 #[repr(C)]
@@ -75,7 +78,7 @@ pub struct Descriptors {
     gdt: [u64; 10],
     tss: TaskState,
     entry_stack: SmallStack,
-    ist: [SmallStack; 3],
+    ist: [SmallStack; 4],
 }
 
 impl Descriptors {
@@ -104,7 +107,7 @@ impl Descriptors {
                 io_map: size_of::<TaskState>() as u16,
             },
             entry_stack: SmallStack([0; 512]),
-            ist: [const { SmallStack([0; 512]) }; 3],
+            ist: [const { SmallStack([0; 512]) }; 4],
         }
     }
 }
@@ -125,6 +128,7 @@ fn idt() -> &'static Idt {
         let mut gates = [Gate { low: 0, high: 0 }; 256];
         for (vector, gate) in gates.iter_mut().enumerate() {
             let ist = match vector {
+                1 => IST_DEBUG,
                 2 => IST_NMI,
                 8 => IST_DOUBLE_FAULT,
                 18 => IST_MACHINE_CHECK,
@@ -152,6 +156,7 @@ pub(crate) unsafe fn load(cpu: &'static PerCpu, choice: &Choice) {
     d.tss.ist[0] = d.ist[0].top();
     d.tss.ist[1] = d.ist[1].top();
     d.tss.ist[2] = d.ist[2].top();
+    d.tss.ist[3] = d.ist[3].top();
     let base = core::ptr::from_ref(&d.tss) as u64;
     // An available 64-bit TSS (SDM volume 3, 7.2.3).
     d.gdt[usize::from(TSS) / 8] = (size_of::<TaskState>() as u64 - 1)

@@ -16,7 +16,12 @@ use crate::thread::{self, Thread};
 
 /// Vector of `int 0x80`.
 const INT80: u64 = 0x80;
+const DEBUG: u64 = 1;
 const PAGE_FAULT: u64 = 14;
+/// What of DR7 enables breakpoints and says what they are (SDM volume 3, 18.2.4).
+const DR7_POINTS: u64 = 0xffff_00ff;
+/// What of DR6 says why a debug exception came: breakpoints, and a single step.
+const DR6_REASONS: u64 = 0x400f;
 const GENERAL_PROTECTION: u8 = 13;
 
 /// Why the application stopped.
@@ -49,6 +54,8 @@ pub enum Exit {
 /// What a thread needs to run an application; it stays with the thread.
 pub struct User {
     state: Box<fpu::State>,
+    /// DR0 to DR3, and DR7 of what is enabled in user mode; 0: nothing.
+    breakpoints: ([u64; 4], u64),
     _on_this_thread: PhantomData<*mut ()>,
 }
 
@@ -58,7 +65,33 @@ impl User {
     pub fn new() -> User {
         let mut state = Box::new(fpu::State::new());
         thread::current().fpu.set(&raw mut *state);
-        User { state, _on_this_thread: PhantomData }
+        User { state, breakpoints: ([0; 4], 0), _on_this_thread: PhantomData }
+    }
+
+    /// Has the CPU stop in user mode where these registers say: addresses, and DR7's enabling and describing bits.
+    /// Whether they can be had: none is the kernel's.
+    pub fn set_breakpoints(&mut self, addresses: [u64; 4], control: u64) -> bool {
+        let ours = addresses.iter().all(|addr| *addr < USER_END);
+        self.breakpoints = if ours { (addresses, control & DR7_POINTS) } else { ([0; 4], 0) };
+        ours
+    }
+
+    /// Gives the application its debug registers. They are loaded each time, not kept: QEMU's software CPU, as a host,
+    /// forgets them at each exit.
+    #[cold]
+    fn watch(&self) {
+        let (addresses, control) = &self.breakpoints;
+        arch::set_breakpoint_addresses(addresses);
+        // SAFETY: `set_breakpoints` has seen that the addresses are the application's.
+        unsafe { arch::set_dr7(control | arch::DR7_NOTHING) };
+    }
+
+    /// Back from the application: nothing is watched any more. What the CPU has said meanwhile, as bits of DR6.
+    #[cold]
+    fn unwatch(&self) -> u64 {
+        // SAFETY: nothing is enabled.
+        unsafe { arch::set_dr7(arch::DR7_NOTHING) };
+        reasons()
     }
 
     /// Its vector state.
@@ -97,11 +130,15 @@ impl User {
             space.catch_up(cpu);
             let runs = me.enters();
             let how = how(cpu, regs);
+            if self.breakpoints.1 != 0 {
+                self.watch();
+            }
             // SAFETY: the flags are sanitized and RIP is in the lower half; `how` checks for SYSRET; the area is this
             // thread's; the space is loaded. Interrupts are off.
             let trap = unsafe { entry::ring0_enter(regs, self.state.address(), how) };
             cpu.shared.state.store(state::KERNEL, Ordering::Release);
             me.trapped(runs);
+            let watched = if self.breakpoints.1 != 0 { self.unwatch() } else { 0 };
             if how & WITH_FSGSBASE == 0 {
                 [regs.fs_base, regs.gs_base] = cpu.live_bases.get();
             }
@@ -112,6 +149,10 @@ impl User {
                         addr: cpu.entry.cr2.get(),
                         error: cpu.entry.error.get(),
                     };
+                }
+                DEBUG => {
+                    let error = if self.breakpoints.1 != 0 { watched } else { reasons() };
+                    return Exit::Exception { vector: DEBUG as u8, error: error as u32 };
                 }
                 0..32 => {
                     return Exit::Exception {
@@ -127,6 +168,16 @@ impl User {
             }
         }
     }
+}
+
+/// Takes what DR6 says.
+#[cold]
+fn reasons() -> u64 {
+    let dr6 = arch::dr6();
+    if dr6 != arch::DR6_NOTHING {
+        arch::set_dr6(arch::DR6_NOTHING);
+    }
+    dr6 & DR6_REASONS
 }
 
 impl Drop for User {

@@ -28,10 +28,10 @@ strace -f -o t sh -c 'true | /bin/true; (exit 3); kill -USR2 $$'; sed -E 's/^[0-
 strace -f -c -o t ./p; awk '$4 ~ /^[0-9]+$/ && $NF != "total" { print $NF, $4 }' t | grep -E '^(execve|clone3?|write|exit_group|tgkill)' | sort
 strace -f -e inject=write:error=ENOSPC -o t ./p; grep -c INJECTED t
 sleep 100 & pid=$!; timeout 2 strace -p $pid -o t; echo "detached: $?"; kill $pid; wait $pid; echo "killed: $?"
-# gdb: breakpoints, stacks, steps, watchpoints (in software: the container has no debug registers), signals, threads, a
+# gdb: breakpoints, stacks, steps, hardware watchpoints, signals, threads, a
 # fault, system calls, exec, attach.
 printf '/bin/echo child\nexit 4\n' > child
-dbg() { timeout 60 gdb -q -nx -batch -ex 'set confirm off' -ex 'set startup-with-shell off' -ex 'set can-use-hw-watchpoints 0' -ex 'handle SIGUSR1 nostop noprint pass' "$@" 2>&1 | clean | grep -vE '^(warning|\[Thread|\[New (Thread|process)|\[Switching|Using host|Download|SIGUSR1|Signal  )|libthread_db|^$'; }
+dbg() { timeout 60 gdb -q -nx -batch -ex 'set confirm off' -ex 'set startup-with-shell off' -ex 'handle SIGUSR1 nostop noprint pass' "$@" 2>&1 | clean | grep -vE '^(warning|\[Thread|\[New (Thread|process)|\[Switching|Using host|Download|SIGUSR1|Signal  )|libthread_db|^$'; }
 dbg -ex 'break depth if n == 0' -ex run -ex bt -ex 'print n' -ex finish -ex 'info breakpoints' -ex delete -ex next -ex 'print s' -ex 'set var s = 1000' -ex continue ./p
 dbg -ex 'break main' -ex run -ex 'watch global' -ex continue -ex continue -ex 'info watchpoints' -ex kill ./p
 dbg -ex 'handle SIGUSR1 stop print' -ex run -ex 'print $_siginfo.si_signo' -ex 'signal 0' ./p

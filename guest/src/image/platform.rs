@@ -13,9 +13,9 @@ use ring0::thread::{self, Id};
 use ring0::user::{Exit, User};
 use sentry::errno::Errno;
 use sentry::platform::{
-    Access, AddressSpace, AtomicOp, Backing, Barrier, Barriers, Channel, ChannelId, CopyFault,
-    CpuTime, Exception, Fault, FileId, Frame, Level, Mapping, PAGE_SIZE, Platform, Prot, Registers,
-    RestartArea, Restarts, SpaceId, Stream, StreamId, ThreadId, Trap, UserThread,
+    Access, AddressSpace, AtomicOp, Backing, Barrier, Barriers, Breakpoints, Channel, ChannelId,
+    CopyFault, CpuTime, Exception, Fault, FileId, Frame, Level, Mapping, PAGE_SIZE, Platform, Prot,
+    Registers, RestartArea, Restarts, SpaceId, Stream, StreamId, ThreadId, Trap, UserThread,
 };
 
 use crate::{channel, cpus, host, memory, random, stream, window};
@@ -388,6 +388,13 @@ impl UserThread for Application {
 
     fn cpu(&self) -> u32 {
         thread::current().cpu()
+    }
+
+    fn set_breakpoints(&mut self, breakpoints: &Breakpoints) -> Result<(), Errno> {
+        match self.user.set_breakpoints(breakpoints.addresses, breakpoints.control) {
+            true => Ok(()),
+            false => Err(Errno::EINVAL),
+        }
     }
 
     fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {

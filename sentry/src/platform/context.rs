@@ -68,7 +68,8 @@ pub struct Fault {
 pub struct Exception {
     /// Its vector, see [`vector`].
     pub vector: u8,
-    /// The error code the CPU pushed, or 0.
+    /// The error code the CPU pushed, or 0. Of [`vector::DEBUG`], which pushes none, why it came, as DR6 says it: bits 0
+    /// to 3 for a breakpoint, bit 14 for a single step, nothing for INT1.
     pub error: u32,
 }
 

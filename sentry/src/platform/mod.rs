@@ -230,6 +230,15 @@ pub struct RestartArea {
     pub signature: u32,
 }
 
+/// What a CPU's debug registers hold while an application thread runs on it (Intel SDM volume 3, 18.2).
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Breakpoints {
+    /// DR0 to DR3, of those that `control` enables: addresses in user space, aligned as its lengths say.
+    pub addresses: [u64; 4],
+    /// DR7, nothing in it but what enables and describes those; 0: none.
+    pub control: u64,
+}
+
 /// Who sees to a thread's restartable sequences.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Restarts {
@@ -412,6 +421,10 @@ pub trait UserThread {
     fn reset_xstate(&mut self);
     /// The CPU that it ran on last.
     fn cpu(&self) -> u32;
+    /// Has the CPU stop at these from now on, by [`vector::DEBUG`]. `ENOSPC` where it cannot.
+    fn set_breakpoints(&mut self, _breakpoints: &Breakpoints) -> Result<(), Errno> {
+        Err(Errno::ENOSPC)
+    }
     /// The thread has a restartable-sequences area from now on, in the address space that it is switched to next, or
     /// has none any more: to be said before that memory goes. Never with another area in its place. The first switch
     /// with a new one gives [`Trap::Rescheduled`] where the sentry is to see to it. `ENOSYS` where

@@ -257,6 +257,7 @@ pub mod code {
     pub const BUS_ADRERR: i32 = 2;
     pub const TRAP_BRKPT: i32 = 1;
     pub const TRAP_TRACE: i32 = 2;
+    pub const TRAP_HWBKPT: i32 = 4;
     pub const CLD_EXITED: i32 = 1;
     pub const CLD_KILLED: i32 = 2;
     pub const CLD_DUMPED: i32 = 3;
@@ -265,6 +266,7 @@ pub mod code {
     pub const CLD_CONTINUED: i32 = 6;
     pub const POLL_IN: i32 = 1;
     pub const POLL_OUT: i32 = 2;
+    pub const POLL_MSG: i32 = 3;
     pub const POLL_PRI: i32 = 5;
     pub const POLL_HUP: i32 = 6;
     pub const SYS_SECCOMP: i32 = 1;

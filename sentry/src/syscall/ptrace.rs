@@ -48,6 +48,7 @@ mod request {
     pub const GETSIGMASK: u64 = 0x420a;
     pub const SETSIGMASK: u64 = 0x420b;
     pub const GET_SYSCALL_INFO: u64 = 0x420e;
+    pub const GET_RSEQ_CONFIGURATION: u64 = 0x420f;
 }
 
 /// include/uapi/linux/audit.h
@@ -230,6 +231,7 @@ fn serve(
             })?;
         }
         request::GET_SYSCALL_INFO => return syscall_info(cx, target, addr, data),
+        request::GET_RSEQ_CONFIGURATION => return rseq_configuration(cx, target, addr, data),
         _ => return Err(Errno::EIO),
     }
     Ok(0)
@@ -352,6 +354,17 @@ fn syscall_info(cx: &Current, target: &Task, size: u64, data: u64) -> Result<u64
         }
         Ok(out)
     })?;
+    let room = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
+    cx.mm.copy_out(data, bytes.get(..room).unwrap_or(&[]))?;
+    Ok(bytes.len() as u64)
+}
+
+/// `struct ptrace_rseq_configuration`, of which as much is written as there is room for; its real size.
+fn rseq_configuration(cx: &Current, target: &Task, size: u64, data: u64) -> Result<u64, Errno> {
+    let area = with_stopped(cx, target, |_, stopped| Ok(stopped.rseq))?;
+    let (addr, len, signature) = area.map_or((0, 0, 0), |a| (a.addr, a.len, a.signature));
+    let words = [addr, pair(len, signature), 0];
+    let bytes = words.map(u64::to_le_bytes).concat();
     let room = usize::try_from(size).unwrap_or(usize::MAX).min(bytes.len());
     cx.mm.copy_out(data, bytes.get(..room).unwrap_or(&[]))?;
     Ok(bytes.len() as u64)

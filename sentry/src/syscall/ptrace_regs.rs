@@ -84,29 +84,30 @@ fn put(r: &mut Registers, n: usize, value: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// PTRACE_PEEKUSER. Debug registers are there, and none is in use.
+/// PTRACE_PEEKUSER.
 pub fn peek_user(stopped: &Stopped, addr: u64) -> Result<u64, Errno> {
     if !addr.is_multiple_of(8) || addr >= USER {
         return Err(Errno::EIO);
+    }
+    if let Some(n) = debug_register(addr) {
+        return Ok(stopped.debug.get(n));
     }
     let n = usize::try_from(addr / 8).unwrap_or(usize::MAX);
     Ok(words(&stopped.regs).get(n).copied().unwrap_or(0))
 }
 
-/// PTRACE_POKEUSER. `ENOSPC` where a debug register is to be used: as where others have all of them.
+/// Which debug register is at a place of `struct user`.
+fn debug_register(addr: u64) -> Option<u64> {
+    addr.checked_sub(DEBUG).map(|at| at / 8).filter(|n| *n < 8)
+}
+
+/// PTRACE_POKEUSER.
 pub fn poke_user(stopped: &mut Stopped, addr: u64, value: u64) -> Result<(), Errno> {
     if !addr.is_multiple_of(8) || addr >= USER {
         return Err(Errno::EIO);
     }
-    if (DEBUG..DEBUG + 64).contains(&addr) {
-        return match (addr - DEBUG) / 8 {
-            // There are no registers 4 and 5.
-            4 | 5 => Err(Errno::EIO),
-            // The status can be cleared; nothing is enabled.
-            6 => Ok(()),
-            _ if value == 0 => Ok(()),
-            _ => Err(Errno::ENOSPC),
-        };
+    if let Some(n) = debug_register(addr) {
+        return stopped.debug.set(n, value);
     }
     let n = usize::try_from(addr / 8).unwrap_or(usize::MAX);
     if n >= GENERAL / 8 {

@@ -243,6 +243,7 @@ fn make(
         } else {
             AltStack { flags: SS_DISABLE, ..AltStack::default() }
         },
+        debug: cx.debug.for_child(),
         set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
         rseq: if has(F::VM) { None } else { cx.rseq.as_ref().map(Rseq::area) },
     };
@@ -333,6 +334,8 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid, pidns: Arc<PidNamespace
     *process.terminal.lock() = old.terminal.lock().clone();
     *process.exe.lock() = old.exe.lock().clone();
     process.oom_score_adj.store(old.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+    let filter = old.coredump_filter.load(Ordering::Relaxed);
+    process.coredump_filter.store(filter, Ordering::Relaxed);
     process.personality.store(old.personality.load(Ordering::Relaxed), Ordering::Relaxed);
     process.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     *process.memory_owner.lock() = old.memory_owner.lock().clone();

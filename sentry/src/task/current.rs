@@ -5,12 +5,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use super::trace::DebugRegisters;
 use super::{Creds, Namespaces, Rseq, Task, TaskState};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::fs::{FdTable, FsContext};
 use crate::mm::Mm;
-use crate::platform::{Registers, UserThread, platform};
+use crate::platform::{Level, Registers, UserThread, platform};
 use crate::signal::SigSet;
 use crate::signal::frame::AltStack;
 use crate::sync::{WaitQueue, Wake};
@@ -47,6 +48,8 @@ pub struct Current {
     pub exit: Option<i32>,
     /// A tracer lets it execute one instruction, by a flag that is not the application's.
     pub stepping: bool,
+    /// Its debug registers.
+    pub debug: DebugRegisters,
     /// This thread as a waiter, made once.
     pub waker: Arc<dyn Wake>,
     /// Its restartable-sequences area.
@@ -221,6 +224,19 @@ impl Current {
         self.creds = creds.clone();
         let old = core::mem::replace(&mut self.task.shared.lock().creds, creds);
         drop(old);
+    }
+
+    /// Gives the task other debug registers.
+    pub fn set_debug(&mut self, debug: DebugRegisters) {
+        let (before, after) = (self.debug.breakpoints(), debug.breakpoints());
+        self.debug = debug;
+        if before != after
+            && let Err(e) = self.user.set_breakpoints(&after)
+        {
+            // Its tracer has been told already that they are set.
+            let tid = self.task.tid();
+            platform().log(Level::Warning, format_args!("task {tid}: no breakpoints: {e}"));
+        }
     }
 
     /// Whether its system calls go to the log.

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{release_memory, release_vfork};
+use super::trace::DebugRegisters;
 use super::{Comm, Creds, Current, limit, trace};
 use crate::errno::Errno;
 use crate::error::SysError;
@@ -172,6 +173,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let process = &task.process;
     release_memory(&task, &cx.mm);
     crate::futex::lives_on(&task);
+    cx.set_debug(DebugRegisters::default());
     let program = loaded.program;
     program.mm.set_oom_handler(process.oom_handler());
     let old = process.exe.lock().replace(loaded.file);

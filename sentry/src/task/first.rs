@@ -6,6 +6,7 @@
 use alloc::sync::Arc;
 
 use super::exec::{self, Exec};
+use super::trace::DebugRegisters;
 use super::{Birth, Creds, Namespaces, Pids, Process, ProcessParts, Rlimits, Shared, Task};
 use crate::errno::Errno;
 use crate::fs::{Cx, FdTable, FsContext};
@@ -85,6 +86,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         namespaces,
         xstate: None,
         altstack: AltStack::default(),
+        debug: DebugRegisters::default(),
         set_tid: 0,
         rseq: None,
     })

@@ -61,6 +61,8 @@ pub struct Process {
     pub memory_owner: SpinLock<UserNamespace>,
     /// PER_LINUX and flags (personality(2)).
     pub personality: AtomicU32,
+    /// What of its memory a core dump would have (core(5)): kept, though nothing is ever dumped.
+    pub coredump_filter: AtomicU32,
     /// What it executes, for /proc; open, so that nobody writes it meanwhile.
     pub exe: SpinLock<Option<Arc<File>>>,
     /// How gladly it is killed for its memory (/proc/PID/oom_score_adj), -1000 to 1000.
@@ -166,6 +168,8 @@ impl Process {
             dumpable: AtomicBool::new(true),
             memory_owner: SpinLock::default(),
             personality: AtomicU32::new(0),
+            // MMF_DUMP_FILTER_DEFAULT, with the headers of ELF files.
+            coredump_filter: AtomicU32::new(0x33),
             exe: SpinLock::new(None),
             oom_score_adj: AtomicI32::new(0),
             last_name: SpinLock::new(Comm::default()),

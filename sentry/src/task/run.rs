@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{self, Held};
+use super::trace::{DebugRegisters, Reason};
 use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo, trace};
 use crate::errno::Errno;
 use crate::fs::{FdTable, FsContext};
@@ -44,6 +45,8 @@ pub struct Birth {
     pub altstack: AltStack,
     /// Where the task writes its id first (CLONE_CHILD_SETTID), 0: nowhere.
     pub set_tid: u64,
+    /// Its debug registers, none of which the CPU watches yet.
+    pub debug: DebugRegisters,
     /// The restartable-sequences area that a fork has from its parent.
     pub rseq: Option<RestartArea>,
 }
@@ -93,6 +96,7 @@ fn live(birth: Birth) {
         saved_mask: None,
         exit: None,
         stepping: false,
+        debug: birth.debug,
         rseq: None,
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };
@@ -191,6 +195,9 @@ fn page_fault(cx: &mut Current, fault: Fault) {
     force(cx, info);
 }
 
+/// The resume flag: the next instruction is executed without an instruction breakpoint (SDM volume 3, 18.3.1.1).
+const RF: u64 = 1 << 16;
+
 /// An exception's signal, as arch/x86/kernel/traps.c gives it.
 #[inline(never)] // keeps the way of a system call short
 fn exception(cx: &mut Current, e: Exception) {
@@ -200,7 +207,21 @@ fn exception(cx: &mut Current, e: Exception) {
     let fault = |signal, code| SigInfo::fault(signal, code, rip);
     let info = match e.vector {
         vector::DIVIDE_ERROR => fault(Signal::SIGFPE, code::FPE_INTDIV),
-        vector::DEBUG => fault(Signal::SIGTRAP, code::TRAP_TRACE),
+        vector::DEBUG => {
+            let (reason, resume) = cx.debug.happened(e.error.into());
+            if resume {
+                cx.regs.eflags |= RF;
+            }
+            cx.trap.error = 0;
+            fault(
+                Signal::SIGTRAP,
+                match reason {
+                    Reason::Step => code::TRAP_TRACE,
+                    Reason::Breakpoint => code::TRAP_HWBKPT,
+                    Reason::Instruction => code::TRAP_BRKPT,
+                },
+            )
+        }
         vector::BREAKPOINT => SigInfo::kernel(Signal::SIGTRAP),
         vector::INVALID_OPCODE => fault(Signal::SIGILL, code::ILL_ILLOPN),
         vector::SEGMENT_NOT_PRESENT | vector::STACK_SEGMENT => SigInfo::kernel(Signal::SIGBUS),

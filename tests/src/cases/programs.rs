@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = both![
     ("waits", 20),
     ("remote", 20),
     ("ptrace", 30),
+    ("breakpoints", 30),
     ("seccomp", 30),
     ("unotify", 30),
     ("execs", 20),

@@ -101,6 +101,7 @@ impl Sandbox {
             namespaces,
             xstate,
             altstack,
+            debug: trace::DebugRegisters::default(),
             set_tid: 0,
             rseq: None,
         })

@@ -8,15 +8,18 @@
 //!
 //! - `mod.rs`: the two structures, attaching, letting go, the ends of either side.
 //! - [`stop`]: the tracee's side: every kind of stop.
+//! - [`DebugRegisters`]: breakpoints of the CPU's.
 //!
 //! Locks: who traces whom changes under the pid namespace's table lock and the tracee's signal locks; the
 //! rest of `Tracing` and `Stopped` under the tracee's own signal lock (`Task::signals`).
 //!
 //! [`Links::tracees`]: super::Links
 
+mod debug;
 mod options;
 pub mod stop;
 
+pub use debug::{DebugRegisters, Reason};
 pub use options::Options;
 
 use alloc::boxed::Box;
@@ -26,7 +29,7 @@ use core::sync::atomic::Ordering;
 
 use super::{CloneFlags, Current, PidTable, Process, Task, cap};
 use crate::errno::Errno;
-use crate::platform::Registers;
+use crate::platform::{Registers, RestartArea};
 use crate::signal::{
     Disposition, Origin, SigInfo, SigSet, Signal, SignalState, TaskSignals, code, sa, send_process,
 };
@@ -140,6 +143,10 @@ pub enum Kind {
 /// A task in a ptrace-stop, as its tracer sees it.
 #[derive(Debug)]
 pub struct Stopped {
+    /// Its debug registers.
+    pub debug: DebugRegisters,
+    /// Its restartable-sequences area.
+    pub rseq: Option<RestartArea>,
     /// Its registers, with what Linux shows of an interrupted call in rax.
     pub regs: Registers,
     /// Its vector state, one standard-format XSAVE image.

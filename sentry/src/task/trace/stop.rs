@@ -9,7 +9,7 @@ use crate::error::Restart;
 use crate::platform::{Registers, platform};
 use crate::seccomp::Seccomp;
 use crate::signal::{End, Origin, SigInfo, Signal, SignalState, code, force, send_task};
-use crate::task::{Current, Task};
+use crate::task::{Current, Rseq, Task};
 
 /// SIGTRAP, the low byte of most stops.
 const SIGTRAP: i32 = 5;
@@ -138,6 +138,8 @@ fn publish(cx: &mut Current, stop: &Stop) -> Stopped {
     let mut xstate = Vec::new();
     cx.user.xstate(&mut xstate);
     Stopped {
+        debug: cx.debug,
+        rseq: cx.rseq.as_ref().map(Rseq::area),
         regs,
         xstate,
         xstate_changed: false,
@@ -190,6 +192,9 @@ fn take_back(cx: &mut Current, stopped: &Stopped) {
             crate::platform::Level::Warning,
             format_args!("task {}: the tracer's vector state does not fit", cx.task.tid()),
         );
+    }
+    if stopped.debug != cx.debug {
+        cx.set_debug(stopped.debug);
     }
     if stopped.mask_changed {
         cx.saved_mask = None;
