@@ -101,6 +101,10 @@ fn swallow(src: &mut IoSrc<'_>, offset: u64) -> Result<Written, Errno> {
 struct Null;
 
 impl FileOps for Null {
+    fn can_hurry(&self, _writes: bool) -> bool {
+        true
+    }
+
     fn read(&self, _file: &File, _dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         Ok(0)
     }
@@ -124,6 +128,10 @@ struct Zero {
 }
 
 impl FileOps for Zero {
+    fn can_hurry(&self, _writes: bool) -> bool {
+        !self.full
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         dst.put_zeros(dst.remaining())
     }
@@ -152,6 +160,10 @@ impl FileOps for Zero {
 struct Random;
 
 impl FileOps for Random {
+    fn can_hurry(&self, _writes: bool) -> bool {
+        true
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         dst.fill_with(dst.remaining(), |_, buf| {
             platform().random(buf);

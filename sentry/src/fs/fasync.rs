@@ -208,8 +208,8 @@ impl Fasync {
         }
     }
 
-    /// One reason (send_sigio_to_task()).
-    fn tell(&self, reason: i32, band: Events) {
+    /// One reason, with its bits of poll(2), by a descriptor (send_sigio_to_task()).
+    pub(super) fn tell(&self, reason: i32, band: u32, fd: i32) {
         let plain = SigInfo::kernel(Signal::SIGIO);
         let signal = self.signal();
         let Ok(chosen) = Signal::new(signal) else {
@@ -228,8 +228,8 @@ impl Fasync {
         ];
         let code = if own_codes.contains(&chosen) { SI_SIGIO } else { reason };
         let mut info = SigInfo { code, ..SigInfo::kernel(chosen) };
-        info.set(0, band.bits().into());
-        info.set(1, u64::from(self.fd.load(Ordering::Relaxed) as u32));
+        info.set(0, band.into());
+        info.set(1, u64::from(fd as u32));
         self.owner().send(info, Some(plain));
     }
 }
@@ -255,7 +255,7 @@ impl Wake for Fasync {
         ];
         for (event, reason, band) in bands {
             if happened.contains(event) && wanted.contains(event) {
-                self.tell(reason, band);
+                self.tell(reason, band.bits(), self.fd.load(Ordering::Relaxed));
             }
         }
         false

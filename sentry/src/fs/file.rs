@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::context::Cx;
+use super::dnotify;
 use super::fasync::Fasync;
 use super::inode::{FileOps, Inode, Whence, Written};
 use super::inotify::{self, mask};
@@ -336,7 +337,7 @@ impl File {
         if limit == u64::MAX || src.remaining() == 0 || self.inode.kind() != FileType::Regular {
             return Ok(());
         }
-        let append = self.flags().contains(OpenFlags::APPEND);
+        let append = src.appends(self.flags());
         let at = if append { self.inode.attr()?.size } else { offset };
         let room = limit.saturating_sub(at);
         if room == 0 {
@@ -479,6 +480,7 @@ impl File {
         if self.is_path() {
             return Ok(());
         }
+        dnotify::forget(self, Some(files));
         self.ops.closed_in(files);
         self.ops.flush(self)
     }
@@ -511,6 +513,7 @@ impl Drop for File {
         if let Some(path) = self.path.as_ref().filter(|_| self.claim > 0) {
             path.mount.wrote();
         }
+        dnotify::forget(self, None);
         let last = self.inode.state().closed();
         if !self.is_path() {
             let wrote = self.flags().writes();

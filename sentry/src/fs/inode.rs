@@ -296,10 +296,15 @@ pub trait FileOps: Send + Sync {
     fn read(&self, _file: &File, _dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
     }
-    /// Writes at `offset`; with O_APPEND the file finds its end itself and tells it through
+    /// Writes at `offset`; where it is to append ([`IoSrc::appends`]) the file finds its end itself and tells it through
     /// [`Written::end`].
     fn write(&self, _file: &File, _src: &mut IoSrc<'_>, _offset: u64) -> Result<Written, Errno> {
         Err(Errno::EINVAL)
+    }
+    /// Whether it can be read or written without waiting, whatever its flags say (RWF_NOWAIT, Linux's FMODE_NOWAIT). Files of
+    /// file systems like these cannot: the host may have to be asked.
+    fn can_hurry(&self, _writes: bool) -> bool {
+        false
     }
     /// Whether the caller may read `wanted` bytes of this stream now, or write (`None`), and when its read ends for want
     /// of data: terminals stop who is in the background, and have timers. May wait itself.

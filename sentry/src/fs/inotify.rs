@@ -18,6 +18,7 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
 use super::anon;
 use super::context::Cx;
 use super::dentry::Dentry;
+use super::dnotify::{Notices, RENAME};
 use super::fasync::Tells;
 use super::file::File;
 use super::inode::{FileOps, Inode, Whence};
@@ -83,7 +84,17 @@ static COOKIE: AtomicU32 = AtomicU32::new(1);
 
 /// The watches of an inode.
 #[derive(Default)]
-pub struct Watches(SpinLock<Vec<Weak<Watch>>>);
+pub struct Watches(SpinLock<Vec<Weak<Watch>>>, Notices);
+
+/// There is one more who wants to know what happens.
+pub(super) fn one_more() {
+    WATCHES.fetch_add(1, Ordering::AcqRel);
+}
+
+/// There is one less.
+pub(super) fn one_less() {
+    WATCHES.fetch_sub(1, Ordering::AcqRel);
+}
 
 /// An inode that an instance watches.
 pub struct Watch {
@@ -95,7 +106,7 @@ pub struct Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        WATCHES.fetch_sub(1, Ordering::AcqRel);
+        one_less();
         if let Some(watches) = self.inode.state().watches_if_any() {
             watches.0.lock().retain(|w| w.strong_count() > 0);
         }
@@ -166,7 +177,13 @@ impl Shared {
 }
 
 impl Watches {
+    /// Those of fcntl(F_NOTIFY).
+    pub fn notices(&self) -> &Notices {
+        &self.1
+    }
+
     fn tell(&self, what: u32, cookie: u32, name: Option<&Arc<[u8]>>, unlinked: bool) {
+        self.1.tell(what);
         let all: Vec<Arc<Watch>> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         for watch in all {
             let wanted = watch.mask.load(Ordering::Acquire);
@@ -257,6 +274,9 @@ pub fn closed(inode: &dyn Inode) {
 pub fn moved(from: (&dyn Inode, &[u8]), to: (&dyn Inode, &[u8]), inode: &dyn Inode) {
     if !is_watched() {
         return;
+    }
+    if core::ptr::addr_eq(from.0, to.0) {
+        tell(from.0, RENAME, 0, Some(&Arc::from(from.1)), false);
     }
     let cookie = COOKIE.fetch_add(1, Ordering::Relaxed);
     tell(from.0, with_kind(inode, mask::MOVED_FROM), cookie, Some(&Arc::from(from.1)), false);

@@ -4,6 +4,7 @@
 //! the same ones. Copies stop at a fault: what was moved before counts, and only a first byte that
 //! faults is EFAULT, as on Linux.
 
+use super::types::OpenFlags;
 use crate::errno::Errno;
 use crate::mm::Mm;
 use crate::platform::{FileId, Frame, PAGE_SIZE, platform};
@@ -280,7 +281,7 @@ impl<'a> IoDst<'a> {
 }
 
 /// Where a write takes its data from.
-pub struct IoSrc<'a>(Src<'a>);
+pub struct IoSrc<'a>(Src<'a>, Option<bool>);
 
 enum Src<'a> {
     Kernel { buf: &'a [u8] },
@@ -290,12 +291,22 @@ enum Src<'a> {
 impl<'a> IoSrc<'a> {
     /// Bytes of the sentry's.
     pub fn kernel(buf: &'a [u8]) -> Self {
-        IoSrc(Src::Kernel { buf })
+        IoSrc(Src::Kernel { buf }, None)
     }
 
     /// Pieces of an application's memory, in order.
     pub fn user(mem: &'a dyn UserMemory, segments: &'a [IoVec]) -> Self {
-        IoSrc(Src::User(UserCursor::new(mem, segments)))
+        IoSrc(Src::User(UserCursor::new(mem, segments)), None)
+    }
+
+    /// This write goes to the end of its file, or just not, whatever the file's flags say.
+    pub fn append(&mut self, append: bool) {
+        self.1 = Some(append);
+    }
+
+    /// Whether the write goes to the end of a file that has these flags.
+    pub fn appends(&self, flags: OpenFlags) -> bool {
+        self.1.unwrap_or_else(|| flags.contains(OpenFlags::APPEND))
     }
 
     /// Bytes that are still to come.
@@ -335,10 +346,11 @@ impl<'a> IoSrc<'a> {
 
     /// As [`take`](Self::take), but the bytes stay.
     pub fn peek(&self, buf: &mut [u8]) -> Result<usize, Errno> {
-        let mut copy = IoSrc(match &self.0 {
+        let src = match &self.0 {
             Src::Kernel { buf } => Src::Kernel { buf },
             Src::User(cursor) => Src::User(UserCursor { ..*cursor }),
-        });
+        };
+        let mut copy = IoSrc(src, self.1);
         copy.take(buf)
     }
 

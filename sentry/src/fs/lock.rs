@@ -4,7 +4,7 @@
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 use super::inotify::Watches;
 use super::pipe::Pipe;
@@ -22,6 +22,8 @@ pub struct InodeState {
     socket: spin::Once<Weak<Sock>>,
     /// Who wants to know what happens to it.
     watches: spin::Once<Box<Watches>>,
+    /// How long what is written there will live, as its users think (fcntl(2), F_SET_RW_HINT).
+    pub write_hint: AtomicU8,
     /// Open file descriptions of it.
     opens: AtomicU32,
     /// Opens for writing, or minus the number of runs as a program: each excludes the other
@@ -37,6 +39,7 @@ impl InodeState {
             fifo: spin::Once::new(),
             socket: spin::Once::new(),
             watches: spin::Once::new(),
+            write_hint: AtomicU8::new(0),
             opens: AtomicU32::new(0),
             writers: AtomicI32::new(0),
         }
@@ -136,6 +139,8 @@ impl Owner {
 pub struct Lock {
     /// Who.
     pub owner: Owner,
+    /// The open file description that it was set by.
+    pub file: u64,
     /// Whether it excludes readers too.
     pub write: bool,
     /// First byte.
@@ -153,11 +158,22 @@ impl Lock {
     }
 }
 
+/// A lock of flock(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flock {
+    /// The open file description.
+    pub file: u64,
+    /// Whether it excludes all others.
+    pub exclusive: bool,
+    /// The process that set it.
+    pub pid: u32,
+}
+
 /// The locks of an inode.
 #[derive(Default)]
 pub struct Locks {
     posix: SpinLock<Vec<Lock>>,
-    flocks: SpinLock<Vec<(u64, bool)>>,
+    flocks: SpinLock<Vec<Flock>>,
     /// Wakes those who wait for a lock.
     pub queue: WaitQueue,
 }
@@ -207,17 +223,17 @@ impl Locks {
 
     /// flock(2): shared or exclusive, for an open file description. `EAGAIN` where another's is in
     /// the way; the old one is given up first, as Linux does.
-    pub fn flock(&self, file: u64, exclusive: bool) -> Result<(), Errno> {
+    pub fn flock(&self, new: Flock) -> Result<(), Errno> {
         let mut flocks = self.flocks.lock();
-        if flocks.iter().any(|(f, e)| *f == file && *e == exclusive) {
+        if flocks.iter().any(|f| f.file == new.file && f.exclusive == new.exclusive) {
             return Ok(());
         }
         let before = flocks.len();
-        flocks.retain(|(f, _)| *f != file);
+        flocks.retain(|f| f.file != new.file);
         let gave_up = flocks.len() != before;
-        let free = !flocks.iter().any(|(_, e)| exclusive || *e);
+        let free = !flocks.iter().any(|f| new.exclusive || f.exclusive);
         if free {
-            flocks.push((file, exclusive));
+            flocks.push(new);
         }
         drop(flocks);
         if gave_up {
@@ -228,12 +244,17 @@ impl Locks {
 
     /// Gives up an open file description's flock.
     pub fn unflock(&self, file: u64) {
-        self.flocks.lock().retain(|(f, _)| *f != file);
+        self.flocks.lock().retain(|f| f.file != file);
         self.queue.wake_all();
     }
 
     /// All byte-range locks, for /proc/locks and fdinfo.
     pub fn list(&self) -> Vec<Lock> {
         self.posix.lock().clone()
+    }
+
+    /// All of flock(2), for the same.
+    pub fn flocks(&self) -> Vec<Flock> {
+        self.flocks.lock().clone()
     }
 }

@@ -223,6 +223,11 @@ impl PipeEnd {
 }
 
 impl FileOps for PipeEnd {
+    /// Of a FIFO Linux says that it cannot.
+    fn can_hurry(&self, _writes: bool) -> bool {
+        !self.fifo
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         if dst.remaining() == 0 {
             return Ok(0);

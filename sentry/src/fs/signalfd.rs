@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::anon;
 use super::context::Cx;
-use super::file::File;
+use super::file::{Blocker, File};
 use super::inode::{FileOps, Whence};
 use super::io::IoDst;
 use super::types::{Events, OpenFlags};
@@ -65,12 +65,18 @@ impl SignalFd {
     }
 
     /// read(2) by a task, out of its own queues: waits for the first signal at most.
-    pub fn read(&self, cx: &Current, file: &File, dst: &mut IoDst<'_>) -> Result<usize, SysError> {
+    pub fn read(
+        &self,
+        cx: &Current,
+        waiter: &dyn Blocker,
+        file: &File,
+        dst: &mut IoDst<'_>,
+    ) -> Result<usize, SysError> {
         if dst.remaining() < RECORD {
             return Err(Errno::EINVAL.into());
         }
         let take = || deliver::take(&cx.task, self.0.mask()).ok_or(Errno::EAGAIN);
-        let mut next = Some(file.retry(cx, Events::IN, None, take)?);
+        let mut next = Some(file.retry(waiter, Events::IN, None, take)?);
         let mut done: usize = 0;
         while let Some(info) = next {
             match dst.put(&record(&info)) {
@@ -86,6 +92,10 @@ impl SignalFd {
 }
 
 impl FileOps for SignalFd {
+    fn can_hurry(&self, writes: bool) -> bool {
+        !writes
+    }
+
     fn is_stream(&self) -> bool {
         true
     }

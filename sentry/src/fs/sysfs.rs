@@ -47,12 +47,15 @@ struct Node {
 enum Content {
     Dir(Vec<(String, Arc<Node>)>),
     File(String),
+    Live(fn() -> String),
 }
 
 /// What a tree is built from.
 enum Tree {
     Dir(Vec<(String, Tree)>),
     File(String),
+    /// What is made when it is read.
+    Live(fn() -> String),
 }
 
 fn dir<const N: usize>(entries: [(&str, Tree); N]) -> Tree {
@@ -69,6 +72,7 @@ impl Node {
         let ino = next.fetch_add(1, Ordering::Relaxed);
         let (content, perm) = match tree {
             Tree::File(text) => (Content::File(text), 0o444),
+            Tree::Live(text) => (Content::Live(text), 0o444),
             Tree::Dir(entries) => {
                 let child = |(name, tree)| (name, Node::build(tree, dev, ino, next));
                 (Content::Dir(entries.into_iter().map(child).collect()), 0o755)
@@ -124,7 +128,12 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
         cpu.push((name.into(), file("\n")));
     }
     cpu.push(("kernel_max".into(), file(format!("{}\n", cpus.saturating_sub(1)))));
-    let node0 = dir([("cpulist", file(all.clone())), ("cpumap", file(map))]);
+    let node0 = dir([
+        ("cpulist", file(all.clone())),
+        ("cpumap", file(map)),
+        ("distance", file("10\n")),
+        ("meminfo", Tree::Live(super::proc::node_meminfo)),
+    ]);
     let node = dir([
         ("node0", node0),
         ("online", file("0\n")),
@@ -205,7 +214,7 @@ impl Inode for Node {
     fn kind(&self) -> FileType {
         match &self.content {
             Content::Dir(_) => FileType::Directory,
-            Content::File(_) => FileType::Regular,
+            Content::File(_) | Content::Live(_) => FileType::Regular,
         }
     }
 
@@ -216,7 +225,7 @@ impl Inode for Node {
                 (u32::try_from(dirs).unwrap_or(u32::MAX).saturating_add(2), 0)
             }
             // As sysfs says of all its files.
-            Content::File(_) => (1, PAGE_SIZE as u64),
+            Content::File(_) | Content::Live(_) => (1, PAGE_SIZE as u64),
         };
         Ok(Attr {
             dev: self.dev,
@@ -268,7 +277,15 @@ struct Handle(Arc<Node>);
 
 impl FileOps for Handle {
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
-        let Content::File(text) = &self.0.content else { return Err(Errno::EISDIR) };
+        let made;
+        let text = match &self.0.content {
+            Content::Dir(_) => return Err(Errno::EISDIR),
+            Content::File(text) => text,
+            Content::Live(make) => {
+                made = make();
+                &made
+            }
+        };
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
         dst.put(text.as_bytes().get(at..).unwrap_or(&[]))
     }

@@ -132,6 +132,10 @@ impl Expire for Timer {
 }
 
 impl FileOps for TimerFd {
+    fn can_hurry(&self, writes: bool) -> bool {
+        !writes
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         if dst.remaining() < 8 {
             return Err(Errno::EINVAL);

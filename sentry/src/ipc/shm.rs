@@ -336,6 +336,10 @@ impl Mappable for Attachment {
         }
     }
 
+    fn punch(&self, first: u64, pages: u64) -> Result<(), Errno> {
+        self.segment.memory.punch(first, pages)
+    }
+
     fn tracks_writes(&self) -> bool {
         false
     }

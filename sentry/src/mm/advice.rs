@@ -53,6 +53,7 @@ impl Mm {
         let whole = state.vmas.covers(range.clone());
         let areas: Vec<Vma> = state.vmas.overlapping(range.clone()).cloned().collect();
         let mut dropped = Vec::new();
+        let mut punched = Vec::new();
         for vma in &areas {
             let part = vma.start.max(range.start)..vma.end.min(range.end);
             match advice {
@@ -67,8 +68,14 @@ impl Mm {
                     dropped.extend(state.take_pages(part, |_| true));
                 }
                 Advice::Remove => {
-                    // Only memory of our own can be punched here; files have fallocate(2).
-                    return Err(Errno::EOPNOTSUPP);
+                    let shared = vma.flags.contains(VmaFlags::SHARED);
+                    let file = vma.file.as_ref().filter(|_| !vma.flags.contains(VmaFlags::LOCKED));
+                    let file = file.ok_or(Errno::EINVAL)?;
+                    if !shared || vma.flags.contains(VmaFlags::NEVER_WRITE) {
+                        return Err(Errno::EACCES);
+                    }
+                    let pages = (part.end - part.start) / PAGE;
+                    punched.push((file.pages.clone(), vma.file_page(part.start), pages));
                 }
                 Advice::Set(flags) | Advice::Clear(flags) => {
                     for mut vma in state.vmas.remove(part) {
@@ -80,6 +87,9 @@ impl Mm {
         }
         drop(state);
         drop(dropped);
+        for (file, first, pages) in punched {
+            file.punch(first, pages)?;
+        }
         if whole { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 

@@ -89,6 +89,10 @@ pub trait Mappable: Send + Sync {
     fn is_segment(&self) -> bool {
         false
     }
+    /// Its content there goes: MADV_REMOVE. Without a lock of an address space.
+    fn punch(&self, _first: u64, _pages: u64) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// Writes dirty pages of the range back: msync(MS_SYNC).
     fn sync(&self, first: u64, pages: u64) -> Result<(), Errno>;
 }

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{FilePage, FrameRef, Mappable, Mm, PAGE, Vma, VmaFile};
 use crate::errno::Errno;
+use crate::platform::platform;
 use crate::sync::SpinLock;
 
 /// Pages that exist as long as somebody maps them.
@@ -33,17 +34,6 @@ impl SharedMemory {
     /// Pages that are there.
     pub fn resident(&self) -> u64 {
         self.frames.lock().len() as u64
-    }
-
-    /// Gives up the content of a range (MADV_REMOVE); the caller makes sure that it is not mapped.
-    pub fn remove(&self, first: u64, pages: u64) {
-        let mut gone = {
-            let mut frames = self.frames.lock();
-            let mut tail = frames.split_off(&first);
-            frames.append(&mut tail.split_off(&first.saturating_add(pages)));
-            tail
-        };
-        gone.clear();
     }
 }
 
@@ -76,6 +66,14 @@ impl Mappable for SharedMemory {
 
     fn tracks_writes(&self) -> bool {
         false
+    }
+
+    fn punch(&self, first: u64, pages: u64) -> Result<(), Errno> {
+        // Who has them mapped goes on with them, and reads zeros.
+        for (_, frame) in self.frames.lock().range(first..first.saturating_add(pages)) {
+            platform().zero_frame(frame.frame(), 0, PAGE as usize);
+        }
+        Ok(())
     }
 
     fn identity(&self) -> (u64, u64) {

@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::anon::AnonInode;
 use crate::fs::fasync::Tells;
-use crate::fs::{Cx, Events, File, FileOps, FileType, IoDst, IoSrc, OpenFlags, Written};
+use crate::fs::{Cx, Events, File, FileOps, FileType, Inode, IoDst, IoSrc, OpenFlags, Written};
 use crate::sync::WaitQueue;
 use crate::task::Current;
 
@@ -33,11 +33,16 @@ impl SocketFile {
 pub fn open(cx: &Cx<'_>, socket: Box<dyn Socket>, flags: OpenFlags) -> Result<Arc<File>, Errno> {
     let (uid, gid) = super::owner(cx);
     let inode = AnonInode::new(FileType::Socket, "socket", 0o777, uid, gid);
+    socket.opened(inode.ino());
     let flags = OpenFlags::RDWR | flags & OpenFlags::NONBLOCK;
     File::new(Box::new(SocketFile { socket }), Arc::new(inode), None, flags)
 }
 
 impl FileOps for SocketFile {
+    fn can_hurry(&self, _writes: bool) -> bool {
+        true
+    }
+
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, _offset: u64) -> Result<usize, Errno> {
         self.socket.try_read(dst)
     }

@@ -164,6 +164,8 @@ pub trait Socket: Send + Sync {
     fn family(&self) -> u16;
     /// Its kind.
     fn kind(&self) -> Kind;
+    /// It is an open file from now on, with this inode number.
+    fn opened(&self, ino: u64);
     /// Its options of level SOL_SOCKET.
     fn options(&self) -> &Options;
     /// What it is ready for.
@@ -231,6 +233,8 @@ pub struct NetNamespace {
     pub owner: crate::task::UserNamespace,
     /// Abstract names of AF_UNIX sockets.
     pub abstract_names: unix::AbstractNames,
+    /// AF_UNIX sockets.
+    pub sockets: unix::Sockets,
 }
 
 /// Checks socket(2)'s type and protocol; `bits` without its flags.
@@ -257,9 +261,15 @@ fn kind(family: u16, bits: u32, protocol: i32) -> Result<Kind, Errno> {
 }
 
 /// socket(2).
-pub fn socket(family: i32, bits: u32, protocol: i32) -> Result<Box<dyn Socket>, Errno> {
+pub fn socket(
+    cx: &Current,
+    family: i32,
+    bits: u32,
+    protocol: i32,
+) -> Result<Box<dyn Socket>, Errno> {
     let family = u16::try_from(family).map_err(|_| Errno::EAFNOSUPPORT)?;
-    Ok(Box::new(unix::UnixSocket::new(kind(family, bits, protocol)?)))
+    let kind = kind(family, bits, protocol)?;
+    Ok(Box::new(unix::UnixSocket::new(kind, &cx.namespaces.net)))
 }
 
 /// socketpair(2).

@@ -7,12 +7,12 @@ use super::file_args::*;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
 use crate::fs::fasync::{OWNER_PGRP, OWNER_PID};
-use crate::fs::lock::{Lock, Owner};
-use crate::fs::perm::cap;
+use crate::fs::lock::{Flock, Lock, Owner};
+use crate::fs::perm::{self, cap};
 use crate::fs::pipe::PipeEnd;
 use crate::fs::tmpfs::{FileHandle, seal};
 use crate::fs::types::MAX_OFFSET;
-use crate::fs::{File, FileType, OpenFlags, SignalOwner};
+use crate::fs::{File, FileType, OpenFlags, SignalOwner, dnotify};
 use crate::task::Current;
 
 /// dup(2).
@@ -68,11 +68,14 @@ mod command {
     pub const OFD_GETLK: u32 = 36;
     pub const OFD_SETLK: u32 = 37;
     pub const OFD_SETLKW: u32 = 38;
+    pub const NOTIFY: u32 = 1026;
     pub const DUPFD_CLOEXEC: u32 = 1030;
     pub const SETPIPE_SZ: u32 = 1031;
     pub const GETPIPE_SZ: u32 = 1032;
     pub const ADD_SEALS: u32 = 1033;
     pub const GET_SEALS: u32 = 1034;
+    pub const GET_RW_HINT: u32 = 1035;
+    pub const SET_RW_HINT: u32 = 1036;
 }
 
 /// fcntl(2).
@@ -143,6 +146,26 @@ pub fn fcntl(cx: &mut Current, args: Args) -> SysResult {
             0
         }
         GETSIG => file.fasync().map_or(0, |fasync| fasync.signal()) as u64,
+        NOTIFY => {
+            dnotify::notify(cx, &file, fd, arg as u32)?;
+            0
+        }
+        GET_RW_HINT => {
+            let hint = u64::from(file.inode().state().write_hint.load(Ordering::Relaxed));
+            cx.mm.copy_out(arg, &hint.to_le_bytes())?;
+            0
+        }
+        SET_RW_HINT => {
+            /// RWH_WRITE_LIFE_EXTREME (linux/fcntl.h).
+            const LAST: u64 = 5;
+            perm::owner(&cx.creds, file.attr()?.perm())?;
+            let hint = cx.mm.copy_in_u64(arg)?;
+            if hint > LAST {
+                return Err(Errno::EINVAL.into());
+            }
+            file.inode().state().write_hint.store(hint as u8, Ordering::Relaxed);
+            0
+        }
         SETPIPE_SZ | GETPIPE_SZ => {
             let pipe = file.ops_as::<PipeEnd>().ok_or(Errno::EBADF)?.pipe();
             match number {
@@ -256,7 +279,8 @@ fn byte_lock(cx: &Current, file: &File, number: u32, addr: u64) -> SysResult {
         return Err(Errno::EINVAL.into());
     }
     let owner = if ofd { Owner::File(file.id) } else { Owner::Files(cx.files.id, pid_of(cx)) };
-    let lock = Lock { owner, write: kind == F_WRLCK, start: first, end: last };
+    let write = kind == F_WRLCK;
+    let lock = Lock { owner, file: file.id, write, start: first, end: last };
     let locks = file.inode().state().locks();
     if matches!(number, GETLK | OFD_GETLK) {
         if kind != F_RDLCK && kind != F_WRLCK {
@@ -339,11 +363,12 @@ pub fn flock(cx: &mut Current, args: Args) -> SysResult {
         EX => true,
         _ => return Err(Errno::EINVAL.into()),
     };
+    let lock = Flock { file: file.id, exclusive, pid: pid_of(cx) };
     if operation & NB != 0 {
-        locks.flock(file.id, exclusive)?;
+        locks.flock(lock)?;
         return Ok(0);
     }
-    let got = cx.wait_for(&locks.queue, u32::MAX, None, || locks.flock(file.id, exclusive).ok());
+    let got = cx.wait_for(&locks.queue, u32::MAX, None, || locks.flock(lock).ok());
     got.map_err(|_| SysError::Interrupted(crate::error::Restart::Sys))?;
     Ok(0)
 }

@@ -107,8 +107,8 @@ pub(super) fn write(
     file: &File,
     socket: &dyn Socket,
     src: &mut IoSrc<'_>,
+    flags: MsgFlags,
 ) -> SysResult {
-    let flags = MsgFlags::empty();
     let sender = Some(Ucred::of(cx));
     send(cx, file, socket, src, Outgoing { to: None, sender, control: Control::default(), flags })
 }
@@ -119,11 +119,12 @@ pub(super) fn read(
     file: &File,
     socket: &dyn Socket,
     dst: &mut IoDst<'_>,
+    flags: MsgFlags,
 ) -> SysResult {
     if dst.remaining() == 0 {
         return Ok(0);
     }
-    Ok(receive(cx, file, socket, dst, MsgFlags::empty())?.0 as u64)
+    Ok(receive(cx, file, socket, dst, flags)?.0 as u64)
 }
 
 /// sendto(2).

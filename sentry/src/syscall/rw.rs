@@ -10,10 +10,11 @@ use crate::fs::epoll::Epoll;
 use crate::fs::signalfd::SignalFd;
 use crate::fs::timerfd::TimerFd;
 use crate::fs::types::MAX_OFFSET;
-use crate::fs::{File, IoDst, IoSrc, Whence};
-use crate::net::SocketFile;
+use crate::fs::{Blocker, Events, File, IoDst, IoSrc, Whence};
+use crate::net::{MsgFlags, SocketFile};
 use crate::signal::Signal;
-use crate::task::Current;
+use crate::sync::WaitQueue;
+use crate::task::{Blocked, Current};
 
 /// Where a transfer happens.
 #[derive(Clone, Copy)]
@@ -56,29 +57,68 @@ fn moves_nothing(file: &File, buffers: &Vectors, writes: bool) -> Result<bool, E
     Ok(file.ops_as::<Epoll>().is_none() && !(writes && unwritable))
 }
 
-fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At) -> SysResult {
+/// Flags of preadv2(2) (linux/fs.h). RWF_HIPRI asks for haste, of which there is no more to be had.
+const RWF_HIPRI: u32 = 0x1;
+const RWF_DSYNC: u32 = 0x2;
+const RWF_SYNC: u32 = 0x4;
+const RWF_NOWAIT: u32 = 0x8;
+const RWF_APPEND: u32 = 0x10;
+const RWF_NOAPPEND: u32 = 0x20;
+
+/// A caller that does not wait (RWF_NOWAIT).
+struct Hurried<'a>(&'a Current);
+
+impl Blocker for Hurried<'_> {
+    fn wait(
+        &self,
+        _queue: &WaitQueue,
+        _events: Events,
+        _deadline: Option<u64>,
+        _ready: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Blocked> {
+        Err(Blocked::TimedOut)
+    }
+
+    fn current(&self) -> Option<&Current> {
+        Some(self.0)
+    }
+}
+
+/// What a socket's transfer is told of the flags.
+fn message_flags(flags: u32) -> MsgFlags {
+    if flags & RWF_NOWAIT != 0 { MsgFlags::DONTWAIT } else { MsgFlags::empty() }
+}
+
+fn read_into(cx: &Current, file: &Arc<File>, to: &Vectors, at: At, flags: u32) -> SysResult {
     let mut dst = IoDst::user(&*cx.mm, to.slots());
     if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
-        return super::message::read(cx, file, socket.socket(), &mut dst);
+        return super::message::read(cx, file, socket.socket(), &mut dst, message_flags(flags));
     }
+    let hurried = Hurried(cx);
+    let waiter: &dyn Blocker = if flags & RWF_NOWAIT != 0 { &hurried } else { cx };
     if let (Some(signals), At::Current) = (file.ops_as::<SignalFd>(), at) {
-        return Ok(signals.read(cx, file, &mut dst)? as u64);
+        return Ok(signals.read(cx, waiter, file, &mut dst)? as u64);
     }
     let n = match at {
-        At::Current => file.read(cx, &mut dst)?,
-        At::Offset(offset) => file.pread(cx, &mut dst, offset)?,
+        At::Current => file.read(waiter, &mut dst)?,
+        At::Offset(offset) => file.pread(waiter, &mut dst, offset)?,
     };
     Ok(n as u64)
 }
 
-fn write_from(cx: &Current, file: &Arc<File>, from: &Vectors, at: At) -> SysResult {
+fn write_from(cx: &Current, file: &Arc<File>, from: &Vectors, at: At, flags: u32) -> SysResult {
     let mut src = IoSrc::user(&*cx.mm, from.slots());
-    if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
-        return super::message::write(cx, file, socket.socket(), &mut src);
+    if flags & (RWF_APPEND | RWF_NOAPPEND) != 0 {
+        src.append(flags & RWF_APPEND != 0);
     }
+    if let (Some(socket), At::Current) = (file.ops_as::<SocketFile>(), at) {
+        return super::message::write(cx, file, socket.socket(), &mut src, message_flags(flags));
+    }
+    let hurried = Hurried(cx);
+    let waiter: &dyn Blocker = if flags & RWF_NOWAIT != 0 { &hurried } else { cx };
     let result = match at {
-        At::Current => file.write(cx, &mut src),
-        At::Offset(offset) => file.pwrite(cx, &mut src, offset),
+        At::Current => file.write(waiter, &mut src),
+        At::Offset(offset) => file.pwrite(waiter, &mut src, offset),
     };
     match result {
         Err(SysError::Errno(Errno::EPIPE)) => {
@@ -97,13 +137,13 @@ pub(super) fn broken_pipe(cx: &Current) {
 /// read(2).
 pub fn read(cx: &mut Current, args: Args) -> SysResult {
     let file = cx.files.get(args.int(0))?;
-    read_into(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current)
+    read_into(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current, 0)
 }
 
 /// write(2).
 pub fn write(cx: &mut Current, args: Args) -> SysResult {
     let file = cx.files.get(args.int(0))?;
-    write_from(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current)
+    write_from(cx, &file, &Vectors::one(cx, args.get(1), args.size(2))?, At::Current, 0)
 }
 
 /// pread64(2).
@@ -112,7 +152,7 @@ pub fn pread(cx: &mut Current, args: Args) -> SysResult {
     let file = positioned(cx, args.int(0), at)?;
     let buffer = Vectors::one(cx, args.get(1), args.size(2))?;
     check_end(at, args.size(2))?;
-    read_into(cx, &file, &buffer, at)
+    read_into(cx, &file, &buffer, at, 0)
 }
 
 /// pwrite64(2).
@@ -121,35 +161,53 @@ pub fn pwrite(cx: &mut Current, args: Args) -> SysResult {
     let file = positioned(cx, args.int(0), at)?;
     let buffer = Vectors::one(cx, args.get(1), args.size(2))?;
     check_end(at, args.size(2))?;
-    write_from(cx, &file, &buffer, at)
+    write_from(cx, &file, &buffer, at, 0)
+}
+
+/// What a call with vectors is about; `None`: there is nothing to move.
+fn vectors(
+    cx: &Current,
+    args: Args,
+    at: At,
+    flags: u32,
+    writes: bool,
+) -> Result<Option<(Arc<File>, Vectors)>, Errno> {
+    let file = positioned(cx, args.int(0), at)?;
+    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
+    if moves_nothing(&file, &buffers, writes)? {
+        return Ok(None);
+    }
+    check_flags(&file, flags, writes)?;
+    check_end(at, buffers.total())?;
+    Ok(Some((file, buffers)))
 }
 
 /// readv(2) and its kind.
 fn read_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
-    let file = positioned(cx, args.int(0), at)?;
-    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
-    if moves_nothing(&file, &buffers, false)? {
-        return Ok(0);
+    match vectors(cx, args, at, flags, false)? {
+        None => Ok(0),
+        Some((file, buffers)) => read_into(cx, &file, &buffers, at, flags),
     }
-    check_flags(flags)?;
-    check_end(at, buffers.total())?;
-    read_into(cx, &file, &buffers, at)
 }
 
 /// writev(2) and its kind.
 fn write_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
-    let file = positioned(cx, args.int(0), at)?;
-    let buffers = Vectors::read(cx, args.get(1), args.uint(2))?;
-    if moves_nothing(&file, &buffers, true)? {
-        return Ok(0);
-    }
-    check_flags(flags)?;
-    check_end(at, buffers.total())?;
-    let n = write_from(cx, &file, &buffers, at)?;
+    let Some((file, buffers)) = vectors(cx, args, at, flags, true)? else { return Ok(0) };
+    let n = write_from(cx, &file, &buffers, at, flags)?;
     if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
         file.ops().fsync(&file, flags & RWF_SYNC == 0)?;
     }
     Ok(n)
+}
+
+/// Whether a file can do what flags of preadv2(2) ask for (kiocb_set_rw_flags()).
+fn check_flags(file: &File, flags: u32, writes: bool) -> Result<(), Errno> {
+    const ALL: u32 = RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND;
+    if flags & !ALL != 0 || flags & RWF_NOWAIT != 0 && !file.ops().can_hurry(writes) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let both = RWF_APPEND | RWF_NOAPPEND;
+    if flags & both == both { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 /// readv(2).
@@ -170,17 +228,6 @@ pub fn preadv(cx: &mut Current, args: Args) -> SysResult {
 /// pwritev(2).
 pub fn pwritev(cx: &mut Current, args: Args) -> SysResult {
     write_vectors(cx, args, offset(args.get(3))?, 0)
-}
-
-/// RWF_HIPRI, RWF_DSYNC, RWF_SYNC of preadv2(2): more haste or more care, which need nothing here
-/// beyond the fsync that follows a synchronous write.
-const RWF_HIPRI: u32 = 1;
-const RWF_DSYNC: u32 = 2;
-const RWF_SYNC: u32 = 4;
-
-fn check_flags(flags: u32) -> Result<(), Errno> {
-    let known = RWF_HIPRI | RWF_DSYNC | RWF_SYNC;
-    if flags & !known != 0 { Err(Errno::EOPNOTSUPP) } else { Ok(()) }
 }
 
 /// Offset -1 of preadv2(2) means the file's own.

@@ -78,7 +78,7 @@ fn insert(cx: &Current, socket: Box<dyn Socket>, flags: OpenFlags) -> Result<i32
 pub fn socket(cx: &mut Current, args: Args) -> SysResult {
     let bits = args.uint(1);
     let flags = flags(bits & !TYPE_MASK)?;
-    let socket = net::socket(args.int(0), bits & TYPE_MASK, args.int(2))?;
+    let socket = net::socket(cx, args.int(0), bits & TYPE_MASK, args.int(2))?;
     Ok(insert(cx, socket, flags)? as u64)
 }
 

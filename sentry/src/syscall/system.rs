@@ -74,12 +74,13 @@ pub fn sysinfo(cx: &mut Current, args: Args) -> SysResult {
     let page = PAGE_SIZE as u64;
     let ahead = cx.namespaces.time.boottime_ahead();
     let uptime = platform().monotonic().saturating_add_signed(ahead);
+    let [one, five, fifteen] = crate::fs::proc::loads(&cx.task.process.pids);
     let mut bytes = [0; 112];
     let words = [
         uptime / 1_000_000_000,
-        0, // loads: averages are kept nowhere
-        0,
-        0,
+        one,
+        five,
+        fifteen,
         all.saturating_mul(page),
         all.saturating_sub(used).saturating_mul(page),
         0, // shared

@@ -57,7 +57,7 @@ syscalls! {
     25 mremap Full() memory::mremap, (Hex, Size, Size, Hex, Hex);
     26 msync Full() memory::msync, (Hex, Size, Hex);
     27 mincore Full() memory::mincore, (Hex, Size, Hex);
-    28 madvise Partial("MADV_REMOVE, HWPOISON; no core dumps") memory::madvise, (Hex, Size, Int);
+    28 madvise Partial("no HWPOISON, SOFT_OFFLINE or GUARD_INSTALL; no core dumps") memory::madvise, (Hex, Size, Int);
     29 shmget Full() shm::shmget, (Hex, Size, Hex);
     30 shmat Full() shm::shmat, (Int, Hex, Hex);
     31 shmctl Full() shm::shmctl, (Int, Int, Hex);
@@ -101,7 +101,7 @@ syscalls! {
     69 msgsnd Full() msg::msgsnd, (Int, Hex, Size, Hex);
     70 msgrcv Full() msg::msgrcv, (Int, Hex, Size, Int, Hex);
     71 msgctl Full() msg::msgctl, (Int, Int, Hex);
-    72 fcntl Partial("no leases, directory notification or read and write hints") fd::fcntl, (Fd, Int, Hex);
+    72 fcntl Partial("no leases") fd::fcntl, (Fd, Int, Hex);
     73 flock Full() fd::flock, (Fd, Int);
     74 fsync Full() fd::fsync, (Fd);
     75 fdatasync Full() fd::fdatasync, (Fd);
@@ -128,9 +128,9 @@ syscalls! {
     96 gettimeofday Full() time::gettimeofday, (Hex, Hex);
     97 getrlimit Full() system::getrlimit, (Int, Hex);
     98 getrusage Full() system::getrusage, (Int, Hex);
-    99 sysinfo Partial("no load averages") system::sysinfo, (Hex);
+    99 sysinfo Partial("shared memory and buffers are not counted") system::sysinfo, (Hex);
     100 times Full() time::times, (Hex);
-    101 ptrace Partial("no debug registers in use") ptrace::ptrace, (Int, Int, Hex, Hex);
+    101 ptrace Partial("no SECCOMP_GET_FILTER, SET_SYSCALL_INFO or SYSCALL_USER_DISPATCH") ptrace::ptrace, (Int, Int, Hex, Hex);
     102 getuid Full() creds::getuid, ();
     103 syslog Partial("an empty log") system::syslog, (Int, Hex, Int);
     104 getgid Full() creds::getgid, ();
@@ -186,7 +186,7 @@ syscalls! {
     154 modify_ldt Missing() missing, ();
     155 pivot_root Full() mount::pivot_root, (Path, Path);
     156 _sysctl Missing() missing, ();
-    157 prctl Partial("the common options") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
+    157 prctl Partial("no SET_TSC, MCE_KILL, SET_MM, SPECULATION_CTRL, IO_FLUSHER, SYSCALL_USER_DISPATCH, SCHED_CORE, MDWE, SET_VMA, GET_AUXV or MEMORY_MERGE") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
     158 arch_prctl Full() prctl::arch_prctl, (Hex, Hex);
     159 adjtimex Partial("asking only") time::adjtimex, (Hex);
     160 setrlimit Full() system::setrlimit, (Int, Hex);
@@ -356,8 +356,8 @@ syscalls! {
     324 membarrier Full() barrier::membarrier, (Hex, Hex, Int);
     325 mlock2 Full() memory::mlock2, (Hex, Size, Hex);
     326 copy_file_range Full() copy::copy_file_range, (Fd, Hex, Fd, Hex, Size, Hex);
-    327 preadv2 Partial("no RWF_NOWAIT or RWF_APPEND") rw::preadv2, (Fd, Hex, Size, Int, Int, Hex);
-    328 pwritev2 Partial("no RWF_NOWAIT or RWF_APPEND") rw::pwritev2, (Fd, Hex, Size, Int, Int, Hex);
+    327 preadv2 Full() rw::preadv2, (Fd, Hex, Size, Int, Int, Hex);
+    328 pwritev2 Full() rw::pwritev2, (Fd, Hex, Size, Int, Int, Hex);
     329 pkey_mprotect Missing() missing, ();
     330 pkey_alloc Missing() missing, ();
     331 pkey_free Missing() missing, ();

@@ -35,10 +35,6 @@ impl RegularOps {
     pub(super) fn new(inode: Arc<NinepInode>) -> Self {
         RegularOps { inode }
     }
-
-    fn of(&self, request: &Request<'_>) -> Result<(), Errno> {
-        self.inode.remote.call(request)?.reply().map(|_| ())
-    }
 }
 
 impl FileOps for RegularOps {
@@ -83,8 +79,7 @@ impl FileOps for RegularOps {
         let handle = self.inode.writer()?;
         let flags = file.flags();
         let writing = self.inode.data.io.lock();
-        let start =
-            if flags.contains(OpenFlags::APPEND) { self.inode.attr()?.size } else { offset };
+        let start = if src.appends(flags) { self.inode.attr()?.size } else { offset };
         let most = usize::try_from(MAX_OFFSET.saturating_sub(start)).unwrap_or(usize::MAX);
         let want = src.remaining().min(most);
         if want == 0 {
@@ -157,14 +152,7 @@ impl FileOps for RegularOps {
     }
 
     fn allocate(&self, _file: &File, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
-        let _writing = self.inode.data.io.lock();
-        self.of(&Request::Fallocate { fid: self.inode.fid, mode, offset, length: len })?;
-        self.inode.wrote();
-        // What became of the size depends on the mode: the gofer knows.
-        self.inode.changed(|_| {});
-        let size = self.inode.attr()?.size;
-        self.inode.cut(size);
-        Ok(())
+        self.inode.allocate(mode, offset, len)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -768,6 +768,21 @@ impl NinepInode {
     }
 }
 
+impl NinepInode {
+    /// fallocate(2).
+    pub(super) fn allocate(&self, mode: u32, offset: u64, length: u64) -> Result<(), Errno> {
+        let _writing = self.data.io.lock();
+        let request = Request::Fallocate { fid: self.fid, mode, offset, length };
+        self.remote.call(&request)?.reply().map(|_| ())?;
+        self.this()?.wrote();
+        // What became of the size depends on the mode: the gofer knows.
+        self.changed(|_| {});
+        let size = self.attr()?.size;
+        self.cut(size);
+        Ok(())
+    }
+}
+
 impl Mappable for NinepInode {
     fn page(&self, index: u64, write: bool) -> Result<FilePage, Errno> {
         let inode = self.this()?;
@@ -794,6 +809,13 @@ impl Mappable for NinepInode {
 
     fn detach(&self, mm: &Mm) {
         self.data.detach(mm);
+    }
+
+    fn punch(&self, first: u64, pages: u64) -> Result<(), Errno> {
+        /// FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE.
+        const HOLE: u32 = 3;
+        let page = PAGE_SIZE as u64;
+        self.allocate(HOLE, first.saturating_mul(page), pages.saturating_mul(page))
     }
 
     fn tracks_writes(&self) -> bool {

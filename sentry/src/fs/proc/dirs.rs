@@ -37,6 +37,7 @@ pub(super) fn fdinfo(about: &About<'_>, fd: i32, out: &mut String) -> Result<(),
     let _ = writeln!(out, "flags:\t0{:o}", flags.bits());
     let _ = writeln!(out, "mnt_id:\t{mount}");
     let _ = writeln!(out, "ino:\t{}", file.inode().ino());
+    super::locks::of_descriptor(about, &table, &file, out);
     let told = crate::task::pidfd::fdinfo(&file, about.pidns);
     out.push_str(&told.unwrap_or_else(|| file.ops().fdinfo(&file)));
     Ok(())

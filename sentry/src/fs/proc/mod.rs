@@ -7,6 +7,7 @@
 mod cpu;
 mod dirs;
 mod idmap;
+mod locks;
 mod memfile;
 mod mounts;
 mod mqueue;
@@ -17,6 +18,8 @@ mod sys;
 mod system;
 mod sysvipc;
 mod timens;
+
+pub use system::{loads, node_meminfo};
 
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};

@@ -36,6 +36,11 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     Entry { name: "cmdline", perm: 0o444, what: What::Bytes(cmdline) },
     Entry { name: "comm", perm: 0o644, what: What::Writable(comm, set_comm) },
+    Entry {
+        name: "coredump_filter",
+        perm: 0o644,
+        what: What::Writable(coredump_filter, set_coredump_filter),
+    },
     link("cwd", |about| place(about, |fs| fs.cwd())),
     private("environ", What::Bytes(environ)),
     link("exe", exe),
@@ -52,7 +57,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     Entry { name: "mem", perm: 0o600, what: What::Mem },
     Entry { name: "mountinfo", perm: 0o444, what: What::Mounts(super::mounts::mountinfo) },
     Entry { name: "mounts", perm: 0o444, what: What::Mounts(super::mounts::mounts) },
-    dir("net", &[]),
+    dir("net", NET),
     dir("ns", NAMESPACES),
     text("oom_score", |about, out| {
         let _ = writeln!(out, "{}", oom::score(about.process()?));
@@ -86,6 +91,13 @@ pub(super) const PROCESS_ONLY: &[Entry] = &[
     Entry { name: "task", perm: 0o555, what: What::Tasks },
     super::timens::ENTRY,
 ];
+
+/// What there is of networks.
+const NET: &[Entry] = &[text("unix", |about, out| {
+    let net = about.task()?.shared.lock().namespaces.net.clone();
+    net.sockets.show(out);
+    Ok(())
+})];
 
 const NAMESPACES: &[Entry] = &[
     link("cgroup", |about| namespace(about, "cgroup")),
@@ -208,6 +220,25 @@ fn set_oom_adj(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
         return Err(Errno::EACCES);
     }
     now.store(value, Ordering::Relaxed);
+    Ok(())
+}
+
+fn coredump_filter(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    let _ = writeln!(out, "{:08x}", about.process()?.coredump_filter.load(Ordering::Relaxed));
+    Ok(())
+}
+
+fn set_coredump_filter(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    /// Kinds of memory (MMF_DUMP_FILTER_BITS).
+    const KINDS: u32 = 0x1ff;
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?.trim();
+    let value = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => u32::from_str_radix(text, 8),
+        None => text.parse(),
+    };
+    let value = value.map_err(|_| Errno::EINVAL)?;
+    about.process()?.coredump_filter.store(value & KINDS, Ordering::Relaxed);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use crate::fs::setup::INTERNAL;
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
 use crate::syscall::{RELEASE, VERSION};
-use crate::task::{Pid, TaskState};
+use crate::task::{Pid, Pids, TaskState};
 
 pub(super) const ENTRIES: &[Entry] = &[
     text("cgroups", |_, out| {
@@ -24,8 +24,10 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     text("cpuinfo", super::cpu::cpuinfo),
     text("devices", devices),
+    text("diskstats", nothing),
     text("filesystems", filesystems),
     text("loadavg", loadavg),
+    text("locks", super::locks::locks),
     text("meminfo", meminfo),
     text("misc", nothing),
     text("modules", nothing),
@@ -99,47 +101,78 @@ const EVERY: u64 = 5_000_000_000;
 static LOADS: SpinLock<([u64; 3], u64)> = SpinLock::new(([0; 3], 0));
 
 /// Tasks that run and all tasks.
-fn task_counts(about: &About<'_>) -> (u64, u64) {
-    let table = about.container.pids.lock();
+fn task_counts(pids: &Pids) -> (u64, u64) {
+    let table = pids.lock();
     let tasks: alloc::vec::Vec<_> = table.tasks().cloned().collect();
     drop(table);
     let running = tasks.iter().filter(|t| t.state() == TaskState::Running).count();
     (running as u64, tasks.len() as u64)
 }
 
-fn loadavg(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    let (running, all) = task_counts(about);
+/// The load averages, in 11 bits of fraction, when a task asks for them while so many run.
+fn averages(running: u64) -> [u64; 3] {
     let now = platform().monotonic();
     // The reader runs only because it reads.
     let others = running.saturating_sub(1);
-    let loads = {
-        let mut state = LOADS.lock();
-        // After an hour without a look, what was before counts for nothing.
-        let steps = (now.saturating_sub(state.1) / EVERY).min(720);
-        if steps > 0 {
-            state.1 = now;
+    let mut state = LOADS.lock();
+    // After an hour without a look, what was before counts for nothing.
+    let steps = (now.saturating_sub(state.1) / EVERY).min(720);
+    if steps > 0 {
+        state.1 = now;
+    }
+    let mut loads = state.0;
+    for (load, decay) in loads.iter_mut().zip(DECAY) {
+        for _ in 0..steps {
+            let new = others.saturating_mul(FIXED).saturating_mul(FIXED.saturating_sub(decay));
+            *load = load.saturating_mul(decay).saturating_add(new) / FIXED;
         }
-        let mut loads = state.0;
-        for (load, decay) in loads.iter_mut().zip(DECAY) {
-            for _ in 0..steps {
-                let new = others.saturating_mul(FIXED).saturating_mul(FIXED.saturating_sub(decay));
-                *load = load.saturating_mul(decay).saturating_add(new) / FIXED;
-            }
-        }
-        state.0 = loads;
-        loads
-    };
-    for load in loads {
+    }
+    state.0 = loads;
+    loads
+}
+
+/// The same for sysinfo(2), in 16 bits of fraction.
+pub fn loads(pids: &Pids) -> [u64; 3] {
+    averages(task_counts(pids).0).map(|load| load << 5)
+}
+
+fn loadavg(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    let (running, all) = task_counts(&about.container.pids);
+    for load in averages(running) {
         let _ = write!(out, "{}.{:02} ", load / FIXED, load % FIXED * 100 / FIXED);
     }
     let _ = writeln!(out, "{running}/{all} {}", about.pidns.last());
     Ok(())
 }
 
-fn meminfo(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+/// KiB of memory, and of them free.
+fn memory() -> (u64, u64) {
     let page = PAGE_SIZE as u64 / 1024;
     let (used, all) = platform().frame_counts();
-    let (total, free) = (all.saturating_mul(page), all.saturating_sub(used).saturating_mul(page));
+    (all.saturating_mul(page), all.saturating_sub(used).saturating_mul(page))
+}
+
+/// The one node's memory, for sysfs.
+pub fn node_meminfo() -> String {
+    let (total, free) = memory();
+    let used = total.saturating_sub(free);
+    let mut text = String::new();
+    for (name, kib) in [
+        ("MemTotal", total),
+        ("MemFree", free),
+        ("MemUsed", used),
+        ("Active", used),
+        ("Inactive", 0),
+        ("FilePages", 0),
+        ("AnonPages", used),
+    ] {
+        let _ = writeln!(text, "Node 0 {:<16}{kib:>8} kB", format!("{name}:"));
+    }
+    text
+}
+
+fn meminfo(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    let (total, free) = memory();
     let used = total.saturating_sub(free);
     for (name, kib) in [
         ("MemTotal", total),
@@ -219,7 +252,7 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
     }
     let up = platform().monotonic().saturating_add_signed(about.ahead());
     let boot = platform().realtime().saturating_sub(up) / 1_000_000_000;
-    let (running, _) = task_counts(about);
+    let (running, _) = task_counts(&about.container.pids);
     let last = about.container.pids.processes().last().map_or(0, |p| p.pid);
     let _ = writeln!(
         out,

@@ -12,7 +12,7 @@ use crate::fs::inode::{FileOps, Inode, Whence, Written, default_seek};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::pages::{Charge, Pages};
 use crate::fs::perm::{self, cap};
-use crate::fs::types::{DirSink, MAX_OFFSET, OpenFlags, SetAttr, Time};
+use crate::fs::types::{DirSink, MAX_OFFSET, SetAttr, Time};
 use crate::mm::{FilePage, Mappable, Mm};
 use crate::platform::PAGE_SIZE;
 use crate::sync::Mutex;
@@ -95,7 +95,7 @@ impl FileOps for FileHandle {
         }
         let _one = body.lock.lock();
         let size = body.pages.size();
-        let at = if file.flags().contains(OpenFlags::APPEND) { size } else { offset };
+        let at = if src.appends(file.flags()) { size } else { offset };
         let room = MAX_OFFSET.saturating_sub(at);
         if room == 0 {
             return Err(Errno::EFBIG);
@@ -139,16 +139,13 @@ impl FileOps for FileHandle {
     }
 
     fn allocate(&self, _file: &File, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {
+        if mode == PUNCH_HOLE | KEEP_SIZE {
+            return self.0.punch_hole(offset, len);
+        }
         let body = self.body()?;
         let _one = body.lock.lock();
         let end = offset.saturating_add(len);
         match mode {
-            m if m == PUNCH_HOLE | KEEP_SIZE => {
-                if body.sealed(seal::WRITE | seal::FUTURE_WRITE) {
-                    return Err(Errno::EPERM);
-                }
-                body.pages.punch(offset, len, &*self.0.shared, &*self.0);
-            }
             0 | KEEP_SIZE => {
                 if body.sealed(seal::GROW) && end > body.pages.size() {
                     return Err(Errno::EPERM);
@@ -185,6 +182,20 @@ impl FileOps for DirOps {
     }
 }
 
+impl Node {
+    /// Takes the content of a range away, whose bytes are zero afterwards.
+    fn punch_hole(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let body = self.body().ok_or(Errno::EINVAL)?;
+        let _one = body.lock.lock();
+        if body.sealed(seal::WRITE | seal::FUTURE_WRITE) {
+            return Err(Errno::EPERM);
+        }
+        body.pages.punch(offset, len, &*self.shared, self);
+        self.touch();
+        Ok(())
+    }
+}
+
 impl Mappable for Node {
     fn page(&self, index: u64, write: bool) -> Result<FilePage, Errno> {
         let body = self.body().ok_or(Errno::EFAULT)?;
@@ -213,6 +224,11 @@ impl Mappable for Node {
         if let Some(body) = self.body() {
             body.pages.detach(mm);
         }
+    }
+
+    fn punch(&self, first: u64, pages: u64) -> Result<(), Errno> {
+        let page = PAGE_SIZE as u64;
+        self.punch_hole(first.saturating_mul(page), pages.saturating_mul(page))
     }
 
     fn tracks_writes(&self) -> bool {

@@ -120,7 +120,7 @@ impl Sock {
     /// Puts a connection into a listener's backlog. `EAGAIN` where that is full.
     fn knock(&self, cx: &Current, listener: &Arc<Sock>) -> Result<(), Errno> {
         let this = self.this.upgrade().ok_or(Errno::EINVAL)?;
-        let theirs = Sock::new(self.kind);
+        let theirs = Sock::new(self.kind, &cx.namespaces.net);
         theirs.options.inherit(&listener.options);
         let (mine, creds) = (creds_of(cx), {
             let link = listener.link.lock();

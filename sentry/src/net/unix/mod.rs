@@ -6,6 +6,7 @@
 //!
 //! - [`address`]: names in the file system and abstract ones.
 //! - [`connect`]: bind, listen, connect, accept. [`send`], [`receive`]: transfers.
+//! - [`list`]: all of them, for /proc.
 //! - [`message`]: what lies in an inbox, and descriptors under way.
 //!
 //! Locks: an inbox is a `Mutex`, held while bytes are copied to the receiver; a link is a spinlock for a
@@ -14,25 +15,27 @@
 
 mod address;
 mod connect;
+mod list;
 mod message;
 mod receive;
 mod send;
 
 pub use address::AbstractNames;
+pub use list::Sockets;
 pub use message::InFlight;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use self::address::Address;
 use self::message::Message;
 use super::options::Options;
 use super::{
-    Incoming, Kind, MsgFlags, Outgoing, Patience, PeerCreds, SHUT_RECEIVE, SHUT_SEND, Socket,
-    Ucred, family,
+    Incoming, Kind, MsgFlags, NetNamespace, Outgoing, Patience, PeerCreds, SHUT_RECEIVE, SHUT_SEND,
+    Socket, Ucred, family,
 };
 use crate::errno::Errno;
 use crate::error::SysError;
@@ -50,6 +53,10 @@ pub struct UnixSocket(Arc<Sock>);
 /// A socket, as its peers see it.
 pub(crate) struct Sock {
     this: Weak<Sock>,
+    /// What tells it from others in /proc/net/unix.
+    number: u64,
+    /// The inode number of its file; 0: nobody has accepted it yet.
+    ino: AtomicU64,
     kind: Kind,
     options: Options,
     /// Readers, writers and whoever polls wait here.
@@ -112,9 +119,12 @@ fn creds_of(cx: &Current) -> PeerCreds {
 }
 
 impl Sock {
-    fn new(kind: Kind) -> Arc<Sock> {
-        Arc::new_cyclic(|this| Sock {
+    fn new(kind: Kind, net: &NetNamespace) -> Arc<Sock> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let sock = Arc::new_cyclic(|this| Sock {
             this: this.clone(),
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
+            ino: AtomicU64::new(0),
             kind,
             options: Options::default(),
             queue: WaitQueue::new(),
@@ -133,7 +143,9 @@ impl Sock {
             charged: AtomicUsize::new(0),
             lacks_space: AtomicBool::new(false),
             dead: AtomicBool::new(false),
-        })
+        });
+        net.sockets.add(&sock);
+        sock
     }
 
     fn is_dgram(&self) -> bool {
@@ -302,13 +314,14 @@ impl Sock {
 
 impl UnixSocket {
     /// One that is neither bound nor connected.
-    pub fn new(kind: Kind) -> UnixSocket {
-        UnixSocket(Sock::new(kind))
+    pub fn new(kind: Kind, net: &NetNamespace) -> UnixSocket {
+        UnixSocket(Sock::new(kind, net))
     }
 
     /// Two that are connected with each other.
     pub fn pair(cx: &Current, kind: Kind) -> (UnixSocket, UnixSocket) {
-        let (a, b) = (Sock::new(kind), Sock::new(kind));
+        let net = &cx.namespaces.net;
+        let (a, b) = (Sock::new(kind, net), Sock::new(kind, net));
         for (one, other) in [(&a, &b), (&b, &a)] {
             let mut link = one.link.lock();
             link.peer = Some(other.clone());
@@ -326,6 +339,10 @@ impl Socket for UnixSocket {
 
     fn kind(&self) -> Kind {
         self.0.kind
+    }
+
+    fn opened(&self, ino: u64) {
+        self.0.ino.store(ino, Ordering::Relaxed);
     }
 
     fn options(&self) -> &Options {
