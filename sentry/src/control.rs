@@ -243,6 +243,8 @@ pub struct ContainerSpec {
     pub process: ProcessSpec,
     /// Limits of the container.
     pub limits: Limits,
+    /// Values that files of /proc/sys are given: the path below it, and the value.
+    pub sysctl: Vec<(String, String)>,
     /// The filter that all its processes begin with: a program of classic BPF, 8 bytes an instruction as in `struct
     /// sock_filter` (seccomp(2)).
     pub seccomp: Option<Vec<u8>>,
@@ -336,6 +338,12 @@ pub struct ProcessSpec {
     pub capabilities: Capabilities,
     /// prctl(PR_SET_NO_NEW_PRIVS).
     pub no_new_privs: bool,
+    /// How gladly it is killed for its memory, -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+    /// What ioprio_set(2) takes.
+    pub io_priority: Option<u32>,
+    /// Its scheduling.
+    pub scheduler: Option<Scheduler>,
     /// Resource limits: RLIMIT_ number, soft, hard.
     pub rlimits: Vec<(u32, u64, u64)>,
     /// Standard input, output and error; `None`: closed. With `terminal`, the first is the console.
@@ -344,6 +352,17 @@ pub struct ProcessSpec {
     pub terminal: bool,
     /// Its size, rows and columns, where known.
     pub window: Option<(u16, u16)>,
+}
+
+/// How a process is scheduled (sched(7)): kept and told, not honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    /// SCHED_OTHER 0, SCHED_FIFO 1, SCHED_RR 2, SCHED_BATCH 3 or SCHED_IDLE 5.
+    pub policy: u32,
+    /// Nice value, -20 to 19.
+    pub nice: i32,
+    /// Real-time priority: 1 to 99 for SCHED_FIFO and SCHED_RR, else 0.
+    pub priority: u32,
 }
 
 /// The five capability sets.

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::Kernel;
 use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec, Usage};
 use crate::errno::Errno;
+use crate::fs::proc;
 use crate::fs::setup::{
     GoferSource, MountError, Sources, mount_container, mount_point, root_creds,
 };
@@ -148,6 +149,14 @@ impl Container {
             .map_err(|e: MountError| Failure::other(e.to_string()))?;
         container.mounts.call_once(|| mounts);
         let birth = container.prepare(&spec.process, true)?;
+        let (fs, creds) = (birth.fs.clone(), root_creds());
+        let cx = Cx { fs: &fs, creds: &creds, task: Some(&birth.task) };
+        for (path, value) in &spec.sysctl {
+            proc::set_sysctl(&container, &cx, path, value).map_err(|e| {
+                let name = path.replace('/', ".");
+                Failure::other(format!("linux.sysctl.{name}: {value:?}: {}", e.text()))
+            })?;
+        }
         *container.waiting.lock() = Some(birth);
         Ok(container)
     }
@@ -349,6 +358,16 @@ impl Container {
         };
         let birth =
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
+        if let Some(adj) = spec.oom_score_adj {
+            birth.task.process.oom_score_adj.store(adj, Ordering::Relaxed);
+        }
+        {
+            let mut sched = birth.task.sched.lock();
+            if let Some(new) = spec.scheduler {
+                (sched.policy, sched.nice, sched.priority) = (new.policy, new.nice, new.priority);
+            }
+            sched.ioprio = spec.io_priority.map(|priority| Arc::new(priority.into()));
+        }
         let console = console.map(|(tty, _)| {
             tty.control(&birth.task.process);
             tty

@@ -16,6 +16,7 @@ mod seccomp;
 mod states;
 mod streams;
 mod terminals;
+mod values;
 
 pub use calls::for_vm as answers_for_vm;
 
@@ -72,6 +73,7 @@ fn tests() -> impl Iterator<Item = Test> {
         exec::TESTS,
         hooks::TESTS,
         terminals::TESTS,
+        values::TESTS,
         bad_input::TESTS,
         deaths::TESTS,
         limits::TESTS,

@@ -17,6 +17,9 @@ const HONOURED: &[&str] = &[
     "process.cwd",
     "process.capabilities.*",
     "process.rlimits.*",
+    "process.oomScoreAdj",
+    "process.ioPriority.*",
+    "process.scheduler.*",
     "process.noNewPrivileges",
     "root.path",
     "root.readonly",
@@ -45,6 +48,8 @@ const HONOURED: &[&str] = &[
     // What cannot be done of it is an error.
     "linux.seccomp.*",
     "linux.rootfsPropagation",
+    // Those that are not there are named or refused where they are read.
+    "linux.sysctl.*",
     "linux.maskedPaths.*",
     "linux.readonlyPaths.*",
 ];
@@ -101,7 +106,7 @@ mod tests {
     fn what_is_not_honoured_is_named_once() {
         let config = json!({
             "hooks": { "poststop": [{ "path": "/a" }], "later": [{ "path": "/a" }, { "path": "/b" }] },
-            "process": { "apparmorProfile": "x", "selinuxLabel": "", "oomScoreAdj": 5 },
+            "process": { "apparmorProfile": "x", "selinuxLabel": "", "later": 5 },
             "linux": {
                 "maskedPaths": ["/proc/kcore", "/secret"],
                 "namespaces": [{ "type": "network", "path": "/run/netns/x" }],
@@ -115,7 +120,7 @@ mod tests {
                 "hooks.later[].path",
                 "linux.timeOffsets.boottime.secs",
                 "process.apparmorProfile",
-                "process.oomScoreAdj",
+                "process.later",
             ]
         );
     }

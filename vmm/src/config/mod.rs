@@ -6,7 +6,9 @@
 pub mod capabilities;
 mod honoured;
 pub mod mounts;
+mod priority;
 mod seccomp;
+mod sysctl;
 mod translate;
 
 use std::collections::HashMap;

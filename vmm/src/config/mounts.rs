@@ -28,6 +28,23 @@ const FLAGS: &[(&str, u64, bool)] = &[
     ("norelatime", 1 << 21, false),
     ("strictatime", 1 << 24, true),
     ("nostrictatime", 1 << 24, false),
+    // Of all that is mounted below too, as the others are here: what a gofer serves is one mount inside.
+    ("rro", 1, true),
+    ("rrw", 1, false),
+    ("rnosuid", 2, true),
+    ("rsuid", 2, false),
+    ("rnodev", 4, true),
+    ("rdev", 4, false),
+    ("rnoexec", 8, true),
+    ("rexec", 8, false),
+    ("rnoatime", 1 << 10, true),
+    ("ratime", 1 << 10, false),
+    ("rnodiratime", 1 << 11, true),
+    ("rdiratime", 1 << 11, false),
+    ("rrelatime", 1 << 21, true),
+    ("rnorelatime", 1 << 21, false),
+    ("rstrictatime", 1 << 24, true),
+    ("rnostrictatime", 1 << 24, false),
 ];
 
 /// Words that change who hears of mounts below, as flags of mount(2).
@@ -100,6 +117,11 @@ pub fn mount(
     }
     let fstype = mount.typ().as_deref().unwrap_or_default();
     if bind || fstype == "bind" {
+        if !data.is_empty() {
+            // As runc, whose kernel passes over them.
+            let words = data.join(",");
+            crate::warning!("config.json: {}: {words} is not honoured", field("options"));
+        }
         let source = mount
             .source()
             .as_ref()
@@ -181,10 +203,11 @@ mod tests {
     #[test]
     fn binds_are_the_gofer_s() {
         let (spec, attach) =
-            parse(r#"{"destination":"/e","type":"none","source":"etc","options":["rbind","ro"]}"#)
+            parse(r#"{"destination":"/e","type":"none","source":"etc","options":["rbind","rro","rnosuid"]}"#)
                 .unwrap();
         let attach = attach.unwrap();
         assert_eq!((attach.name.as_str(), attach.read_only), ("4", true));
+        assert_eq!(spec.flags, 3);
         assert!(matches!(spec.source, MountSource::Gofer { directory: true, .. }));
     }
 

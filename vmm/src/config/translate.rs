@@ -8,7 +8,9 @@ use oci_spec::runtime::{
 };
 use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 
-use super::{Attach, Container, IdRange, Invalid, Network, capabilities, mounts, seccomp};
+use super::{
+    Attach, Container, IdRange, Invalid, Network, capabilities, mounts, priority, seccomp, sysctl,
+};
 use crate::hooks::{Hook, Hooks};
 
 /// What can go wrong.
@@ -81,6 +83,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
                 memory: memory.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
                 pids: pids.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
             },
+            sysctl: sysctl::all(linux.and_then(|linux| linux.sysctl().as_ref()))?,
             seccomp: linux
                 .and_then(|linux| linux.seccomp().as_ref())
                 .map(seccomp::compile)
@@ -194,6 +197,9 @@ pub fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
         umask: user.umask(),
         capabilities: capabilities::sets(process.capabilities().as_ref()),
         no_new_privs: process.no_new_privileges().unwrap_or(false),
+        oom_score_adj: priority::oom_score_adj(process.oom_score_adj())?,
+        io_priority: process.io_priority().as_ref().map(priority::io_priority).transpose()?,
+        scheduler: process.scheduler().as_ref().map(priority::scheduler).transpose()?,
         rlimits,
         stdio: [None; 3],
         terminal: process.terminal().unwrap_or(false),

@@ -112,6 +112,35 @@ fn admin(cx: &Cx<'_>) -> Result<(), Errno> {
     if cx.creds.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Gives a file below /proc/sys a value, as writing it does. `EACCES` for one that cannot be changed, and has another.
+pub fn set_sysctl(
+    container: &Arc<Container>,
+    cx: &Cx<'_>,
+    path: &str,
+    value: &str,
+) -> Result<(), Errno> {
+    let task = cx.task.ok_or(Errno::ESRCH)?;
+    let subject = None;
+    let about = About { container, pidns: &task.process.pidns, cx, subject };
+    let mut entries = sys::ENTRIES;
+    let mut names = path.split('/').peekable();
+    while let Some(name) = names.next() {
+        let entry = entries.iter().find(|entry| entry.name == name).ok_or(Errno::ENOENT)?;
+        match (&entry.what, names.peek()) {
+            (What::Dir(below), Some(_)) => entries = below,
+            (What::Writable(_, store), None) => return store(&about, value.as_bytes()),
+            (What::Text(render), None) => {
+                let mut now = String::new();
+                render(&about, &mut now)?;
+                let same = now.split_ascii_whitespace().eq(value.split_ascii_whitespace());
+                return if same { Ok(()) } else { Err(Errno::EACCES) };
+            }
+            _ => break,
+        }
+    }
+    Err(Errno::ENOENT)
+}
+
 /// Writes an entry's text.
 type Render = fn(&About<'_>, &mut String) -> Result<(), Errno>;
 /// Takes what was written to an entry.
