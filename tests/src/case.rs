@@ -7,7 +7,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::runtime::Runtime;
-use crate::{cases, differential, process, userland};
+use crate::{cases, differential, docker, process, userland};
 
 /// Exit status of a test that cannot run here, with the reason on standard output.
 pub const SKIPPED: i32 = 77;
@@ -40,7 +40,8 @@ pub enum Verdict {
 
 /// The names of all tests that run containers.
 pub fn names() -> Vec<String> {
-    cases::all().into_iter().map(|(name, _)| name).chain(crate::lifecycle::names()).collect()
+    let cases = cases::all().into_iter().map(|(name, _)| name);
+    cases.chain(crate::lifecycle::names()).chain(docker::names()).collect()
 }
 
 /// Runs a test by its name. Mounts are made in a mount namespace of its own, and end with the process.
@@ -55,6 +56,9 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     }
     if name.starts_with(userland::PREFIX) {
         return userland::run(name, place);
+    }
+    if name.starts_with(docker::PREFIX) {
+        return docker::run(name, place);
     }
     crate::lifecycle::run(name, place)
 }

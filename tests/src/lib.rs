@@ -10,6 +10,7 @@ pub mod case;
 pub mod cases;
 pub mod cpio;
 pub mod differential;
+pub mod docker;
 pub mod lifecycle;
 pub mod lint;
 pub mod native;

@@ -2,6 +2,7 @@
 //!
 //! - `busybox`: a static busybox and its links.
 //! - `debian`: bash, coreutils, python3 and their like, unpacked from Debian's packages.
+//! - `docker`: no root, but Docker's engine and client with their libraries, as Debian's packages have them.
 //! - `programs`: the C programs of `tests/programs`, statically and dynamically linked, with this machine's C library (the
 //!   one they were linked with) and busybox.
 //!
@@ -78,6 +79,7 @@ pub fn make(cache: &Path, apt: &mut Apt, programs: &Path) -> Result<PathBuf, Err
     let busybox = image::fetch_busybox(cache, apt)?;
     apt::once(&roots.join("busybox"), |into| busybox_root(&busybox, into))?;
     apt::once(&roots.join("debian"), |into| debian_root(apt, into))?;
+    apt::once(&roots.join("docker"), |into| docker_root(apt, into))?;
     let stamp = roots.join("programs/.sources");
     let sources = digest(programs)?;
     if fs::read_to_string(&stamp).unwrap_or_default() != sources {
@@ -180,6 +182,28 @@ fn debian_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
         let link = root.join(link);
         if fs::symlink_metadata(&link).is_err() {
             symlink(target, &link).map_err(|e| io_error(&link, e))?;
+        }
+    }
+    Ok(())
+}
+
+fn docker_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
+    apt.unpack("bookworm", &crate::docker::PACKAGES.map(str::to_owned), root)?;
+    // What is big and not used.
+    for name in [
+        "bin/containerd-shim",
+        "bin/containerd-shim-runc-v1",
+        "bin/containerd-stress",
+        "bin/dnet",
+        "sbin/ovrouter",
+        "share",
+    ] {
+        let path = root.join("usr").join(name);
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error(&path, e)),
+            _ => {}
         }
     }
     Ok(())

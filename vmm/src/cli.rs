@@ -14,7 +14,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// sentry, on KVM as a ring-0 guest or, where KVM is not usable, under ptrace. The command line is
 /// that of runc; `ringwall do -- CMD` runs a command of the host in a throw-away sandbox.
 #[derive(Parser, Debug)]
-#[command(name = "ringwall", version, max_term_width = 100, disable_help_subcommand = false)]
+// The word is what Docker looks for.
+#[command(name = "ringwall", version = concat!("version ", env!("CARGO_PKG_VERSION")), max_term_width = 100, disable_help_subcommand = false)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

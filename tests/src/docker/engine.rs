@@ -1,0 +1,186 @@
+//! Docker's engine, for the time of one test.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::case::Place;
+use crate::process;
+
+/// The packages of the engine and of what it needs, without the C library, which is the machine's.
+pub const PACKAGES: [&str; 16] = [
+    "containerd",
+    "docker.io",
+    "libcap2",
+    "libdevmapper1.02.1",
+    "libgcrypt20",
+    "libgpg-error0",
+    "liblz4-1",
+    "liblzma5",
+    "libpcre2-8-0",
+    "libseccomp2",
+    "libselinux1",
+    "libsystemd0",
+    "libudev1",
+    "libzstd1",
+    "runc",
+    "tini",
+];
+
+/// How long the engine has to start, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running engine.
+pub struct Engine {
+    folder: PathBuf,
+    path: OsString,
+    libraries: OsString,
+    dockerd: Child,
+    cgroup: String,
+}
+
+impl Engine {
+    /// Starts it with everything of its own below `folder`, with Ringwall registered by `ringwall install`, and makes the
+    /// image `busybox`.
+    pub fn start(place: &Place, folder: &Path) -> io::Result<Engine> {
+        let packages = place.roots.join("docker");
+        let mut path: OsString = packages.join("usr/bin").into();
+        for more in [packages.join("usr/sbin"), "/usr/sbin:/usr/bin:/sbin:/bin".into()] {
+            path.push(":");
+            path.push(more);
+        }
+        let mut libraries: OsString = packages.join("usr/lib/x86_64-linux-gnu").into();
+        libraries.push(":");
+        libraries.push(packages.join("lib/x86_64-linux-gnu"));
+        fs::create_dir_all(folder.join("tmp"))?;
+        install(place, folder, false)?;
+        let cgroup = format!("ringwall-test-{}", std::process::id());
+        let file = |name: &str| folder.join(name).display().to_string();
+        let mut command = Command::new(packages.join("usr/sbin/dockerd"));
+        command
+            .args(["--config-file", &file("daemon.json"), "--data-root", &file("data")])
+            .args(["--exec-root", &file("exec"), "--pidfile", &file("pid")])
+            .args(["--host", &format!("unix://{}", file("docker.sock"))])
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"])
+            .args(["--ip-forward=false", "--oom-score-adjust=0", "--cgroup-parent", &cgroup])
+            .env("PATH", &path)
+            .env("LD_LIBRARY_PATH", &libraries)
+            .env("TMPDIR", folder.join("tmp"))
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("log"))?)
+            .stderr(File::create(folder.join("log.err"))?);
+        let dockerd = command.spawn()?;
+        let engine = Engine { folder: folder.to_owned(), path, libraries, dockerd, cgroup };
+        let begun = Instant::now();
+        loop {
+            let mut command = Command::new("docker");
+            engine.environment(&mut command);
+            if command.arg("version").output()?.status.success() {
+                break;
+            }
+            if begun.elapsed() > PATIENCE * place.slow {
+                let tail = engine.log_tail();
+                engine.stop()?;
+                return Err(io::Error::other(format!("the engine does not start: {tail}")));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        engine.import(&place.roots.join("busybox"))?;
+        Ok(engine)
+    }
+
+    /// Gives a command what it needs to talk to the engine.
+    pub fn environment(&self, command: &mut Command) {
+        command
+            .env("PATH", &self.path)
+            .env("LD_LIBRARY_PATH", &self.libraries)
+            .env("DOCKER_HOST", format!("unix://{}", self.folder.join("docker.sock").display()))
+            .env("DOCKER_CONFIG", self.folder.join("client"))
+            .env("FOLDER", &self.folder);
+    }
+
+    /// The test's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn import(&self, root: &Path) -> io::Result<()> {
+        let mut command = Command::new("sh");
+        self.environment(&mut command);
+        let script = "tar -C \"$1\" -c . | docker import -c 'ENV PATH=/usr/bin:/bin' -c 'CMD [\"sh\"]' - busybox";
+        let done = command.args(["-c", script, "-"]).arg(root).output()?;
+        match done.status.success() {
+            true => Ok(()),
+            false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned())),
+        }
+    }
+
+    /// Makes Ringwall the runtime of containers that name none.
+    pub fn make_default(&mut self, place: &Place) -> io::Result<()> {
+        install(place, &self.folder, true)?;
+        kill(Pid::from_raw(self.dockerd.id() as i32), Signal::SIGHUP)?;
+        let begun = Instant::now();
+        loop {
+            let mut command = Command::new("docker");
+            self.environment(&mut command);
+            let told = command.args(["info", "--format", "{{.DefaultRuntime}}"]).output()?;
+            if told.stdout.trim_ascii() == b"ringwall" {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE * place.slow {
+                return Err(io::Error::other("the engine does not read its configuration again"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The end of what it has said.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.folder.join("log.err")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    /// Ends it, and takes away what is not below its folder.
+    pub fn stop(mut self) -> io::Result<()> {
+        kill(Pid::from_raw(self.dockerd.id() as i32), Signal::SIGTERM)?;
+        let begun = Instant::now();
+        while self.dockerd.try_wait()?.is_none() {
+            if begun.elapsed() > PATIENCE {
+                process::kill_tree(self.dockerd.id() as i32);
+                self.dockerd.wait()?;
+                return Err(io::Error::other("the engine does not end"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        for controller in fs::read_dir("/sys/fs/cgroup")?.flatten() {
+            // Where it was used.
+            let _none = fs::remove_dir(controller.path().join(&self.cgroup));
+        }
+        let _none = fs::remove_dir(Path::new("/sys/fs/cgroup").join(&self.cgroup));
+        Ok(())
+    }
+}
+
+fn install(place: &Place, folder: &Path, default: bool) -> io::Result<()> {
+    let mut args = vec!["install", "--config"];
+    let config = folder.join("daemon.json").display().to_string();
+    args.push(&config);
+    if default {
+        args.push("--default");
+    }
+    let platform = format!("--platform={}", place.runtime.platform.as_deref().unwrap_or("auto"));
+    args.extend(["--", &platform]);
+    let done = place.runtime.bare(&args, None).output()?;
+    match done.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned())),
+    }
+}

@@ -1,0 +1,46 @@
+//! Steps that are known to come out otherwise than with runc.
+
+/// Test, step and cause. README's Docker page lists them.
+pub const DIFFERENCES: &[(&str, &str, &str)] = &[
+    (
+        "docker/run",
+        "hostname",
+        "a domain name comes as the sysctl kernel.domainname, which is not honoured yet",
+    ),
+    (
+        "docker/run",
+        "device",
+        "linux.devices is not honoured yet: a container has the sentry's own devices",
+    ),
+    ("docker/run", "sysctl", "linux.sysctl is not honoured yet"),
+    ("docker/run", "oom-score-adj", "process.oomScoreAdj is not honoured yet"),
+    (
+        "docker/run",
+        "masked",
+        "the sentry's /proc does not have these files, so that there is nothing to mask",
+    ),
+    (
+        "docker/limits",
+        "oom-killed",
+        "Docker reads it from the host's cgroup; the kill is the sentry's, and `events` tells it",
+    ),
+    (
+        "docker/limits",
+        "update-memory",
+        "the memory of a container that is there cannot be changed yet: refused",
+    ),
+    ("docker/limits", "update-cpus", "no limits of processor time yet: refused"),
+    (
+        "docker/limits",
+        "stats-pids",
+        "Docker reads it from the host's cgroup, which a container has none of yet",
+    ),
+];
+
+/// Why a step differs, where that is known.
+pub fn cause(test: &str, step: &str) -> Option<&'static str> {
+    DIFFERENCES
+        .iter()
+        .find(|(known, name, _)| *known == test && *name == step)
+        .map(|(.., cause)| *cause)
+}

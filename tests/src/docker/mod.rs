@@ -1,0 +1,195 @@
+//! Containers as Docker drives them: the engine of Debian's packages, started by hand for one test, and its own client.
+//!
+//! Each test is a shell script ([`THEMES`]) that makes steps; it runs with runc and with Ringwall as `docker run`'s
+//! runtime, and every step must print the same and end with the same status. Steps that are known to differ are listed with
+//! their causes in [`known`]: one that differs and is not there fails the test, and one that is there and does not differ is
+//! told. The engine has no network, a folder of its own for everything, and ends with the test.
+
+mod engine;
+pub mod known;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::case::{Place, Verdict};
+use crate::process::{self, Keep};
+use crate::runtime::Scratch;
+use engine::Engine;
+pub use engine::PACKAGES;
+
+/// What the tests' names begin with.
+pub const PREFIX: &str = "docker/";
+
+const PRELUDE: &str = include_str!("prelude.sh");
+
+/// The scripts.
+const THEMES: &[(&str, &str)] = &[
+    ("docker/status", include_str!("status.sh")),
+    ("docker/run", include_str!("run.sh")),
+    ("docker/exec", include_str!("exec.sh")),
+    ("docker/life", include_str!("life.sh")),
+    ("docker/files", include_str!("files.sh")),
+    ("docker/limits", include_str!("limits.sh")),
+    ("docker/build", include_str!("build.sh")),
+];
+
+/// The tests' names.
+pub fn names() -> impl Iterator<Item = String> {
+    THEMES.iter().map(|(name, _)| (*name).to_owned())
+}
+
+/// Runs one.
+pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
+    let Some((_, script)) = THEMES.iter().find(|(known, _)| *known == name) else {
+        return Err(io::Error::other(format!("no test named {name}")));
+    };
+    if place.runtime.is_runc() {
+        return Ok(Verdict::Skipped("runc is what Ringwall is compared with here".to_owned()));
+    }
+    let keep = Keep::present();
+    let scratch = Scratch::new("dk")?;
+    let mut engine = Engine::start(place, scratch.path())?;
+    let compared = compare(name, script, &mut engine, place);
+    let tail = engine.log_tail();
+    engine.stop()?;
+    let left = process::end_strays(&keep);
+    let compared = compared?;
+    Ok(if !compared.wrong.is_empty() {
+        Verdict::Failed(format!("{}\nthe engine's log ends:\n{tail}", compared.wrong))
+    } else if !left.is_empty() {
+        Verdict::Failed(format!("left behind: {}", left.join(", ")))
+    } else if !compared.noted.is_empty() {
+        Verdict::Noted(compared.noted)
+    } else {
+        Verdict::Passed
+    })
+}
+
+/// What came out of a comparison.
+#[derive(Default)]
+struct Compared {
+    /// What is wrong, if anything.
+    wrong: String,
+    /// What is as it should be, though it is not expected to.
+    noted: String,
+}
+
+/// Runs the script with both.
+fn compare(name: &str, script: &str, engine: &mut Engine, place: &Place) -> io::Result<Compared> {
+    let reference = steps(&run_script(script, engine, place, "runc")?);
+    engine.make_default(place)?;
+    let found = steps(&run_script(script, engine, place, "ringwall")?);
+    let Compared { mut wrong, mut noted } = Compared::default();
+    let mut differing = BTreeSet::new();
+    for (step, expected) in &reference {
+        let got = found.iter().find(|(name, _)| name == step).map(|(_, text)| text.as_str());
+        if got != Some(expected.as_str()) {
+            differing.insert(step.as_str());
+            if known::cause(name, step).is_none() {
+                let got = got.unwrap_or("nothing\n");
+                wrong.push_str(&format!("{step}: runc:\n{expected}{step}: ringwall:\n{got}"));
+            }
+        }
+    }
+    for (theme, step, cause) in known::DIFFERENCES {
+        if *theme == name && !differing.contains(step) {
+            noted.push_str(&format!("{step}: is as with runc, though listed: {cause}\n"));
+        }
+    }
+    for (step, text) in &found {
+        if !reference.iter().any(|(name, _)| name == step) {
+            wrong.push_str(&format!("{step}: of ringwall alone: {text}"));
+        }
+    }
+    if reference.is_empty() {
+        wrong.push_str("the script made no step\n");
+    }
+    Ok(Compared { wrong, noted })
+}
+
+fn run_script(script: &str, engine: &Engine, place: &Place, runtime: &str) -> io::Result<String> {
+    let mut command = Command::new("sh");
+    engine.environment(&mut command);
+    command.args(["-c", &format!("{PRELUDE}\n{script}")]).env("RT", runtime);
+    let file = engine.folder().join(format!("script-{runtime}"));
+    let (out, err) = (fs::File::create(&file)?, fs::File::create(file.with_extension("err"))?);
+    // Containers of the script may outlive it for a moment, and are the engine's to end: nothing is to be killed here.
+    let mut child = command.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()?;
+    let limit = Duration::from_secs(60) * place.slow;
+    let begun = std::time::Instant::now();
+    while child.try_wait()?.is_none() {
+        if begun.elapsed() > limit {
+            process::kill_tree(child.id() as i32);
+            child.wait()?;
+            let so_far = fs::read_to_string(&file)?;
+            return Err(io::Error::other(format!("{runtime}: not done in time:\n{so_far}")));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    fs::read_to_string(&file)
+}
+
+/// The steps of a script's output by name, each with what must be the same.
+fn steps(output: &str) -> Vec<(String, String)> {
+    let mut steps: Vec<(String, String)> = Vec::new();
+    for line in output.lines() {
+        match line.strip_prefix("## ") {
+            Some(name) => steps.push((name.to_owned(), String::new())),
+            None => {
+                if let Some((_, text)) = steps.last_mut() {
+                    text.push_str(&normal(line));
+                    text.push('\n');
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// A line without what differs for no reason of the runtime's: ids, and whose words an error begins with.
+fn normal(line: &str) -> String {
+    let mut text = line.to_owned();
+    for words in ["runc create failed: ", "unable to start container process: "] {
+        text = text.replace(words, "");
+    }
+    // runc names the call that failed before the file.
+    if let Some((before, after)) = text.split_once(": stat ")
+        && let Some((_, why)) = after.split_once(": ")
+    {
+        text = format!("{before}: {why}");
+    }
+    let mut normal = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find(|c: char| c.is_ascii_hexdigit()) {
+        let (before, hex) = rest.split_at(at);
+        let len = hex.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(hex.len());
+        let (digits, after) = hex.split_at(len);
+        normal.push_str(before);
+        normal.push_str(if len == 64 || len == 12 { "ID" } else { digits });
+        rest = after;
+    }
+    normal.push_str(rest);
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{normal, steps};
+
+    #[test]
+    fn steps_are_told_apart() {
+        let steps = steps("lost\n## a\nx\n-> 0\n## b\n-> 1\n");
+        assert_eq!(steps, [("a".into(), "x\n-> 0\n".into()), ("b".into(), "-> 1\n".into())]);
+    }
+
+    #[test]
+    fn ids_and_prefixes_are_nothing() {
+        let id = "0123456789abcdef".repeat(4);
+        assert_eq!(normal(&format!("x {id} beef")), "x ID beef");
+        let runc = "failed: runc create failed: unable to start container process: exec: \"/n\": stat /n: no such file";
+        assert_eq!(normal(runc), "failed: exec: \"/n\": no such file");
+    }
+}
