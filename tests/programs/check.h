@@ -52,6 +52,22 @@ static inline double now(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+// Prints lines in their order and frees them; those that are alike stay as they came.
+static inline void show_sorted(char **lines, int count, int (*compare)(const void *, const void *)) {
+    for (int i = 1; i < count; i++)
+        for (int j = i; j > 0 && compare(&lines[j - 1], &lines[j]) > 0; j--) {
+            char *swap = lines[j];
+            lines[j] = lines[j - 1];
+            lines[j - 1] = swap;
+        }
+    for (int i = 0; i < count; i++) {
+        printf("%s\n", lines[i]);
+        free(lines[i]);
+    }
+    fflush(stdout);
+}
+static inline int as_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
 // Waits for a child and prints how it ended.
 static inline void show_wait(const char *what, pid_t pid) {
     int status;

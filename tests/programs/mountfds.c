@@ -56,17 +56,7 @@ static void show(const char *what) {
         lines[count++] = strdup(out);
     }
     fclose(f);
-    for (int i = 1; i < count; i++)
-        for (int j = i; j > 0 && strcmp(lines[j - 1], lines[j]) > 0; j--) {
-            char *swap = lines[j];
-            lines[j] = lines[j - 1];
-            lines[j - 1] = swap;
-        }
-    for (int i = 0; i < count; i++) {
-        printf("%s\n", lines[i]);
-        free(lines[i]);
-    }
-    fflush(stdout);
+    show_sorted(lines, count, as_text);
 }
 static void messages(int fd) {
     char text[256];

@@ -14,9 +14,6 @@ static int group(int id) {
     groups[known++] = id;
     return known;
 }
-static int compare(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
 // What is mounted below BASE: place, root, flags and whom it tells.
 static void show(const char *what) {
     static char text[1 << 20];
@@ -48,17 +45,7 @@ static void show(const char *what) {
         lines[count++] = strdup(out);
     }
     // As places; of two at one place the order in which they came.
-    for (int i = 1; i < count; i++)
-        for (int j = i; j > 0 && compare(&lines[j - 1], &lines[j]) > 0; j--) {
-            char *line = lines[j];
-            lines[j] = lines[j - 1];
-            lines[j - 1] = line;
-        }
-    for (int i = 0; i < count; i++) {
-        printf("%s\n", lines[i]);
-        free(lines[i]);
-    }
-    fflush(stdout);
+    show_sorted(lines, count, as_text);
 }
 static void dir(const char *name) {
     char path[256];

@@ -6,6 +6,7 @@
 #include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
+#include <sys/utsname.h>
 #include <sys/xattr.h>
 #define BASE "/tmp/overlay"
 
@@ -511,11 +512,71 @@ static void by_descriptor(void) {
     CHECK(umount2("two", 0) == 0 && umount2("at", 0) == 0);
 }
 
+// Layers that are file systems of their own.
+static void several(void) {
+    static const char *const each[] = {"s1", "s2", "su", "s1/d", "s2/d", "su/up", "su/work"};
+    for (size_t i = 0; i < sizeof each / sizeof *each; i++) {
+        CHECK(mkdir(each[i], 0755) == 0);
+        if (i < 3) CHECK(mount("tmpfs", each[i], "tmpfs", 0, "mode=755") == 0);
+    }
+    put("s1/a", "a one");
+    put("s2/a", "a two");
+    put("s1/d/x", "x one");
+    put("s2/d/x", "x two");
+    put("s2/d/y", "y two");
+    put("s2/twin", "twin");
+    CHECK(link("s2/twin", "s2/d/twin") == 0);
+    CHECK(mknod("s1/d/gone", S_IFCHR, 0) == 0 && setxattr("s1/d/x", "trusted.colour", "red", 3, 0) == 0);
+    put("s2/d/gone", "gone");
+    age("s1");
+    age("s2");
+    over("lowerdir=s1:s2,upperdir=su/up,workdir=su/work", 0);
+    show("of three file systems", "at");
+    put("at/d/y", "y new");
+    SHOW(chmod("at/twin", 0600));
+    SHOW(link("at/a", "at/d/a"));
+    SHOW(rename("at/d/x", "at/x"));
+    SHOW(rename("at/d", "at/e"));
+    SHOW(unlink("at/a"));
+    SHOW(rename("at/x", "su/x"));
+    show("of three file systems", "su/up");
+    show("of three file systems", "at");
+    // Upper and work directory on two of them.
+    CHECK(umount2("at", 0) == 0 && mkdir("s2/work", 0755) == 0);
+    SHOW(mount("overlay", "at", "overlay", 0, "lowerdir=s1,upperdir=su/up,workdir=s2/work"));
+    for (int i = 0; i < 3; i++) CHECK(umount2(each[i], 0) == 0);
+}
+
+// Marks that everybody may make: `user.overlay.` in place of `trusted.overlay.`. Nothing is printed, since a Linux before 6.6
+// has no such attributes on a tmpfs.
+static void user_marks(void) {
+    struct utsname uts;
+    int major = 0, minor = 0;
+    char list[512];
+    CHECK(uname(&uts) == 0 && sscanf(uts.release, "%d.%d", &major, &minor) == 2);
+    if (major * 100 + minor < 606 && !strstr(uts.release, "ringwall")) return;
+    CHECK(mkdir("l1/user", 0755) == 0 && mkdir("l2/user", 0755) == 0);
+    put("l2/user/hidden", "hidden");
+    CHECK(setxattr("l1/user", "user.overlay.opaque", "y", 1, 0) == 0);
+    over(UPPER ",userxattr", 0);
+    CHECK(access("at/user/hidden", F_OK) != 0 && errno == ENOENT);
+    // The other marks mean nothing here.
+    CHECK(access("at/opaque/hidden", F_OK) == 0);
+    CHECK(listxattr("at/user", list, sizeof list) == 0);
+    CHECK(unlink("at/d/x") == 0 && unlink("at/d/y") == 0 && unlink("at/d/deep/p") == 0 && unlink("at/d/deep/q") == 0);
+    CHECK(rmdir("at/d/deep") == 0 && rmdir("at/d") == 0 && mkdir("at/d", 0755) == 0);
+    char value[8];
+    CHECK(getxattr("up/d", "user.overlay.opaque", value, sizeof value) == 1 && value[0] == 'y');
+    CHECK(getxattr("up/d", "trusted.overlay.opaque", value, sizeof value) == -1 && errno == ENODATA);
+    CHECK(names("at/d", (char *[4]){0}, 4) == 0);
+    CHECK(umount2("at", 0) == 0);
+}
+
 int main(void) {
     CHECK(unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
     umask(022);
     mkdir(BASE, 0755);
-    static void (*const parts[])(void) = {refusals, read_only, copy_up, names_, renames, open_files, as_somebody, by_descriptor};
+    static void (*const parts[])(void) = {refusals, read_only, copy_up, names_, renames, open_files, as_somebody, by_descriptor, several, user_marks};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         layers();
         parts[i]();
