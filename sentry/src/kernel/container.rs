@@ -505,7 +505,7 @@ fn filter(spec: &ContainerSpec) -> Result<Seccomp, Failure> {
     let insns = bytes.as_chunks::<8>().0.iter().map(|bytes| Insn::from_bytes(*bytes)).collect();
     let program = Program::new(insns)
         .map_err(|e| Failure::other(format!("linux.seccomp: not a program: {}", e.text())))?;
-    Ok(Seccomp::Filter(Arc::new([Arc::new(program)])))
+    Ok(Seccomp::filter(program))
 }
 
 /// Signals that end an init before its program runs: those that a Go program, which runc's waiting

@@ -161,6 +161,43 @@ impl Program {
         self.0.is_empty()
     }
 
+    /// What it says of a call whatever its arguments and place are; `None` where it looks at those, or does more than
+    /// such a program of libseccomp's does, which may then be run.
+    pub fn says_regardless(&self, number: u32, arch: u32) -> Option<u32> {
+        let mut a = 0u32;
+        let mut at: usize = 0;
+        loop {
+            let insn = self.0.get(at)?;
+            let k = insn.k;
+            at = at.saturating_add(1);
+            let taken = match insn.code {
+                RET => return Some(k),
+                code if code == LD | ABS => {
+                    a = match k {
+                        0 => number,
+                        4 => arch,
+                        _ => return None,
+                    };
+                    continue;
+                }
+                code if code == ALU | AND => {
+                    a &= k;
+                    continue;
+                }
+                code if code == JMP | JA => {
+                    at = at.saturating_add(k as usize);
+                    continue;
+                }
+                code if code == JMP | JEQ => a == k,
+                code if code == JMP | JGT => a > k,
+                code if code == JMP | JGE => a >= k,
+                code if code == JMP | JSET => a & k != 0,
+                _ => return None,
+            };
+            at = at.saturating_add(usize::from(if taken { insn.jt } else { insn.jf }));
+        }
+    }
+
     /// What it says of a call.
     pub fn run(&self, data: &Data) -> u32 {
         let words = data.words();
@@ -314,6 +351,40 @@ mod tests {
             assert_eq!(run(&[(LD | ABS, 0, 0, offset), (RET_A, 0, 0, 0)]), Ok(value));
         }
         assert_eq!(run(&[(LD | LEN, 0, 0, 0), (RET_A, 0, 0, 0)]), Ok(64));
+    }
+
+    #[test]
+    fn what_is_said_regardless_is_said_whatever_the_arguments() {
+        // The architecture, then: 5 is allowed, 6 if an argument is 0, from 64 on some by a bit, others refused.
+        let program = [
+            (LD | ABS, 0, 0, 4),
+            (JMP | JEQ, 1, 0, 0xc000_003e),
+            (RET, 0, 0, 0),
+            (LD | ABS, 0, 0, 0),
+            (JMP | JEQ, 7, 0, 5),
+            (JMP | JEQ, 0, 2, 6),
+            (LD | ABS, 0, 0, 16),
+            (JMP | JEQ, 4, 5, 0),
+            (JMP | JGE, 0, 4, 64),
+            (ALU | AND, 0, 0, 12),
+            (JMP | JSET, 1, 0, 4),
+            (JMP | JA, 0, 0, 1),
+            (RET, 0, 0, 0x7fff_0000),
+            (RET, 0, 0, 0x0005_0001),
+        ];
+        let insns = program.iter().map(|&(code, jt, jf, k)| Insn::new(code, jt, jf, k)).collect();
+        let program = Program::new(insns).unwrap();
+        for number in 0..200 {
+            let said = program.says_regardless(number, 0xc000_003e);
+            for first in [0, 1, 1 << 32] {
+                let run = program.run(&Data { number, args: [first; 6], ..data() });
+                assert!(said == Some(run) || number == 6 && said.is_none(), "{number}");
+            }
+            assert_eq!(program.says_regardless(number, 0x4000_0003), Some(0));
+        }
+        assert_eq!(program.says_regardless(5, 0xc000_003e), Some(0x7fff_0000));
+        assert_eq!(program.says_regardless(68, 0xc000_003e), Some(0x7fff_0000));
+        assert_eq!(program.says_regardless(72, 0xc000_003e), Some(0x0005_0001));
     }
 
     #[test]

@@ -2,14 +2,15 @@
 //!
 //! A task's state is under its own lock and changes under its process's signal lock, so that a filter
 //! for all threads of a process reaches those that are just being made, too. Whoever has a filter has
-//! `Task::watched` set: that one flag is all that other tasks' system calls look at.
+//! `Task::watched` set: that one flag is all that other tasks' system calls look at. Nearly all calls of nearly all filters
+//! are allowed whatever their arguments are; which, is found out when a filter is set, and kept in `Task::allowed`.
 
 pub mod bpf;
 pub mod notify;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::errno::Errno;
 use crate::signal::{SigInfo, Signal, code, force, pair};
@@ -40,6 +41,41 @@ pub mod action {
     pub const MASK: u32 = 0xffff_0000;
 }
 
+/// Calls by number that are made without a look at anything: all filters allow them, and nobody else has to do with the
+/// task's calls.
+#[derive(Debug, Default)]
+pub struct Allowed([AtomicU64; WORDS]);
+
+/// Words of 64 calls each, more than there are.
+const WORDS: usize = 8;
+
+impl Allowed {
+    /// Whether the call with this number is one.
+    pub fn has(&self, number: u32) -> bool {
+        let word = self.0.get(number as usize / 64);
+        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (number % 64) & 1 != 0)
+    }
+
+    fn set(&self, calls: [u64; WORDS]) {
+        for (word, calls) in self.0.iter().zip(calls) {
+            word.store(calls, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Calls that a program allows regardless of their arguments.
+fn allowed_by(program: &Program) -> [u64; WORDS] {
+    let mut calls = [0; WORDS];
+    for (number, word) in (0..).step_by(64).zip(&mut calls) {
+        for bit in 0..64 {
+            if program.says_regardless(number + bit, AUDIT_ARCH_X86_64) == Some(action::ALLOW) {
+                *word |= 1 << bit;
+            }
+        }
+    }
+    calls
+}
+
 /// What a task's calls are up against.
 #[derive(Clone, Debug, Default)]
 pub enum Seccomp {
@@ -49,10 +85,33 @@ pub enum Seccomp {
     /// read, write, exit and sigreturn only.
     Strict,
     /// Filters, the oldest first. Shared by who inherits them.
-    Filter(Arc<[Arc<Program>]>),
+    Filter(Arc<Filters>),
+}
+
+/// Filters, the oldest first.
+#[derive(Debug)]
+pub struct Filters {
+    programs: Vec<Arc<Program>>,
+    /// What all of them allow regardless of arguments.
+    allowed: [u64; WORDS],
 }
 
 impl Seccomp {
+    /// One filter.
+    pub fn filter(program: Program) -> Seccomp {
+        Seccomp::Off.and(program)
+    }
+
+    /// One filter more.
+    fn and(&self, program: Program) -> Seccomp {
+        let mut allowed = allowed_by(&program);
+        if let Seccomp::Filter(old) = self {
+            allowed.iter_mut().zip(old.allowed).for_each(|(new, old)| *new &= old);
+        }
+        let programs = self.filters().iter().cloned().chain([Arc::new(program)]).collect();
+        Seccomp::Filter(Arc::new(Filters { programs, allowed }))
+    }
+
     /// The mode's number, as prctl(PR_GET_SECCOMP) and /proc have it.
     pub fn mode(&self) -> u32 {
         match self {
@@ -66,7 +125,7 @@ impl Seccomp {
     pub fn filters(&self) -> &[Arc<Program>] {
         match self {
             Seccomp::Off | Seccomp::Strict => &[],
-            Seccomp::Filter(filters) => filters,
+            Seccomp::Filter(filters) => &filters.programs,
         }
     }
 
@@ -92,6 +151,7 @@ impl Seccomp {
             Seccomp::Off => true,
             Seccomp::Strict => false,
             Seccomp::Filter(mine) => {
+                let mine = &mine.programs;
                 mine.len() <= other.len() && mine.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
             }
         }
@@ -106,6 +166,7 @@ pub fn set_strict(cx: &Current) -> Result<(), Errno> {
         return Err(Errno::EINVAL);
     }
     *seccomp = Seccomp::Strict;
+    cx.task.allowed.set([0; WORDS]);
     cx.task.watched.store(true, Ordering::SeqCst);
     Ok(())
 }
@@ -141,8 +202,7 @@ pub fn add_filter(cx: &Current, program: Program, everywhere: bool) -> Result<()
     if let Some(other) = others().find(|t| !t.seccomp.lock().may_become(old)) {
         return Err(Refused::Thread(other.tid()));
     }
-    let all: Vec<_> = old.iter().cloned().chain([Arc::new(program)]).collect();
-    let new = Seccomp::Filter(all.into());
+    let new = now.and(program);
     for other in others() {
         *other.seccomp.lock() = new.clone();
         if cx.creds.no_new_privs {
@@ -150,10 +210,26 @@ pub fn add_filter(cx: &Current, program: Program, everywhere: bool) -> Result<()
             other.owes_no_new_privs.store(true, Ordering::SeqCst);
         }
         other.watched.store(true, Ordering::SeqCst);
+        allow(other);
     }
     *task.seccomp.lock() = new;
     task.watched.store(true, Ordering::SeqCst);
+    allow(task);
     Ok(())
+}
+
+/// Finds out which calls of a task are made without a look at anything. Under its process's signal lock, after whatever
+/// its calls depend on has changed: but that it gets a tracer, which stops it before its next call.
+pub fn allow(task: &Task) {
+    let free = !task.process.container.is_watched()
+        && !task.owes_no_new_privs.load(Ordering::SeqCst)
+        && task.signals.lock().trace.is_none();
+    let calls = match &*task.seccomp.lock() {
+        Seccomp::Filter(filters) if free => filters.allowed,
+        // Without filters the task is not watched, or not for a filter's sake.
+        _ => [0; WORDS],
+    };
+    task.allowed.set(calls);
 }
 
 /// A new task without a maker begins with this.
@@ -162,6 +238,7 @@ pub fn begin(task: &Task, seccomp: Seccomp) {
         task.watched.store(true, Ordering::SeqCst);
     }
     *task.seccomp.lock() = seccomp;
+    allow(task);
 }
 
 /// A new task has what its maker has. Under the maker's process's signal lock.
@@ -174,7 +251,8 @@ pub fn inherit(parent: &Task, child: &Task) {
 pub fn leave(task: &Task) {
     let mut seccomp = task.seccomp.lock();
     if matches!(*seccomp, Seccomp::Filter(_)) {
-        let filters = core::mem::replace(&mut *seccomp, Seccomp::Filter(Arc::new([])));
+        let none = Filters { programs: Vec::new(), allowed: [0; WORDS] };
+        let filters = core::mem::replace(&mut *seccomp, Seccomp::Filter(Arc::new(none)));
         drop(seccomp);
         // Outside of the lock: who listens to one of them hears of it.
         drop(filters);
@@ -183,14 +261,18 @@ pub fn leave(task: &Task) {
 
 /// Looks at the call that the task is about to make; whether it is to be made.
 pub fn check(cx: &mut Current) -> bool {
-    if cx.task.owes_no_new_privs.swap(false, Ordering::SeqCst) && !cx.creds.no_new_privs {
-        cx.set_creds(Creds { no_new_privs: true, ..(*cx.creds).clone() });
+    if cx.task.owes_no_new_privs.swap(false, Ordering::SeqCst) {
+        if !cx.creds.no_new_privs {
+            cx.set_creds(Creds { no_new_privs: true, ..(*cx.creds).clone() });
+        }
+        let _state = cx.task.process.signals.lock();
+        allow(&cx.task);
     }
     let seccomp = cx.task.seccomp.lock().clone();
     match seccomp {
         Seccomp::Off => true,
         Seccomp::Strict => strict(cx),
-        Seccomp::Filter(filters) => filter(cx, &filters, false),
+        Seccomp::Filter(filters) => filter(cx, &filters.programs, false),
     }
 }
 

@@ -59,7 +59,7 @@ use crate::fs::{FdTable, FsContext};
 use crate::kernel::Kernel;
 use crate::mm::Mm;
 use crate::platform::{CpuTime, ThreadId, platform};
-use crate::seccomp::Seccomp;
+use crate::seccomp::{Allowed, Seccomp};
 use crate::signal::{SigSet, TaskSignals};
 use crate::sync::{SpinLock, Wake};
 
@@ -111,6 +111,8 @@ pub struct Task {
     /// Somebody has to do with its system calls: the log, a tracer, a filter. The one flag that costs
     /// a system call of the others something.
     pub watched: AtomicBool,
+    /// Calls that are made all the same without a look at a filter.
+    pub allowed: Allowed,
     /// Its filters (seccomp(2)); changed under its process's signal lock.
     pub seccomp: SpinLock<Seccomp>,
     /// Another thread has set a filter for it, and has given up gaining rights for both.
@@ -233,6 +235,7 @@ impl Task {
             parent_key: AtomicU64::new(0),
             syscalls: AtomicU64::new(0),
             watched: AtomicBool::new(false),
+            allowed: Allowed::default(),
             seccomp: SpinLock::new(Seccomp::Off),
             owes_no_new_privs: AtomicBool::new(false),
             start_time: platform().monotonic(),

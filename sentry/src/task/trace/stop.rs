@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::{Event, Kind, Mode, Options, Stopped, tell};
 use crate::error::Restart;
 use crate::platform::{Registers, platform};
-use crate::seccomp::Seccomp;
+use crate::seccomp::{self, Seccomp};
 use crate::signal::{End, Origin, SigInfo, Signal, SignalState, code, force, send_task};
 use crate::task::{Current, Rseq, Task};
 
@@ -203,6 +203,7 @@ fn take_back(cx: &mut Current, stopped: &Stopped) {
     let step = {
         // Under this lock another thread may set a filter for this one.
         let _state = cx.task.process.signals.lock();
+        seccomp::allow(&cx.task);
         let own = cx.task.signals.lock();
         let filtered = !matches!(*cx.task.seccomp.lock(), Seccomp::Off);
         let watched = own.trace.is_some() || filtered || cx.is_logged();
