@@ -68,6 +68,9 @@ static void large_reads(void) {
     n = pread(fd, own + 3, 3 * PAGE, 8 * PAGE);
     printf("into itself %zd %lx\n", n, sum(own, 4 * PAGE));
     CHECK(munmap(own, 4 * PAGE) == 0);
+    CHECK(ftruncate(fd, PAGE + 10) == 0);
+    printf("cut %zd", pread(fd, m, 8 * PAGE, 0));
+    printf(" %zd\n", pread(fd, m, 100, PAGE));
     close(fd);
     CHECK(unlink("large") == 0);
 }

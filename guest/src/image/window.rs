@@ -4,6 +4,10 @@
 //! closed or the place is wanted for another: the host half changes what is mapped behind the window, no
 //! memory slot changes. A place is pinned while somebody copies through it or makes translations to it; taking
 //! it away removes the translations from every address space first.
+//!
+//! When all places are taken, reads go past the window, but for one in [`BRING_EVERY`]: whoever goes once through
+//! more files than there are places would otherwise change what is mapped for every file, and what others read
+//! again and again comes in all the same.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -18,6 +22,9 @@ use crate::{host, memory, platform};
 
 /// Pages of a chunk.
 pub const CHUNK_PAGES: u64 = WINDOW_CHUNK / PAGE;
+
+/// Of reads of what is not in a full window, so many go by for one that brings it in.
+const BRING_EVERY: u32 = 8;
 
 struct Place {
     /// File and chunk of it; `None`: free.
@@ -41,6 +48,8 @@ struct Window {
     hand: usize,
     /// Sizes, as far as known.
     sizes: BTreeMap<FileId, u64>,
+    /// Reads of what was not in the window while it was full, modulo [`BRING_EVERY`].
+    passed: u32,
 }
 
 static WINDOW: spin::Mutex<Window> = spin::Mutex::new(Window {
@@ -51,6 +60,7 @@ static WINDOW: spin::Mutex<Window> = spin::Mutex::new(Window {
     index: BTreeMap::new(),
     hand: 0,
     sizes: BTreeMap::new(),
+    passed: 0,
 });
 
 /// Takes what the boot page says.
@@ -100,6 +110,18 @@ impl Window {
         let slot = &mut self.places[place];
         slot.pins += 1;
         Ok(Pin { place, address, writable: slot.writable })
+    }
+
+    /// As [`pin`](Self::pin), for a copy out of the file; `None`: to be read past the window.
+    fn pin_to_read(&mut self, file: FileId, chunk: u64) -> Result<Option<Pin>, Errno> {
+        let full = self.free.is_empty() && self.places.len() >= self.limit;
+        if full && !self.index.contains_key(&(file, chunk)) {
+            self.passed = (self.passed + 1) % BRING_EVERY;
+            if self.passed != 0 {
+                return Ok(None);
+            }
+        }
+        self.pin(file, chunk).map(Some)
     }
 
     fn address(&self, place: usize) -> u64 {
@@ -192,13 +214,40 @@ pub fn read(file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         let at = offset + done as u64;
         let within = at % WINDOW_CHUNK;
         let n = (len - done).min((WINDOW_CHUNK - within) as usize);
-        let pin = pin(file, at / WINDOW_CHUNK)?;
+        let pin = WINDOW.lock().pin_to_read(file, at / WINDOW_CHUNK)?;
+        let Some(pin) = pin else {
+            match read_past(file, at, &mut buf[done..done + n]) {
+                // It has become shorter.
+                Ok(0) => break,
+                Ok(got) => done += got,
+                Err(e) if done == 0 => return Err(e),
+                Err(_) => break,
+            }
+            continue;
+        };
         // SAFETY: the chunk stays in its place while it is pinned; it is memory of a host file, which no Rust
         // reference points at. A page that has vanished from the file reads as zero.
         unsafe { paging::read_physical(pin.address + within, &mut buf[done..done + n]) };
         done += n;
     }
-    Ok(len)
+    Ok(done)
+}
+
+/// Has the host half read into a buffer; short at the end of the file, and where the buffer is.
+fn read_past(file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    let bounce = Bounce::new(buf.len().min(MAX_BUFFER as usize))?;
+    let want = buf.len().min(bounce.len());
+    let request = Request {
+        op: op::FILE_READ,
+        handle: file.0,
+        gpa: bounce.address(),
+        len: want as u64,
+        offset,
+        ..Request::default()
+    };
+    let got = (check(host::request_now(request))? as usize).min(want);
+    bounce.read(&mut buf[..got]);
+    Ok(got)
 }
 
 /// Writes through the host half, which makes the file grow.

@@ -74,6 +74,10 @@ pub(super) const CASES: &[Case] = both![
     ("excess", 60),
 ];
 
+/// Those of which one form will do, because they take long on KVM.
+pub(super) const LONG: &[Case] =
+    &[Case::new(Root::Programs, "static/manychunks", &["/programs/static/manychunks"]).seconds(60)];
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -85,7 +89,10 @@ mod tests {
     /// A program that nobody runs would rot.
     #[test]
     fn every_program_is_run() {
-        let cases = super::CASES.iter().filter_map(|case| case.name.strip_prefix("static/"));
+        let cases = super::CASES
+            .iter()
+            .chain(super::LONG)
+            .filter_map(|case| case.name.strip_prefix("static/"));
         let run: BTreeSet<&str> = cases.chain(ELSEWHERE).collect();
         for entry in fs::read_dir(crate::workspace().join("tests/programs")).unwrap() {
             let path = entry.unwrap().path();

@@ -120,6 +120,13 @@ impl Data {
         handles.both.as_ref().or(handles.write.as_ref()).cloned()
     }
 
+    /// The donated files that it has.
+    fn donated(&self) -> Vec<FileId> {
+        let handles = self.handles.lock();
+        let all = [&handles.both, &handles.read, &handles.write];
+        all.into_iter().flatten().filter_map(|handle| handle.donated()).collect()
+    }
+
     /// Lets go of open files that nobody uses now; whether it did.
     pub(super) fn give_up(&self) -> bool {
         // Who maps it uses the file by its number.
@@ -341,8 +348,13 @@ impl NinepInode {
         self.fid
     }
 
-    /// The file now ends before this byte: whoever maps what was behind it gets SIGBUS there.
+    /// The file now ends before this byte: there reads end, and whoever maps what was behind it gets SIGBUS.
     pub(super) fn cut(&self, size: u64) {
+        for file in self.data.donated() {
+            // A platform that remembers sizes, to save a question a read, has the new one after this; of a file that it
+            // cannot look at it knows none.
+            let _now = platform().file_size(file);
+        }
         if self.data.is_mapped() {
             self.data.unmap(self, size.div_ceil(crate::platform::PAGE_SIZE as u64), true);
         }
