@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rustc-env=RINGWALL_IMAGE_SYMBOLS={}", names.display());
     println!("cargo:rerun-if-env-changed=RINGWALL_NO_IMAGE");
     println!("cargo:rerun-if-changed=build.rs");
+    without_unwind_tables()?;
     if env::var("RINGWALL_NO_IMAGE").is_ok_and(|v| v == "1") {
         fs::write(&out, [])?;
         fs::write(&names, [])?;
@@ -62,6 +63,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let built = target_dir.join(TARGET).join("image/image");
     strip(&built, &out)?;
     fs::write(&names, symbols(&fs::read(&built)?).ok_or("the image is no ELF with symbols")?)?;
+    Ok(())
+}
+
+/// Leaves the tables for unwinding out of released binaries, a sixteenth of them: a panic aborts there, and says where
+/// without a stack, which has no names in a stripped binary. A compiler's flag would not do, since tests unwind and
+/// flags are for all profiles alike.
+fn without_unwind_tables() -> Result<(), Box<dyn Error>> {
+    if env::var("PROFILE")? != "release" {
+        return Ok(());
+    }
+    let script = PathBuf::from(env::var("OUT_DIR")?).join("unwind.ld");
+    fs::write(
+        &script,
+        "SECTIONS { /DISCARD/ : { *(.eh_frame) *(.eh_frame_hdr) } } INSERT AFTER .text;\n",
+    )?;
+    println!("cargo:rustc-link-arg-bin=ringwall=-Wl,-T,{}", script.display());
     Ok(())
 }
 
