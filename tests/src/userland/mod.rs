@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::bundle::{self, Bundle};
 use crate::case::{Place, Verdict};
 use crate::differential;
@@ -134,7 +136,13 @@ fn run_one(
 ) -> io::Result<Finished> {
     let scratch = Scratch::new(role)?;
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let config = bundle::config(&words, ENV);
+    let mut config = bundle::config(&words, ENV);
+    // Some stressors open more than a thousand files, or fill more than a small /tmp.
+    config["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "hard": 4096, "soft": 4096 }]);
+    let mounts = config["mounts"].as_array_mut().into_iter().flatten();
+    for mount in mounts.filter(|mount| mount["destination"] == "/tmp") {
+        mount["options"] = json!(["nosuid", "nodev", "mode=1777", "size=1g"]);
+    }
     let lower = place.roots.join(differential::Root::Userland.name());
     let bundle = Bundle::new(&scratch.path().join("bundle"), &lower, &config)?;
     let id = format!("userland-{}-{role}", std::process::id());
