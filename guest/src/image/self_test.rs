@@ -409,7 +409,7 @@ fn traps() -> Finding {
     let mut p = Program::new(store())?;
     p.regs.eflags |= 0x100;
     let trap = t.switch(&mut p.regs, &p.space);
-    check!(trap == exception(vector::DEBUG, 0) && p.regs.rip == CODE + 6, "{trap:?}");
+    check!(trap == exception(vector::DEBUG, 1 << 14) && p.regs.rip == CODE + 6, "{trap:?}");
     // The kernel's half, mapped and not.
     for addr in [guest::contract::IMAGE_BASE, guest::contract::DIRECT_MAP, 1 << 63] {
         let mut p = Program::new(peek())?;
