@@ -49,8 +49,11 @@ run -d --name well --health-cmd 'test -e /etc/passwd' --health-interval 100ms bu
 until_ok sh -c '[ "$(docker inspect -f "{{.State.Health.Status}}" well)" = healthy ]'
 step health docker inspect -f '{{.State.Health.Status}}' well
 docker rm -f well >/dev/null
-run -d -i --name in busybox sh -c 'read line; echo "got $line"; exit 4' >/dev/null
-step attach sh -c 'echo text | docker attach in'
+# Its input stays open until its output has come: with every runtime Docker's attach loses what comes after the input's end.
+run -d -i --name in busybox sh -c 'read line; echo "got $line"; until [ -e /go ]; do sleep 0.05; done; exit 4' >/dev/null
+step attach sh -c 'attached=$FOLDER/attached-$RT; : >$attached
+  { echo text; n=0; until grep -q got $attached || [ $n = 400 ]; do n=$((n + 1)); sleep 0.05; done
+    docker exec in touch /go; } | docker attach in >$attached; echo $?; cat $attached'
 docker rm -f in >/dev/null
 up paused busybox sleep 1000
 docker pause paused >/dev/null

@@ -1,9 +1,17 @@
-# What every script begins with. RT is the runtime; a step is one line of the comparison: its output, and its status.
+# What every script begins with. RT is the runtime; a step is one line of the comparison: its output, then its errors (the
+# two come over different ways, in no order), and its status.
 step() {
   echo "## $1"
   shift
-  "$@" </dev/null 2>&1
-  echo "-> $?"
+  "$@" </dev/null 2>"$FOLDER/errors"
+  status=$?
+  cat "$FOLDER/errors"
+  echo "-> $status"
+}
+# A step that says nothing unless it succeeds with runc.
+works() {
+  step "$@"
+  [ "$status" = 0 ] || echo "must succeed"
 }
 run() { docker run --network none --runtime "$RT" "$@"; }
 once() { run --rm "$@"; }

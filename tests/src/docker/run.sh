@@ -4,7 +4,8 @@ step environment once -e A=b -e 'C=d e' busybox sh -c 'echo $A $C $HOME $PATH'
 step folder once -w /tmp/new/deep busybox pwd
 step user once -u 1000:1001 busybox id
 step user-by-name once -u nobody busybox id
-step group-add once --group-add 7 --group-add 8 busybox id
+# Docker gives them in no order.
+step group-add once --group-add 7 --group-add 8 busybox sh -c 'id -G | tr " " "\n" | sort -n'
 step entrypoint once --entrypoint /bin/echo busybox a b
 step hostname once --hostname box --domainname example.org busybox sh -c 'hostname; cat /proc/sys/kernel/domainname'
 step init once --init busybox sh -c 'ps -o pid,comm | head -2; exit 3'
