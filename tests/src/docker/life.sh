@@ -53,7 +53,7 @@ docker rm -f well >/dev/null
 run -d -i --name in busybox sh -c 'read line; echo "got $line"; until [ -e /go ]; do sleep 0.05; done; exit 4' >/dev/null
 step attach sh -c 'attached=$FOLDER/attached-$RT; : >$attached
   { echo text; n=0; until grep -q got $attached || [ $n = 400 ]; do n=$((n + 1)); sleep 0.05; done
-    docker exec in touch /go; } | docker attach in >$attached; echo $?; cat $attached'
+    docker exec in touch /go; } | timeout 25 docker attach in >$attached; echo $?; cat $attached'
 docker rm -f in >/dev/null
 up paused busybox sleep 1000
 docker pause paused >/dev/null

@@ -124,7 +124,7 @@ fn run_script(script: &str, engine: &Engine, place: &Place, runtime: &str) -> io
     let (out, err) = (fs::File::create(&file)?, fs::File::create(file.with_extension("err"))?);
     // Containers of the script may outlive it for a moment, and are the engine's to end: nothing is to be killed here.
     let mut child = command.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()?;
-    let limit = Duration::from_secs(60) * place.slow;
+    let limit = Duration::from_secs(100) * place.slow;
     let begun = std::time::Instant::now();
     while child.try_wait()?.is_none() {
         if begun.elapsed() > limit {
