@@ -110,7 +110,7 @@ fn order(c: &Context) -> Outcome {
 fn network(c: &Context) -> Outcome {
     let log = c.text_path("hooks");
     let script = format!(
-        "pid=$(sed 's/.*pid.:\\([0-9]*\\).*/\\1/'); readlink /proc/self/ns/net /proc/$pid/ns/net >>{log}"
+        "pid=$(sed 's/.*pid.:\\([0-9]*\\).*/\\1/'); {{ readlink /proc/self/ns/net; readlink /proc/$pid/ns/net; }} >>{log}"
     );
     let hooks = json!({ "createRuntime": [hook(&script)], "poststart": [hook(&script)],
         "poststop": [hook(&format!("readlink /proc/self/ns/net >>{log}"))] });
