@@ -1,6 +1,7 @@
 // What the test programs share. A program prints what it found, the same on every Linux; a check that fails says where.
 #pragma once
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -67,6 +68,25 @@ static inline void show_sorted(char **lines, int count, int (*compare)(const voi
     fflush(stdout);
 }
 static inline int as_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+// Waits until so many of the process's other threads sleep.
+static inline void until_threads_sleep(int threads) {
+    for (int asleep = -1; asleep != threads;) {
+        asleep = 0;
+        DIR *tasks = opendir("/proc/self/task");
+        CHECK(tasks);
+        for (struct dirent *e; (e = readdir(tasks));) {
+            char path[300], state;
+            snprintf(path, sizeof path, "/proc/self/task/%s/stat", e->d_name);
+            FILE *f = atoi(e->d_name) > 0 && atoi(e->d_name) != gettid() ? fopen(path, "r") : NULL;
+            if (!f) continue;
+            if (fscanf(f, "%*d (%*[^)]) %c", &state) == 1) asleep += state == 'S';
+            fclose(f);
+        }
+        closedir(tasks);
+        sleep_ms(1);
+    }
+}
 
 // Waits for a child and prints how it ended.
 static inline void show_wait(const char *what, pid_t pid) {

@@ -1,6 +1,5 @@
 // futex_waitv, the newer futex calls, and requeueing to a lock of priority inheritance.
 #include "check.h"
-#include <dirent.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <sys/time.h>
@@ -68,24 +67,6 @@ static void *waits2(void *arg) {
     awake++;
     return NULL;
 }
-// Waits until all threads but this one sleep.
-static void until_asleep(int threads) {
-    for (int asleep = -1; asleep != threads;) {
-        asleep = 0;
-        DIR *tasks = opendir("/proc/self/task");
-        CHECK(tasks);
-        for (struct dirent *e; (e = readdir(tasks));) {
-            char path[300], state;
-            snprintf(path, sizeof path, "/proc/self/task/%s/stat", e->d_name);
-            FILE *f = atoi(e->d_name) > 0 && atoi(e->d_name) != getpid() ? fopen(path, "r") : NULL;
-            if (!f) continue;
-            if (fscanf(f, "%*d (%*[^)]) %c", &state) == 1) asleep += state == 'S';
-            fclose(f);
-        }
-        closedir(tasks);
-        sleep_ms(1);
-    }
-}
 int main(void) {
     for (int i = 0; i < 130; i++) vector[i] = (struct word){0, (uintptr_t)&words[i], U32 | FUTEX_PRIVATE_FLAG, 0};
     // Errors.
@@ -129,7 +110,7 @@ int main(void) {
         ready = 0;
         CHECK(pthread_create(&thread, NULL, any, NULL) == 0);
         while (!ready) sleep_ms(1);
-        until_asleep(1);
+        until_threads_sleep(1);
         printf("woken %ld\n", futex(&words[n], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0));
         CHECK(pthread_join(thread, &result) == 0);
         printf("by word %ld\n", (long)result);
@@ -142,7 +123,7 @@ int main(void) {
     ready = 0;
     CHECK(pthread_create(&thread, NULL, any, NULL) == 0);
     while (!ready) sleep_ms(1);
-    until_asleep(1);
+    until_threads_sleep(1);
     printf("moved %ld\n", futex(&words[5], FUTEX_CMP_REQUEUE_PRIVATE, 0, (void *)1, &words[100], 0));
     printf("on the first %ld\n", futex(&words[5], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0));
     printf("on the other %ld\n", futex(&words[100], FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0));
@@ -173,7 +154,7 @@ int main(void) {
         ready = awake = 0;
         for (int i = 0; i < 4; i++) CHECK(pthread_create(&threads[i], NULL, waits_on_condition, NULL) == 0);
         while (ready < 4) sleep_ms(1);
-        until_asleep(4);
+        until_threads_sleep(4);
         SHOW(futex(&condition, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0));
         SHOW(futex(&condition, FUTEX_CMP_REQUEUE_PRIVATE, 1, (void *)1, (void *)&words[0], 0));
         SHOW(futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, (void *)1, (void *)&words[0], 0));
@@ -181,7 +162,7 @@ int main(void) {
         printf("first %ld\n", futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, (void *)0, (void *)&lock, 0));
         printf("rest %ld\n", futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, (void *)(long)INT_MAX, (void *)&lock, 0));
         if (held) {
-            until_asleep(4);
+            until_threads_sleep(4);
             printf("held, waiters %d, awake %u\n", (lock & FUTEX_WAITERS) != 0, awake);
             CHECK(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, NULL, NULL, 0) == 0);
         }
@@ -191,7 +172,7 @@ int main(void) {
     ready = 0;
     CHECK(pthread_create(&thread, NULL, plain, NULL) == 0);
     while (!ready) sleep_ms(1);
-    until_asleep(1);
+    until_threads_sleep(1);
     SHOW(futex(&condition, FUTEX_CMP_REQUEUE_PI_PRIVATE, 1, (void *)0, (void *)&lock, 0));
     SHOW(futex(&condition, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0) == 1);
     CHECK(pthread_join(thread, NULL) == 0);
@@ -213,7 +194,7 @@ int main(void) {
         ready = awake = 0;
         for (int i = 0; i < 3; i++) CHECK(pthread_create(&threads[i], NULL, waits2, (void *)&words[0]) == 0);
         while (ready < 3) sleep_ms(1);
-        until_asleep(3);
+        until_threads_sleep(3);
         CHECK(syscall(WAKE2, &words[0], 1ul, 9, U32 | FUTEX_PRIVATE_FLAG) == 0);
         CHECK(syscall(WAKE2, &words[0], 2ul, 0, U32 | FUTEX_PRIVATE_FLAG) == 0);
         CHECK(syscall(WAKE2, &words[0], 2ul, 1, U32 | FUTEX_PRIVATE_FLAG) == 1);

@@ -1,29 +1,10 @@
 // Locks of priority inheritance: owners that die with and without a robust list, circles of owners, words that lie.
 #include "check.h"
-#include <dirent.h>
 #include <linux/futex.h>
 static long futex(void *a, int op, unsigned v, const void *t, void *b, unsigned w) {
     return syscall(SYS_futex, a, op | FUTEX_PRIVATE_FLAG, v, t, b, w);
 }
 static _Atomic unsigned one, two, three, go, failures, plain_word;
-// Waits until so many of a process's other threads sleep.
-static void until_asleep(int threads) {
-    for (int asleep = -1; asleep != threads;) {
-        asleep = 0;
-        DIR *tasks = opendir("/proc/self/task");
-        CHECK(tasks);
-        for (struct dirent *e; (e = readdir(tasks));) {
-            char path[300], state;
-            snprintf(path, sizeof path, "/proc/self/task/%s/stat", e->d_name);
-            FILE *f = atoi(e->d_name) > 0 && atoi(e->d_name) != gettid() ? fopen(path, "r") : NULL;
-            if (!f) continue;
-            if (fscanf(f, "%*d (%*[^)]) %c", &state) == 1) asleep += state == 'S';
-            fclose(f);
-        }
-        closedir(tasks);
-        sleep_ms(1);
-    }
-}
 static void lock(_Atomic unsigned *word) { CHECK(futex((void *)word, FUTEX_LOCK_PI, 0, NULL, NULL, 0) == 0); }
 static void unlock(_Atomic unsigned *word) { CHECK(futex((void *)word, FUTEX_UNLOCK_PI, 0, NULL, NULL, 0) == 0); }
 // What a word says, without numbers that differ.
@@ -170,7 +151,7 @@ int main(void) {
     // Who waits there in the plain way.
     plain_word = me;
     CHECK(pthread_create(threads, NULL, plain, NULL) == 0);
-    until_asleep(1);
+    until_threads_sleep(1);
     SHOW(futex((void *)&plain_word, FUTEX_UNLOCK_PI, 0, NULL, NULL, 0));
     plain_word = 0;
     SHOW(futex((void *)&plain_word, FUTEX_LOCK_PI, 0, NULL, NULL, 0));
@@ -181,7 +162,7 @@ int main(void) {
     go = 0;
     lock(&three);
     CHECK(pthread_create(threads, NULL, inherits, (void *)&three) == 0);
-    until_asleep(1);
+    until_threads_sleep(1);
     three = FUTEX_WAITERS;
     SHOW(futex((void *)&three, FUTEX_UNLOCK_PI, 0, NULL, NULL, 0));
     SHOW(futex((void *)&three, FUTEX_LOCK_PI, 0, NULL, NULL, 0));

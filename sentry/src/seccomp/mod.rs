@@ -234,10 +234,11 @@ pub fn allow(task: &Task) {
 
 /// A new task without a maker begins with this.
 pub fn begin(task: &Task, seccomp: Seccomp) {
-    if !matches!(seccomp, Seccomp::Off) {
-        task.watched.store(true, Ordering::SeqCst);
+    if matches!(seccomp, Seccomp::Off) {
+        return;
     }
     *task.seccomp.lock() = seccomp;
+    task.watched.store(true, Ordering::SeqCst);
     allow(task);
 }
 
