@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -88,6 +89,12 @@ impl Drop for Bundle {
     }
 }
 
+/// A name that no other container of tests has at the time: their ids are the same.
+fn cgroup() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("rw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 /// runc's default configuration with these arguments, a writable root, Docker's capabilities and a tmpfs on /tmp.
 pub fn config(argv: &[&str], env: &[(&str, &str)]) -> Value {
     let mut environment =
@@ -131,6 +138,7 @@ pub fn config(argv: &[&str], env: &[(&str, &str)]) -> Value {
               "options": ["nosuid", "nodev", "mode=1777", "size=262144k"] },
         ],
         "linux": {
+            "cgroupsPath": cgroup(),
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "namespaces": namespaces,
             "maskedPaths": ["/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",

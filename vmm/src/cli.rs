@@ -1,7 +1,7 @@
 //! The command line, as types. What the commands do is in [`crate::commands`].
 //!
 //! runc's command line is the reference: its options are taken with the same names and meanings,
-//! and those that have none here (`--no-pivot`, `--systemd-cgroup`, ...) are accepted and ignored
+//! and those that have none here (`--no-pivot`, `--criu`, ...) are accepted and ignored
 //! because callers pass them to every runtime.
 
 use std::path::PathBuf;
@@ -50,7 +50,8 @@ pub struct Global {
     /// What runs the container's code
     #[arg(long, value_name = "PLATFORM", value_enum, default_value_t, global = true)]
     pub platform: PlatformChoice,
-    /// Accepted for callers of runc: permission errors of cgroups are never fatal here
+    /// Whether to go on without cgroups where they cannot be made and none is named [default: for users other
+    /// than root]
     #[arg(
         long,
         value_name = "BOOL",
@@ -62,7 +63,7 @@ pub struct Global {
         hide_possible_values = true
     )]
     pub rootless: String,
-    /// Accepted for callers of runc
+    /// Not supported: containers are not made with it
     #[arg(long, global = true, hide = true)]
     pub systemd_cgroup: bool,
     /// Accepted for callers of runc

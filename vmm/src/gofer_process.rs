@@ -79,7 +79,7 @@ fn prepare(
     if !setup.hooks.is_empty() {
         let root = setup.attaches.first().map(|root| root.path.as_path()).ok_or(Error::NoRoot)?;
         own_mounts(root).map_err(Error::Mounts)?;
-        let place = hooks::Place { folder: Some(root), network: None };
+        let place = hooks::Place { folder: Some(root), ..hooks::Place::default() };
         hooks::run("createContainer", &setup.hooks, &setup.told, place)?;
     }
     let mut attaches = Vec::with_capacity(setup.attaches.len());

@@ -24,6 +24,7 @@ use sentry::control::{ExitStatus, ProcessSpec, Reply};
 use sentry::platform::StreamId;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Origin;
 use crate::config;
 use crate::link::Link;
 use crate::protocol::{FromSandbox, ToSandbox};
@@ -73,6 +74,8 @@ pub struct Place<'a> {
     pub folder: Option<&'a Path>,
     /// The network namespace; `None`: this process's.
     pub network: Option<BorrowedFd<'a>>,
+    /// The cgroups; `None`: this process's.
+    pub outside: Option<&'a Origin>,
 }
 
 /// The most of a hook's output that an error repeats, bytes.
@@ -164,6 +167,11 @@ fn on_host(hook: &Hook, told: &str, place: Place<'_>) -> Result<(), String> {
     }
     if let Some(folder) = place.folder {
         command.current_dir(folder);
+    }
+    if let Some(origin) = place.outside {
+        let enter = origin.entry();
+        // SAFETY: the closure makes system calls alone, on descriptors that are open while the command is run.
+        unsafe { command.pre_exec(enter) };
     }
     if let Some(network) = place.network {
         let network = network.as_raw_fd();
@@ -337,7 +345,7 @@ mod tests {
     fn hooks_have_the_state_and_their_environment_and_run_in_order() {
         let folder = std::env::temp_dir().join(format!("ringwall-hooks-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let place = Place { folder: Some(&folder), network: None };
+        let place = Place { folder: Some(&folder), ..Place::default() };
         let hooks = [hook("cat >told; echo $A >>log", None), hook("env >env; echo 2 >>log", None)];
         run("prestart", &hooks, "state", place).unwrap();
         let text = |name| std::fs::read_to_string(folder.join(name)).unwrap();

@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use sentry::control::{Call, Failure};
 use sentry::platform::StreamId;
 
+use crate::cgroup::{self, Group, Origin, room};
 use crate::config::Container;
 use crate::console::{self, Console};
 use crate::hooks::{self, Hook, Hooks};
@@ -46,6 +47,9 @@ pub enum Error {
     /// The network namespace.
     #[error("{0}")]
     Network(#[from] network::Error),
+    /// The container's cgroup.
+    #[error("{0}")]
+    Cgroup(#[from] cgroup::Error),
     /// A hook.
     #[error("{0}")]
     Hook(#[from] hooks::Error),
@@ -93,6 +97,12 @@ pub fn create(
     let path = folder.get()?.socket();
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
     let listener = link::listener(&path)?;
+    // Once the limits are set, this process may open no device.
+    let device = match platform {
+        Platform::Kvm => Some(open_kvm()?),
+        Platform::Ptrace => None,
+    };
+    folder.plan_group(&container, &mut state)?;
     let (link, sandbox_end) = link::pair()?;
     let (gofer_link, gofer_end) = link::pair()?;
     let (client, server) = link::pair()?;
@@ -107,6 +117,8 @@ pub fn create(
     let sandbox = spawn::spawn(spawn::SANDBOX, &id, NAMESPACES, Some(&maps), sandbox_end)?;
     sandbox.may_open(DESCRIPTORS);
     let gofer = start_gofer(&container, &id, gofer_end)?;
+    // While they execute. They wait for what they are to do, and have nothing of the container yet.
+    folder.join_group(&container, &mut state, &[sandbox.pid(), gofer.pid()], platform)?;
     if !container.spec.root.overlay {
         mountpoints::make(&container.rootfs, &container.spec.mounts)?;
     }
@@ -153,10 +165,6 @@ pub fn create(
             container.spec.process.stdio = [0, 1, 2].map(|n| Some(StreamId(n)));
         }
     }
-    let device = match platform {
-        Platform::Kvm => Some(open_kvm()?),
-        Platform::Ptrace => None,
-    };
     fds.extend(device.as_ref().map(|device| (SandboxFd::Kvm, device.as_fd())));
     fds.extend(log.map(|fd| (SandboxFd::Log, fd)));
     fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
@@ -217,6 +225,7 @@ fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<Sta
         sandbox: None,
         gofer: None,
         hooks: container.hooks.clone(),
+        cgroup: None,
         exit_status: None,
         reason: None,
     })
@@ -290,6 +299,7 @@ impl Created {
             match folder.lock() {
                 Ok(()) if keep => record(&folder, &outcome)?,
                 Ok(()) => {
+                    self.folder.remove_group();
                     folder.remove()?;
                     self.folder.stopped();
                 }
@@ -320,6 +330,8 @@ struct Removed {
     folder: Option<Folder>,
     /// Where this process's network was before it stood for the container.
     network: Option<OwnedFd>,
+    /// The container's cgroups, and those that this process was in before.
+    group: Option<(Group, Origin)>,
     bundle: PathBuf,
     poststop: Vec<Hook>,
     told: String,
@@ -333,7 +345,7 @@ impl Removed {
             _ => hooks::told(state, Status::Stopped.name(), 0),
         };
         let bundle = state.bundle.clone();
-        Removed { folder: Some(folder), network: None, bundle, poststop, told }
+        Removed { folder: Some(folder), network: None, group: None, bundle, poststop, told }
     }
 
     fn get(&self) -> Result<&Folder, Error> {
@@ -342,7 +354,51 @@ impl Removed {
 
     fn place(&self) -> hooks::Place<'_> {
         let network = self.network.as_ref().map(OwnedFd::as_fd);
-        hooks::Place { folder: Some(&self.bundle), network }
+        let outside = self.group.as_ref().map(|(_, origin)| origin);
+        hooks::Place { folder: Some(&self.bundle), network, outside }
+    }
+
+    /// Writes down which groups the container will have, before they are made: whatever becomes of this process, `delete`
+    /// finds them.
+    fn plan_group(&mut self, container: &Container, state: &mut State) -> Result<(), Error> {
+        let Some(wanted) = &container.cgroup else { return Ok(()) };
+        let group = Group::plan(wanted, &container.spec.id)?;
+        let origin = Origin::here()?;
+        state.cgroup = Some(group.clone());
+        self.group = Some((group, origin));
+        Ok(self.get()?.write(state)?)
+    }
+
+    /// Makes them, has this process and these in them, and sets their limits.
+    fn join_group(
+        &mut self,
+        container: &Container,
+        state: &mut State,
+        pids: &[i32],
+        platform: Platform,
+    ) -> Result<(), Error> {
+        let (Some(wanted), Some((group, _))) = (&container.cgroup, &mut self.group) else {
+            return Ok(());
+        };
+        let open = group.make(wanted)?;
+        state.cgroup = Some(group.clone());
+        let mut all = vec![nix::unistd::getpid().as_raw()];
+        all.extend(pids);
+        open.join(&all)?;
+        open.set(&room::widen(&wanted.resources, platform))?;
+        crate::debug!("cgroups joined and set");
+        Ok(())
+    }
+
+    /// The container is gone, and its groups go.
+    fn remove_group(&mut self) {
+        let Some((group, origin)) = self.group.take() else { return };
+        if let Err(e) = origin.enter() {
+            crate::warning!("cannot leave the container's cgroup: {e}");
+        }
+        if let Err(e) = group.remove() {
+            crate::warning!("{e}");
+        }
     }
 
     /// Runs some of the container's hooks.
@@ -368,6 +424,7 @@ impl Removed {
 impl Drop for Removed {
     fn drop(&mut self) {
         if let Some(folder) = self.folder.take() {
+            self.remove_group();
             remove(folder);
             self.stopped();
         }

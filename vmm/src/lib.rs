@@ -5,10 +5,12 @@
 //!
 //! - [`cli`], [`commands`]: the command line, and what each command does;
 //! - [`bench`]: what things cost;
+//! - [`cgroup`]: a container's cgroups on the host;
 //! - [`check`]: what this machine can do, and which platform `auto` takes;
 //! - [`kvm`]: the KVM machine that runs the sentry as a ring-0 guest.
 
 pub mod bench;
+pub mod cgroup;
 pub mod check;
 pub mod cli;
 pub mod clock;

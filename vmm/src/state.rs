@@ -20,6 +20,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::Group;
 use crate::cli::Global;
 use crate::hooks::Hooks;
 use crate::reason::reason;
@@ -172,6 +173,9 @@ pub struct State {
     /// Its hooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hooks: Option<Hooks>,
+    /// Its cgroups on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Group>,
     /// How it ended, as a shell sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u8>,
@@ -441,6 +445,7 @@ mod tests {
             sandbox: None,
             gofer: None,
             hooks: None,
+            cgroup: None,
             exit_status: None,
             reason: None,
         }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod calls;
+mod cgroups;
 mod control;
 mod deaths;
 mod exec;
@@ -77,6 +78,7 @@ fn tests() -> impl Iterator<Item = Test> {
         bad_input::TESTS,
         deaths::TESTS,
         limits::TESTS,
+        cgroups::TESTS,
         mounts::TESTS,
         seccomp::TESTS,
         calls::TESTS,

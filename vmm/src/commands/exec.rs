@@ -14,7 +14,7 @@ use crate::inside::{self, Inside};
 use crate::link::Link;
 use crate::signals;
 use crate::standin::{self, Outcome};
-use crate::state::{self, Folder, Root, Status};
+use crate::state::{self, Folder, Root, State, Status};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +100,7 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
         return Err(run::Error::SocketWithoutTerminal.into());
     }
     if args.detach {
-        stand_in_of_its_own(|link| detached(&folder, args, process, &link))?;
+        stand_in_of_its_own(|link| detached(&folder, &state, args, process, &link))?;
         return Ok(0);
     }
     let inside = start(&folder, args, process)?;
@@ -184,7 +184,13 @@ fn start(folder: &Folder, args: &Exec, process: ProcessSpec) -> Result<Inside, E
 }
 
 /// The life of a detached stand-in; its exit status.
-fn detached(folder: &Folder, args: &Exec, process: ProcessSpec, link: &Link<Report, ()>) -> u8 {
+fn detached(
+    folder: &Folder,
+    state: &State,
+    args: &Exec,
+    process: ProcessSpec,
+    link: &Link<Report, ()>,
+) -> u8 {
     let begin = || -> Result<Inside, Error> {
         setsid().map_err(|e| Error::Host("setsid", e))?;
         let inside = start(folder, args, process)?;
@@ -206,6 +212,13 @@ fn detached(folder: &Folder, args: &Exec, process: ProcessSpec, link: &Link<Repo
     if link.send(&Report::Ready, &[]).is_err() {
         // The command was interrupted: what it was to start is not wanted.
         return 1;
+    }
+    // Nobody waits for this, which takes the host's kernel some milliseconds. In the foreground the command stays where
+    // its caller has it, as runc's does: what it stands for is in the sandbox.
+    if let Some(group) = &state.cgroup
+        && let Err(e) = group.open().and_then(|open| open.join(&[nix::unistd::getpid().as_raw()]))
+    {
+        crate::debug!("{e}");
     }
     match inside.wait() {
         Outcome::Exited(ExitStatus::Signaled(signal)) => signals::die_of(signal),

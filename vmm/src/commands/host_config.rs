@@ -112,6 +112,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
         annotations: HashMap::new(),
         hooks: None,
         network: Network::Host,
+        cgroup: None,
         uid_map: Vec::new(),
         gid_map: Vec::new(),
     })

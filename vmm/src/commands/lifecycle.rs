@@ -8,6 +8,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sentry::control::{Call, Failure, Reply};
 
+use crate::cgroup::{self, Group};
 use crate::cli::{Delete, Global, Id, Kill};
 use crate::hooks;
 use crate::link::{self, Link};
@@ -51,6 +52,9 @@ pub enum Error {
     /// The sentry says no.
     #[error("{}", .0.message)]
     Refused(Failure),
+    /// The container's cgroup.
+    #[error("{0}")]
+    Cgroup(#[from] cgroup::Error),
     /// A hook.
     #[error("{0}")]
     Hook(#[from] hooks::Error),
@@ -141,10 +145,10 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     let state = match folder.read() {
         Ok(state) => state,
         // Its creation was killed before it had a state, or is under way: the lock tells.
-        Err(state::Error::NotFound) => return remove(folder).map(drop),
+        Err(state::Error::NotFound) => return remove(folder, None, args.force).map(drop),
         Err(e) if args.force => {
             crate::warning!("{e}");
-            return remove(folder).map(drop);
+            return remove(folder, None, true).map(drop);
         }
         Err(e) => return Err(e.into()),
     };
@@ -161,7 +165,7 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     for process in [state.sandbox, state.gofer].into_iter().flatten() {
         kill_process(process);
     }
-    if remove(folder)?
+    if remove(folder, state.cgroup.as_ref(), args.force)?
         && let Some(hooks) = &state.hooks
     {
         let told = hooks::told(&state, Status::Stopped.name(), 0);
@@ -172,10 +176,14 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether it was still there.
-fn remove(mut folder: Folder) -> Result<bool, Error> {
+/// Whether it was still there. Its cgroups go first: where they cannot, the command can be given again.
+fn remove(mut folder: Folder, group: Option<&Group>, force: bool) -> Result<bool, Error> {
     match folder.lock() {
         Ok(()) => {
+            match group.map_or(Ok(()), Group::remove) {
+                Err(e) if force => crate::warning!("{e}"),
+                other => other?,
+            }
             folder.remove()?;
             Ok(true)
         }

@@ -52,6 +52,11 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A scope of systemd's is asked for over D-Bus, which is not spoken here.
+    #[error(
+        "--systemd-cgroup is not supported: cgroups are made in the cgroup file system (cgroupfs)"
+    )]
+    SystemdCgroup,
     /// The platform asked for does not work here.
     #[error("--platform=kvm: KVM cannot be used here: {0}")]
     Kvm(check::KvmProblem),
@@ -147,7 +152,13 @@ impl Plan {
         let root = Root::of(global);
         state::check_id(&args.id)?;
         let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-        let container = config::load(bundle, &args.id)?;
+        if global.systemd_cgroup {
+            return Err(Error::SystemdCgroup);
+        }
+        let mut container = config::load(bundle, &args.id)?;
+        if let Some(cgroup) = &mut container.cgroup {
+            cgroup.rootless = rootless(global);
+        }
         crate::debug!("configuration read");
         let terminal = container.spec.process.terminal;
         if args.console_socket.is_some() && !(terminal && detach) {
@@ -199,6 +210,19 @@ impl Plan {
             console.control()?;
         }
         Ok(Some(console))
+    }
+}
+
+/// Whether cgroups that cannot be made are done without: by default where the caller is not the host's root.
+fn rootless(global: &Global) -> bool {
+    match global.rootless.as_str() {
+        "true" => true,
+        "false" => false,
+        _ => {
+            let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+            let all = map.split_whitespace().eq(["0", "0", "4294967295"]);
+            !nix::unistd::geteuid().is_root() || !all
+        }
     }
 }
 

@@ -40,8 +40,19 @@ const HONOURED: &[&str] = &[
     "linux.gidMappings.*",
     // New ones are of the sentry's own, and the stand-in's of the network; joining another by `path` is an error.
     "linux.namespaces.*",
+    "linux.cgroupsPath",
     "linux.resources.memory.limit",
+    "linux.resources.memory.reservation",
+    "linux.resources.memory.swap",
+    "linux.resources.memory.swappiness",
+    "linux.resources.memory.disableOOMKiller",
     "linux.resources.pids.limit",
+    "linux.resources.cpu.*",
+    "linux.resources.blockIO.*",
+    "linux.resources.hugepageLimits.*",
+    "linux.resources.network.*",
+    "linux.resources.rdma.*",
+    "linux.resources.unified.*",
     // A container sees no device but those that the sentry itself implements, so any list of
     // denials holds, and what it allows of those is there.
     "linux.resources.devices.*",

@@ -19,6 +19,7 @@ use oci_spec::runtime::{Process, Spec};
 use sentry::control::{ContainerSpec, ProcessSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup;
 use crate::hooks::Hooks;
 use crate::reason::reason;
 
@@ -114,6 +115,8 @@ pub struct Container {
     pub hooks: Option<Hooks>,
     /// The network namespace of the process that stands for it.
     pub network: Network,
+    /// Its cgroup on the host; `None`: it stays in the caller's.
+    pub cgroup: Option<cgroup::Wanted>,
     /// User ids, where the bundle asks for a user namespace.
     pub uid_map: Vec<IdRange>,
     /// Group ids.

@@ -11,6 +11,7 @@ use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 use super::{
     Attach, Container, IdRange, Invalid, Network, capabilities, mounts, priority, seccomp, sysctl,
 };
+use crate::cgroup;
 use crate::hooks::{Hook, Hooks};
 
 /// What can go wrong.
@@ -97,6 +98,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         annotations: spec.annotations().clone().unwrap_or_default(),
         hooks: hooks(spec)?,
         network: network(linux)?,
+        cgroup: Some(cgroup(linux)),
         uid_map: id_map(linux.and_then(|linux| linux.uid_mappings().as_ref())),
         gid_map: id_map(linux.and_then(|linux| linux.gid_mappings().as_ref())),
     })
@@ -138,6 +140,16 @@ fn hooks(spec: &Spec) -> Result<Option<Hooks>, Invalid> {
         poststop: list("poststop", hooks.poststop().as_ref())?,
     };
     Ok(Some(hooks).filter(|hooks| *hooks != Hooks::default()))
+}
+
+/// What is asked for the container's cgroup.
+fn cgroup(linux: Option<&Linux>) -> cgroup::Wanted {
+    let path = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    cgroup::Wanted {
+        path: path.map(|path| path.to_string_lossy().into_owned()),
+        resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
+        rootless: false,
+    }
 }
 
 /// The network namespace of the process that stands for the container.

@@ -1,0 +1,326 @@
+//! A container's cgroups on the host: which there are, what is in them, what limits they hold, and that they go.
+//!
+//! Each test passes with runc too; Ringwall's limits on the host are wider by what a sandbox itself needs, and with it
+//! sandbox, gofer and stubs are in the groups beside the process whose pid `state` gives.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{Context, Outcome, Stop, Test, ensure, read_pid};
+use crate::bundle;
+
+pub(super) const TESTS: &[Test] = &[
+    ("cgroups/default-path", default_path),
+    ("cgroups/paths", paths),
+    ("cgroups/members", members),
+    ("cgroups/limits", limits),
+    ("cgroups/refused", refused),
+    ("cgroups/foreground", foreground),
+    ("cgroups/killed-stand-in", killed_stand_in),
+    ("cgroups/systemd-is-refused", systemd),
+];
+
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// Whether the host has version 2 alone.
+pub(super) fn unified() -> bool {
+    Path::new(ROOT).join("cgroup.controllers").exists()
+}
+
+/// A name that no other run of the tests has.
+fn unique(name: &str) -> String {
+    format!("rw-{}-{name}", std::process::id())
+}
+
+/// A process's group in each hierarchy that is mounted where runc looks: its controllers, and its folder.
+fn groups(pid: i32) -> Result<Vec<(String, PathBuf)>, Stop> {
+    let mut found = Vec::new();
+    for line in fs::read_to_string(format!("/proc/{pid}/cgroup"))?.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(names), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let below = match names.strip_prefix("name=").unwrap_or(names) {
+            "" if unified() => "",
+            "" => "unified",
+            names => names,
+        };
+        let folder = Path::new(ROOT).join(below).join(path.trim_start_matches('/'));
+        if folder.join("cgroup.procs").exists() {
+            found.push((names.to_owned(), folder));
+        }
+    }
+    Ok(found)
+}
+
+/// The group of a controller.
+pub(super) fn group_of(pid: i32, controller: &str) -> Result<PathBuf, Stop> {
+    let fits =
+        |names: &str| (unified() && names.is_empty()) || names.split(',').any(|n| n == controller);
+    let found = groups(pid)?.into_iter().find(|(names, _)| fits(names));
+    found.map(|(_, folder)| folder).ok_or_else(|| Stop::Failed(format!("no group of {controller}")))
+}
+
+fn procs(folder: &Path) -> Result<BTreeSet<i32>, Stop> {
+    let text = fs::read_to_string(folder.join("cgroup.procs"))?;
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// A container with these resources that sleeps, in a group of this path; the pid that `state` gives.
+pub(super) fn sleeping(
+    c: &Context,
+    id: &str,
+    path: Option<&str>,
+    resources: &Value,
+) -> Result<(bundle::Bundle, i32), Stop> {
+    let mut config = bundle::config(&["sh", "-c", "sleep 1000 & exec sleep 1000"], &[]);
+    for (name, value) in resources.as_object().into_iter().flatten() {
+        config["linux"]["resources"][name] = value.clone();
+    }
+    match path {
+        Some(path) => config["linux"]["cgroupsPath"] = json!(path),
+        None => drop(config["linux"].as_object_mut().and_then(|linux| linux.remove("cgroupsPath"))),
+    }
+    let bundle = c.bundle_with(id, &config)?;
+    c.must(&[
+        "run",
+        "--detach",
+        "--bundle",
+        &c.text_path(id),
+        "--pid-file",
+        &c.text_path("pid"),
+        id,
+    ])?;
+    Ok((bundle, read_pid(&c.path("pid"))?))
+}
+
+/// Without a path a container's groups have its id, below the caller's own: beside it in version 2.
+fn default_path(c: &Context) -> Outcome {
+    let id = unique("id");
+    let own = groups(std::process::id() as i32)?;
+    let (_b, pid) = sleeping(c, &id, None, &json!({}))?;
+    let its = groups(pid)?;
+    ensure!(!its.is_empty() && its.len() == own.len(), "{own:?}, and the container's {its:?}");
+    for ((names, own), (_, its)) in own.iter().zip(&its) {
+        let above = match (unified(), own.parent()) {
+            (true, Some(parent)) if own != Path::new(ROOT) => parent,
+            _ => own,
+        };
+        ensure!(*its == above.join(&id), "{names}: {} below {}", its.display(), own.display());
+    }
+    c.must(&["delete", "--force", &id])?;
+    for (_, folder) in its {
+        ensure!(!folder.exists(), "{} is left", folder.display());
+    }
+    Ok(())
+}
+
+/// An absolute path is below the mount point, a relative one below the caller's, and neither leads above it.
+fn paths(c: &Context) -> Outcome {
+    let parent = unique("parent");
+    let cases = [format!("/{parent}/a"), format!("{parent}/b"), format!("/../{parent}/./x/../c")];
+    for (path, last) in cases.iter().zip(["a", "b", "c"]) {
+        let (_b, pid) = sleeping(c, &unique(last), Some(path), &json!({}))?;
+        let its = groups(pid)?;
+        for (names, folder) in &its {
+            let end = Path::new(&parent).join(last);
+            ensure!(folder.ends_with(&end), "{path}: {names}: {}", folder.display());
+        }
+        c.must(&["delete", "--force", &unique(last)])?;
+        for (_, folder) in its {
+            ensure!(!folder.exists(), "{} is left", folder.display());
+            // What is above stays, as with runc.
+            if let Some(parent) = folder.parent() {
+                fs::remove_dir(parent)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every process that a container has on the host is in every group, those of a process that is started later too.
+fn members(c: &Context) -> Outcome {
+    let (_b, pid) = sleeping(c, &unique("m"), Some(&unique("members")), &json!({}))?;
+    let args =
+        ["exec", "--detach", "--pid-file", &c.text_path("exec"), &unique("m"), "sleep", "1000"];
+    c.must(&args)?;
+    let exec = read_pid(&c.path("exec"))?;
+    let folders = groups(pid)?;
+    for (names, folder) in &folders {
+        c.eventually("the new one is there too", || Ok(procs(folder)?.contains(&exec)))?;
+        let (within, all) = (procs(folder)?, family(pid)?);
+        ensure!(within.is_superset(&all), "{names}: {within:?} of {all:?}");
+        ensure!(within.len() >= 3, "{names}: {within:?}");
+        let own = procs(&group_of(std::process::id() as i32, names)?)?;
+        ensure!(own.is_disjoint(&all), "{names}: the caller's has {own:?}");
+    }
+    c.must(&["kill", &unique("m"), "KILL"])?;
+    // It is this process's to reap: runc's container does not end before.
+    nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(exec), None)?;
+    c.await_status(&unique("m"), "stopped")?;
+    c.must(&["delete", &unique("m")])?;
+    for (_, folder) in folders {
+        ensure!(!folder.exists(), "{} is left", folder.display());
+    }
+    Ok(())
+}
+
+/// A process and all that descend from it.
+fn family(pid: i32) -> Result<BTreeSet<i32>, Stop> {
+    let mut all = BTreeSet::from([pid]);
+    let mut next = vec![pid];
+    while let Some(pid) = next.pop() {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            let children = children.split_whitespace().filter_map(|word| word.parse().ok());
+            next.extend(children.filter(|child| all.insert(*child)));
+        }
+    }
+    Ok(all)
+}
+
+/// What a sandbox needs beside its container, as README says.
+pub(super) fn memory_on_host(c: &Context, limit: u64) -> u64 {
+    if c.is_runc() { limit } else { limit + (64 << 20) + limit / 32 }
+}
+
+/// The same for tasks.
+pub(super) fn pids_on_host(c: &Context, limit: u64) -> u64 {
+    match c.place.runtime.platform.as_deref() {
+        None => limit,
+        Some("ptrace") => 2 * limit + 64,
+        Some(_) => limit + 64 + std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+    }
+}
+
+/// Checks files of a container's groups: controller, the file in version 1, that in version 2, and what is in it.
+pub(super) fn holds(pid: i32, files: &[(&str, &str, &str, String, String)]) -> Outcome {
+    for (controller, v1, v2, in_v1, in_v2) in files {
+        let (file, expected) = if unified() { (v2, in_v2) } else { (v1, in_v1) };
+        if file.is_empty() {
+            continue;
+        }
+        let path = group_of(pid, controller)?.join(file);
+        let found = fs::read_to_string(&path);
+        let found = found.map_err(|e| Stop::Failed(format!("{}: {e}", path.display())))?;
+        ensure!(found.trim() == expected, "{}: {found:?} for {expected:?}", path.display());
+    }
+    Ok(())
+}
+
+/// Limits are where runc has them.
+fn limits(c: &Context) -> Outcome {
+    const MEMORY: u64 = 96 << 20;
+    let resources = json!({
+        "memory": { "limit": MEMORY, "reservation": 32 << 20 },
+        "cpu": { "shares": 512, "quota": 50000, "period": 200_000, "cpus": "0", "mems": "0" },
+        "pids": { "limit": 30 },
+    });
+    let (_b, pid) = sleeping(c, &unique("l"), Some(&unique("limits")), &resources)?;
+    let memory = memory_on_host(c, MEMORY).to_string();
+    let pids = pids_on_host(c, 30).to_string();
+    let same =
+        |controller, v1, v2, value: &str| (controller, v1, v2, value.to_owned(), value.to_owned());
+    holds(
+        pid,
+        &[
+            same("memory", "memory.limit_in_bytes", "memory.max", &memory),
+            same("memory", "memory.soft_limit_in_bytes", "memory.low", "33554432"),
+            ("cpu", "cpu.shares", "cpu.weight", "512".into(), "20".into()),
+            ("cpu", "cpu.cfs_quota_us", "cpu.max", "50000".into(), "50000 200000".into()),
+            same("cpu", "cpu.cfs_period_us", "", "200000"),
+            same("cpuset", "cpuset.cpus", "cpuset.cpus", "0"),
+            same("cpuset", "cpuset.mems", "cpuset.mems", "0"),
+            same("pids", "pids.max", "pids.max", &pids),
+        ],
+    )?;
+    if !unified() {
+        let path = group_of(pid, "devices")?.join("devices.list");
+        let list = fs::read_to_string(path)?;
+        ensure!(list.contains("c 1:3 rwm") && !list.contains("a *:*"), "devices: {list}");
+    }
+    // The processors are all that there are inside.
+    let done = c.must(&["exec", &unique("l"), "nproc"])?;
+    ensure!(done.out() == "1\n", "nproc: {}", done.out());
+    c.must(&["delete", "--force", &unique("l")]).map(drop)
+}
+
+/// What the host does not take is an error that names it, and nothing is left of the container.
+fn refused(c: &Context) -> Outcome {
+    let path = unique("refused");
+    for (resources, word) in [
+        (json!({ "cpu": { "cpus": "4000" } }), "cpuset.cpus"),
+        (json!({ "cpu": { "mems": "x" } }), "cpuset.mems"),
+        (
+            json!({ "cpu": { "period": 1 } }),
+            if unified() { "cpu.max" } else { "cpu.cfs_period_us" },
+        ),
+        (json!({ "hugepageLimits": [{ "pageSize": "3MB", "limit": 0 }] }), "hugetlb"),
+        (json!({ "unified": { "no/name": "1" } }), "unified"),
+    ] {
+        let mut config = bundle::config(&["true"], &[]);
+        for (name, value) in resources.as_object().into_iter().flatten() {
+            config["linux"]["resources"][name] = value.clone();
+        }
+        config["linux"]["cgroupsPath"] = json!(path);
+        let _bundle = c.bundle_with("b", &config)?;
+        let done = c.run(&["run", "--bundle", &c.text_path("b"), &path])?;
+        let log = fs::read_to_string(c.path("log")).unwrap_or_default();
+        ensure!(!done.ok(), "{resources} is taken");
+        ensure!(log.contains(word) || done.err().contains(word), "{resources}: {log}");
+        for (_, own) in groups(std::process::id() as i32)? {
+            let above = if unified() { own.parent().unwrap_or(&own) } else { &own };
+            for folder in [above.join(&path), own.join(&path)] {
+                ensure!(!folder.exists(), "{resources}: {} is left", folder.display());
+            }
+        }
+        fs::remove_file(c.path("log"))?;
+    }
+    Ok(())
+}
+
+/// A container in the foreground leaves nothing, and its caller where it was.
+fn foreground(c: &Context) -> Outcome {
+    let path = unique("foreground");
+    let mut config = bundle::config(&["sleep", "1000"], &[]);
+    config["linux"]["cgroupsPath"] = json!(path);
+    let _bundle = c.bundle_with("b", &config)?;
+    let file = c.text_path("pid");
+    let running = c.start(&["run", "--bundle", &c.text_path("b"), "--pid-file", &file, &path])?;
+    c.eventually("it is there", || Ok(c.path("pid").exists()))?;
+    c.await_status(&path, "running")?;
+    let pid = read_pid(&c.path("pid"))?;
+    let its = groups(pid)?;
+    ensure!(its.iter().all(|(_, folder)| folder.ends_with(&path)), "{its:?}");
+    c.must(&["kill", &path, "KILL"])?;
+    running.end(c.limit())?;
+    for (_, folder) in its {
+        ensure!(!folder.exists(), "{} is left", folder.display());
+    }
+    Ok(())
+}
+
+/// `delete` removes what a container's processes could not.
+fn killed_stand_in(c: &Context) -> Outcome {
+    let path = unique("killed");
+    let (_b, pid) = sleeping(c, &path, Some(&path), &json!({}))?;
+    let its = groups(pid)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    c.await_status(&path, "stopped")?;
+    c.must(&["delete", &path])?;
+    for (_, folder) in its {
+        ensure!(!folder.exists(), "{} is left", folder.display());
+    }
+    Ok(())
+}
+
+/// Scopes of systemd's are no more than promised.
+fn systemd(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _b = c.bundle("b", "true")?;
+    let done = c.run(&["--systemd-cgroup", "run", "--bundle", &c.text_path("b"), "x"])?;
+    let log = c.log_tail();
+    ensure!(!done.ok() && log.contains("--systemd-cgroup is not supported"), "{}: {log}", done.end);
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! What the host counts in a container's groups.
