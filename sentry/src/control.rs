@@ -245,11 +245,64 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// Values that files of /proc/sys are given: the path below it, and the value.
     pub sysctl: Vec<(String, String)>,
+    /// Device nodes, beside those that every /dev has.
+    pub devices: Vec<DeviceSpec>,
+    /// Which devices may be opened and made. Of the rules that match one, the last counts; without a match it may not.
+    pub device_rules: Vec<DeviceRule>,
+    /// What personality(2) says to begin with.
+    pub personality: u32,
+    /// Nanoseconds that CLOCK_MONOTONIC and CLOCK_BOOTTIME are ahead of the sandbox's.
+    pub clocks_ahead: Option<(i64, i64)>,
+    /// The ids of a user namespace of its own: the first inside, the first outside, how many. None: it has none.
+    pub uid_map: Vec<(u32, u32, u32)>,
+    /// The same of groups.
+    pub gid_map: Vec<(u32, u32, u32)>,
     /// The filter that all its processes begin with: a program of classic BPF, 8 bytes an instruction as in `struct
     /// sock_filter` (seccomp(2)).
     pub seccomp: Option<Vec<u8>>,
     /// Whether `--strace` was given.
     pub strace: bool,
+}
+
+/// A device node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Absolute path in the container; the directories above it are made where they are missing.
+    pub path: String,
+    /// Type and permissions, as in `st_mode` (inode(7)): a device or a FIFO.
+    pub mode: u32,
+    /// Its number's two parts.
+    pub major: u32,
+    /// The other.
+    pub minor: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What may be done with some devices (a line of a device cgroup).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Or may not be done.
+    pub allow: bool,
+    /// Block devices, or character devices; `None`: both.
+    pub block: Option<bool>,
+    /// Of this number; `None`: of any.
+    pub major: Option<u32>,
+    /// Of this number; `None`: of any.
+    pub minor: Option<u32>,
+    /// Any of [`DeviceRule::MKNOD`], [`DeviceRule::READ`] and [`DeviceRule::WRITE`].
+    pub access: u8,
+}
+
+impl DeviceRule {
+    /// To make nodes.
+    pub const MKNOD: u8 = 1;
+    /// To open for reading.
+    pub const READ: u8 = 2;
+    /// To open for writing.
+    pub const WRITE: u8 = 4;
 }
 
 /// Limits that the sentry enforces; `None`: none.
@@ -299,6 +352,8 @@ pub enum MountSource {
     Internal {
         /// File system type.
         fstype: String,
+        /// What /proc/PID/mounts shows.
+        source: String,
         /// Data, comma-separated.
         data: String,
     },

@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::hooks;
+use crate::host::{self, Host};
 use crate::link::{self, Link};
 use crate::log;
 use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
@@ -29,6 +30,8 @@ enum Error {
     Open { path: std::path::PathBuf, source: std::io::Error },
     #[error("confinement: {0}")]
     Confine(#[from] server::ConfineError),
+    #[error("user namespace: {0}")]
+    Ids(Errno),
     #[error("no root")]
     NoRoot,
     #[error("mounts for hooks: {0}")]
@@ -76,6 +79,10 @@ fn prepare(
         *slot = Some(fd);
     }
     log::init(setup.log, log, debug_log);
+    if setup.own_users {
+        // Whoever started it is nobody there, and makes no files.
+        host::Linux.set_ids(0, 0).map_err(Error::Ids)?;
+    }
     if !setup.hooks.is_empty() {
         let root = setup.attaches.first().map(|root| root.path.as_path()).ok_or(Error::NoRoot)?;
         own_mounts(root).map_err(Error::Mounts)?;

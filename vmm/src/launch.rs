@@ -120,7 +120,7 @@ pub fn create(
     // While they execute. They wait for what they are to do, and have nothing of the container yet.
     folder.join_group(&container, &mut state, &[sandbox.pid(), gofer.pid()], platform)?;
     if !container.spec.root.overlay {
-        mountpoints::make(&container.rootfs, &container.spec.mounts)?;
+        mountpoints::make(&container.rootfs, &mut container.spec.mounts)?;
     }
 
     if let Some(console) = &console {
@@ -144,6 +144,7 @@ pub fn create(
     let setup = GoferSetup {
         log: settings,
         attaches: container.attaches.clone(),
+        own_users: !container.uid_map.is_empty(),
         hooks: inner.unwrap_or_default(),
         told,
         fds: roles,

@@ -18,20 +18,29 @@ pub struct Error {
     errno: Errno,
 }
 
-/// Makes what is missing. Links are followed inside the root and never out of it.
-pub fn make(root: &Path, mounts: &[MountSpec]) -> Result<(), Error> {
+/// Makes what is missing. Links are followed inside the root and never out of it. A tmpfs has the mode of what it covers,
+/// but for one whose mount point is made here: that has its own.
+pub fn make(root: &Path, mounts: &mut [MountSpec]) -> Result<(), Error> {
     let failed = |destination: &Path| {
         let (root, destination) = (root.to_owned(), destination.to_owned());
         move |errno| Error { destination, root, errno }
     };
     let top = nix::fcntl::open(root, O_FOLDER, Mode::empty()).map_err(failed(Path::new("/")))?;
-    for (index, mount) in mounts.iter().enumerate() {
+    for index in 0..mounts.len() {
+        let (earlier, rest) = mounts.split_at_mut(index);
+        let Some(mount) = rest.first_mut() else { break };
         let destination = Path::new(&mount.destination);
-        let covered =
-            mounts.iter().take(index).any(|earlier| destination.starts_with(&earlier.destination));
-        if !covered {
-            let folder = !matches!(mount.source, MountSource::Gofer { directory: false, .. });
-            make_one(&top, destination, folder).map_err(failed(destination))?;
+        if earlier.iter().any(|earlier| destination.starts_with(&earlier.destination)) {
+            continue;
+        }
+        let folder = !matches!(mount.source, MountSource::Gofer { directory: false, .. });
+        let made = make_one(&top, destination, folder).map_err(failed(destination))?;
+        if let MountSource::Internal { fstype, data, .. } = &mut mount.source
+            && made
+            && fstype == "tmpfs"
+        {
+            // The last one of a kind counts.
+            *data = format!("mode=1777,{data}");
         }
     }
     Ok(())
@@ -44,12 +53,13 @@ fn find(top: &OwnedFd, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
     openat2(top, path, how)
 }
 
-fn make_one(top: &OwnedFd, path: &Path, folder: bool) -> Result<(), Errno> {
+/// Whether it was missing.
+fn make_one(top: &OwnedFd, path: &Path, folder: bool) -> Result<bool, Errno> {
     match find(top, path, OFlag::O_PATH | OFlag::O_CLOEXEC) {
         Err(Errno::ENOENT) => {}
-        other => return other.map(drop),
+        other => return other.map(|_| false),
     }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
     make_one(top, parent, true)?;
     let parent = find(top, parent, O_FOLDER)?;
     let made = if folder {
@@ -59,7 +69,8 @@ fn make_one(top: &OwnedFd, path: &Path, folder: bool) -> Result<(), Errno> {
         mknodat(parent.as_fd(), name, SFlag::S_IFREG, mode, 0)
     };
     match made {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
         Err(e) => Err(e),
     }
 }
@@ -72,7 +83,11 @@ mod tests {
     use super::*;
 
     fn internal(destination: &str) -> MountSpec {
-        let source = MountSource::Internal { fstype: "tmpfs".into(), data: String::new() };
+        let source = MountSource::Internal {
+            fstype: "tmpfs".into(),
+            source: "tmpfs".into(),
+            data: String::new(),
+        };
         MountSpec { destination: destination.into(), source, flags: 0, propagation: Vec::new() }
     }
 
@@ -91,15 +106,21 @@ mod tests {
             flags: 0,
             propagation: Vec::new(),
         };
-        let mounts = [
+        let mut mounts = [
             internal("/dev"),
             internal("/dev/shm"),
             internal("/link/a/b"),
             internal("/out/x"),
             file,
         ];
-        make(&root, &mounts).unwrap();
-        make(&root, &mounts).unwrap();
+        make(&root, &mut mounts).unwrap();
+        let data = mounts.iter().map(|mount| match &mount.source {
+            MountSource::Internal { data, .. } => data.as_str(),
+            MountSource::Gofer { .. } => "file",
+        });
+        let own = "mode=1777,";
+        assert_eq!(data.collect::<Vec<_>>(), [own, "", own, own, "file"]);
+        make(&root, &mut mounts).unwrap();
         assert!(root.join("dev").is_dir() && !root.join("dev/shm").exists());
         assert!(root.join("usr/a/b").is_dir() && root.join("x").is_dir());
         assert!(root.join("etc/hosts").is_file());

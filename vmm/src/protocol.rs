@@ -109,6 +109,8 @@ pub struct GoferSetup {
     /// What it serves. It opens these itself: a mount can be copied only in the mount namespace that
     /// it belongs to, and the gofer may have been born into one of its own.
     pub attaches: Vec<Attach>,
+    /// Whether it is in a user namespace of the container's, as whose root it is to act.
+    pub own_users: bool,
     /// Hooks to run before that, in the container's root.
     pub hooks: Vec<Hook>,
     /// What they are told.

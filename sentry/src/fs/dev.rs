@@ -65,7 +65,9 @@ pub fn populate(cx: &Cx<'_>, dir: &Arc<dyn Inode>) -> Result<(), Errno> {
         Ok(_) | Err(Errno::EEXIST) => Ok(()),
         Err(e) => Err(e),
     };
-    let new = |mode| New { mode, uid: 0, gid: 0 };
+    let new = |mode| New { mode, uid: cx.creds.fsuid, gid: cx.creds.fsgid };
+    // Devices are nobody's but the host's.
+    let device = New { mode: 0o666, uid: 0, gid: 0 };
     let missing = |name: &str| match dir.lookup(cx, name.as_bytes()) {
         Ok(_) => Ok(false),
         Err(Errno::ENOENT) => Ok(true),
@@ -74,7 +76,7 @@ pub fn populate(cx: &Cx<'_>, dir: &Arc<dyn Inode>) -> Result<(), Errno> {
     for (name, major, minor) in DEFAULT {
         if missing(name)? {
             let rdev = makedev(major, minor);
-            absent(dir.mknod(cx, name.as_bytes(), FileType::CharDevice, rdev, new(0o666)))?;
+            absent(dir.mknod(cx, name.as_bytes(), FileType::CharDevice, rdev, device))?;
         }
     }
     for (name, target) in LINKS {

@@ -20,7 +20,7 @@ use crate::errno::Errno;
 use crate::error::SysError;
 use crate::platform::fake;
 use crate::sync::WaitQueue;
-use crate::task::{Blocked, Creds};
+use crate::task::{Blocked, Creds, UserNamespace};
 
 /// For operations that must not wait.
 pub struct NoWait;
@@ -52,7 +52,7 @@ impl Lab {
         let dentry = sb.root().unwrap();
         let mount = Mount::new(&sb, dentry, MountFlags::empty(), "test".into());
         let fs = FsContext::new(MountNamespace::new(mount), 0o022);
-        let mut creds = root_creds();
+        let mut creds = root_creds(&UserNamespace::INITIAL);
         creds.fsuid = rustix::process::geteuid().as_raw();
         creds.fsgid = rustix::process::getegid().as_raw();
         if creds.fsuid != 0 {

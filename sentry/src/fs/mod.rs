@@ -14,6 +14,7 @@ pub mod anon;
 pub mod context;
 pub mod dentry;
 pub mod dev;
+pub mod devices;
 pub mod dnotify;
 pub mod epoll;
 pub mod eventfd;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use super::context::Cx;
 use super::dentry::Dentry;
+use super::devices;
 use super::file::{Blocker, File, PathOps};
 use super::inode::{FileOps, Inode, Link};
 use super::inotify::{self, mask};
@@ -18,6 +19,7 @@ use super::types::{
     SetAttr, mode,
 };
 use super::walk::{Last, Walk, WalkFlags};
+use crate::control::DeviceRule;
 use crate::errno::Errno;
 use crate::error::SysError;
 
@@ -116,6 +118,9 @@ impl Cx<'_> {
         }
         let perm = inode.perm()?;
         perm::check(self.creds, perm, want)?;
+        if matches!(kind, FileType::CharDevice | FileType::BlockDevice) {
+            devices::check_open(self, kind, inode.attr()?.rdev, want)?;
+        }
         if want.contains(Access::WRITE) && matches!(kind, FileType::Regular | FileType::Directory) {
             path.mount.check_write()?;
         }
@@ -359,6 +364,7 @@ impl Cx<'_> {
                 if !self.creds.capable(cap::MKNOD) {
                     return Err(Errno::EPERM);
                 }
+                devices::check(self, kind, rdev, DeviceRule::MKNOD)?;
             }
             FileType::Directory => return Err(Errno::EPERM),
             FileType::Symlink | FileType::Anonymous => return Err(Errno::EINVAL),

@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Kernel;
-use crate::control::{ContainerSpec, Event, ExitStatus, Failure, FailureKind, ProcessSpec, Usage};
+use crate::control::{
+    ContainerSpec, DeviceRule, Event, ExitStatus, Failure, FailureKind, ProcessSpec, Usage,
+};
 use crate::errno::Errno;
 use crate::fs::proc;
 use crate::fs::setup::{
@@ -21,6 +23,7 @@ use crate::seccomp::bpf::{Insn, Program};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
+use crate::task::userns::{Extent, IdKind};
 use crate::task::{
     self, Birth, Creds, FirstProcess, Namespaces, Pid, Pids, Process, Rlimits, UserNamespace,
 };
@@ -37,6 +40,12 @@ pub struct Container {
     mounts: spin::Once<Arc<MountNamespace>>,
     /// Namespaces of its init.
     pub namespaces: Arc<Namespaces>,
+    /// The user namespace of its processes.
+    userns: UserNamespace,
+    /// Which devices they may use.
+    pub device_rules: Vec<DeviceRule>,
+    /// What personality(2) tells them to begin with.
+    personality: u32,
     /// The filter of system calls that all its processes begin with.
     seccomp: Seccomp,
     /// Whether its system calls are printed.
@@ -95,7 +104,10 @@ impl Container {
             id: id.into(),
             kernel: Kernel::new(Arc::new(Nobody)),
             mounts: spin::Once::new(),
-            namespaces: Arc::new(Namespaces::new(id, "", &pids)),
+            namespaces: Arc::new(Namespaces::new(id, "", &pids, &UserNamespace::INITIAL)),
+            userns: UserNamespace::INITIAL,
+            device_rules: Vec::new(),
+            personality: 0,
             pids,
             seccomp: Seccomp::Off,
             watched: AtomicBool::new(false),
@@ -118,11 +130,21 @@ impl Container {
         let id = spec.id.get(..UTS_NAME).unwrap_or(&spec.id);
         let hostname = if spec.hostname.is_empty() { id } else { &spec.hostname };
         let pids = Arc::new(Pids::default());
+        let userns = user_namespace(spec)?;
+        let mut namespaces = Namespaces::new(hostname, &spec.domainname, &pids, &userns);
+        if let Some((monotonic, boottime)) = spec.clocks_ahead {
+            namespaces = namespaces
+                .ahead(monotonic, boottime)
+                .map_err(|e| Failure::other(format!("linux.timeOffsets: {}", e.text())))?;
+        }
         let container = Arc::new(Container {
             id: spec.id.clone(),
             kernel: kernel.clone(),
             mounts: spin::Once::new(),
-            namespaces: Arc::new(Namespaces::new(hostname, &spec.domainname, &pids)),
+            namespaces: Arc::new(namespaces),
+            userns,
+            device_rules: spec.device_rules.clone(),
+            personality: spec.personality,
             pids,
             seccomp: filter(spec)?,
             watched: AtomicBool::new(spec.strace),
@@ -144,12 +166,13 @@ impl Container {
             container: &weak,
             ipc: &own.ipc,
             pidns: &own.pid_for_children,
+            userns: &container.userns,
         };
         let mounts = mount_container(spec, sources)
             .map_err(|e: MountError| Failure::other(e.to_string()))?;
         container.mounts.call_once(|| mounts);
         let birth = container.prepare(&spec.process, true)?;
-        let (fs, creds) = (birth.fs.clone(), root_creds());
+        let (fs, creds) = (birth.fs.clone(), root_creds(&UserNamespace::INITIAL));
         let cx = Cx { fs: &fs, creds: &creds, task: Some(&birth.task) };
         for (path, value) in &spec.sysctl {
             proc::set_sysctl(&container, &cx, path, value).map_err(|e| {
@@ -310,9 +333,9 @@ impl Container {
             .get()
             .ok_or_else(|| Failure::other(format!("container {}: no mounts", self.id)))?;
         let fs = FsContext::new(mounts.clone(), spec.umask.unwrap_or(0o022));
-        let outer = root_creds();
+        let outer = root_creds(&self.userns);
         self.enter_cwd(&fs, &outer, spec, init)?;
-        let creds = creds_of(spec);
+        let creds = creds_of(spec, &self.userns)?;
         let limits = Rlimits::default();
         for (number, soft, hard) in &spec.rlimits {
             limits
@@ -358,6 +381,7 @@ impl Container {
         };
         let birth =
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
+        birth.task.process.personality.store(self.personality, Ordering::Relaxed);
         if let Some(adj) = spec.oom_score_adj {
             birth.task.process.oom_score_adj.store(adj, Ordering::Relaxed);
         }
@@ -392,7 +416,7 @@ impl Container {
         let [Some(stream), _, _] = spec.stdio else {
             return Err(Failure::other("process.terminal: there is no terminal".into()));
         };
-        let creds = root_creds();
+        let creds = root_creds(&self.userns);
         let cx = Cx { fs, creds: &creds, task: None };
         let root = cx
             .walk(None, b"/dev/pts", WalkFlags::FOLLOW | WalkFlags::DIRECTORY)
@@ -401,7 +425,9 @@ impl Container {
             Failure::other("process.terminal needs a mount of type devpts at /dev/pts".into())
         })?;
         let stream = platform().stream(stream).map_err(|e| fail("standard input", e))?;
-        let tty = pts.console(stream, spec.uid, init).map_err(|e| fail("/dev/pts", e))?;
+        let tty = pts
+            .console(stream, self.userns.kuid(spec.uid).unwrap_or(spec.uid), init)
+            .map_err(|e| fail("/dev/pts", e))?;
         if let Some((rows, columns)) = spec.window {
             tty.resize(rows, columns);
         }
@@ -584,12 +610,41 @@ fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
     })
 }
 
-fn creds_of(spec: &ProcessSpec) -> Creds {
-    let (uid, gid) = (spec.uid, spec.gid);
+/// The container's own user namespace, if it is to have one.
+fn user_namespace(spec: &ContainerSpec) -> Result<UserNamespace, Failure> {
+    if spec.uid_map.is_empty() && spec.gid_map.is_empty() {
+        return Ok(UserNamespace::INITIAL);
+    }
+    let fail = |what: &str, e: Errno| Failure::other(format!("linux.{what}: {}", e.text()));
+    let made = UserNamespace::nest(&root_creds(&UserNamespace::INITIAL));
+    let made = made.map_err(|e| fail("namespaces: user", e))?;
+    let maps = [
+        ("uidMappings", IdKind::User, &spec.uid_map),
+        ("gidMappings", IdKind::Group, &spec.gid_map),
+    ];
+    for (what, kind, map) in maps {
+        let line = |(first, lower, count): &(u32, u32, u32)| format!("{first} {lower} {count}\n");
+        let text: String = map.iter().map(line).collect();
+        made.set_map(kind, || Extent::parse(text.as_bytes()), |_, _| true)
+            .map_err(|e| fail(what, e))?;
+        // What mounts its file systems, and whom they belong to.
+        made.down(kind, 0).ok_or_else(|| fail(what, Errno::EINVAL))?;
+    }
+    Ok(made)
+}
+
+fn creds_of(spec: &ProcessSpec, userns: &UserNamespace) -> Result<Creds, Failure> {
+    let unmapped = |what, id| {
+        Failure::other(format!("process.user.{what}: {id} is not mapped in the user namespace"))
+    };
+    let kgid = |gid: &u32| userns.kgid(*gid).ok_or_else(|| unmapped("gid", *gid));
+    let uid = userns.kuid(spec.uid).ok_or_else(|| unmapped("uid", spec.uid))?;
+    let gid = kgid(&spec.gid)?;
+    let groups = spec.groups.iter().map(kgid).collect::<Result<_, _>>()?;
     let mut capabilities = spec.capabilities;
     // The kernel lets nobody raise what is not both (capabilities(7)).
     capabilities.ambient &= capabilities.permitted & capabilities.inheritable;
-    Creds {
+    Ok(Creds {
         uid,
         euid: uid,
         suid: uid,
@@ -598,12 +653,12 @@ fn creds_of(spec: &ProcessSpec) -> Creds {
         egid: gid,
         sgid: gid,
         fsgid: gid,
-        groups: spec.groups.clone(),
+        groups,
         capabilities,
         securebits: 0,
         no_new_privs: spec.no_new_privs,
-        userns: UserNamespace::INITIAL,
-    }
+        userns: userns.clone(),
+    })
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ mod process;
 mod robust;
 mod rseq;
 pub mod run;
-mod timens;
+pub mod timens;
 pub mod trace;
 mod usage;
 pub mod userns;

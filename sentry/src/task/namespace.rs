@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::timens::in_range;
 use super::{
     CloneFlags, Creds, Current, PidNamespace, Pids, Task, TimeNamespace, UserNamespace, cap, pidfd,
 };
@@ -84,20 +85,29 @@ impl Default for NamespaceId {
 }
 
 impl Namespaces {
-    /// New ones with these names and ids.
-    pub fn new(host: &str, domain: &str, pids: &Arc<Pids>) -> Namespaces {
+    /// New ones with these names and ids, `owner`'s.
+    pub fn new(host: &str, domain: &str, pids: &Arc<Pids>, owner: &UserNamespace) -> Namespaces {
         let names = UtsNames { host: host.into(), domain: domain.into() };
-        let uts = Uts { names: SpinLock::new(names), ..Uts::default() };
-        let time = TimeNamespace::outermost();
+        let uts = Uts { names: SpinLock::new(names), owner: owner.clone(), ..Uts::default() };
+        let time = TimeNamespace::outermost(owner);
         Namespaces {
             uts: Arc::new(uts),
-            ipc: Arc::default(),
-            net: Arc::default(),
-            pid_for_children: PidNamespace::outermost(pids.clone()),
+            ipc: Arc::new(Ipc::owned(owner.clone())),
+            net: Arc::new(NetNamespace { owner: owner.clone(), ..NetNamespace::default() }),
+            pid_for_children: PidNamespace::outermost(pids.clone(), owner),
             time_for_children: time.clone(),
             time,
-            cgroup: Arc::new(Cgroup { id: NamespaceId::CGROUP, ..Cgroup::default() }),
+            cgroup: Arc::new(Cgroup { id: NamespaceId::CGROUP, owner: owner.clone() }),
         }
+    }
+
+    /// The same whose clocks are nanoseconds ahead of the container's, which no task is to see otherwise. `ERANGE` where
+    /// they would be below nothing, or near their end.
+    pub fn ahead(self, monotonic: i64, boottime: i64) -> Result<Namespaces, Errno> {
+        let time = self.time.another(&self.time.owner);
+        time.set(Some(in_range(monotonic)?), Some(in_range(boottime)?))?;
+        time.freeze();
+        Ok(Namespaces { time_for_children: time.clone(), time, ..self })
     }
 
     /// What a task has that unshares these kinds, of which a task can have its own ([`UNSHARED`]) beside the

@@ -77,10 +77,10 @@ impl PidNamespace {
         PidNumbers { id, nested: Some((self.clone(), numbers)) }
     }
 
-    /// The container's own.
-    pub fn outermost(pids: Arc<Pids>) -> Arc<PidNamespace> {
+    /// The container's own, `owner`'s.
+    pub fn outermost(pids: Arc<Pids>, owner: &UserNamespace) -> Arc<PidNamespace> {
         let (id, numbers) = (NamespaceId::PID, SpinLock::default());
-        let owner = UserNamespace::INITIAL;
+        let owner = owner.clone();
         Arc::new(PidNamespace { id, owner, level: 0, parent: None, pids, numbers })
     }
 
@@ -268,7 +268,7 @@ mod tests {
 
     fn two() -> (Arc<PidNamespace>, Arc<PidNamespace>) {
         crate::platform::fake::install();
-        let outer = PidNamespace::outermost(Arc::default());
+        let outer = PidNamespace::outermost(Arc::default(), &UserNamespace::INITIAL);
         let inner = outer.nest(&UserNamespace::INITIAL).unwrap();
         (outer, inner)
     }

@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::{Current, NamespaceId, UserNamespace};
 use crate::errno::Errno;
+use crate::platform::platform;
+use crate::time::SECOND;
 
 /// A time namespace.
 pub struct TimeNamespace {
@@ -24,13 +26,13 @@ pub struct TimeNamespace {
 }
 
 impl TimeNamespace {
-    /// The container's own.
-    pub fn outermost() -> Arc<TimeNamespace> {
+    /// The container's own, `owner`'s.
+    pub fn outermost(owner: &UserNamespace) -> Arc<TimeNamespace> {
         let ahead = AtomicI64::new(0);
         let frozen = AtomicBool::new(true);
         Arc::new(TimeNamespace {
             id: NamespaceId::TIME,
-            owner: UserNamespace::INITIAL,
+            owner: owner.clone(),
             monotonic: ahead,
             boottime: AtomicI64::new(0),
             frozen,
@@ -81,6 +83,19 @@ impl TimeNamespace {
     /// A task comes in.
     pub(super) fn freeze(&self) {
         self.frozen.store(true, Ordering::Release);
+    }
+}
+
+/// Seconds that a clock can count (KTIME_SEC_MAX).
+const MAX_SECONDS: i64 = i64::MAX / SECOND as i64;
+
+/// Nanoseconds that a clock may be ahead. `ERANGE` where it would be below nothing, or near its end.
+pub fn in_range(ahead: i64) -> Result<i64, Errno> {
+    let now = i64::try_from(platform().monotonic()).unwrap_or(i64::MAX);
+    let then = now.checked_add(ahead).ok_or(Errno::ERANGE)?;
+    match then < 0 || then / SECOND as i64 > MAX_SECONDS / 2 {
+        true => Err(Errno::ERANGE),
+        false => Ok(ahead),
     }
 }
 

@@ -2,11 +2,6 @@
 
 /// Test, step and cause. README's Docker page lists them.
 pub const DIFFERENCES: &[(&str, &str, &str)] = &[
-    (
-        "docker/run",
-        "device",
-        "linux.devices is not honoured yet: a container has the sentry's own devices",
-    ),
     ("docker/run", "sysctl", "kernel.msgmax cannot be changed by linux.sysctl yet: refused"),
     (
         "docker/run",

@@ -9,6 +9,7 @@ mod cgroups;
 mod control;
 mod deaths;
 mod exec;
+mod fields;
 mod hooks;
 mod limits;
 mod machine;
@@ -72,6 +73,7 @@ fn tests() -> impl Iterator<Item = Test> {
         streams::TESTS,
         control::TESTS,
         exec::TESTS,
+        fields::TESTS,
         hooks::TESTS,
         terminals::TESTS,
         values::TESTS,

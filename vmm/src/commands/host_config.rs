@@ -12,7 +12,7 @@ use sentry::control::{
     Capabilities, ContainerSpec, Limits, MountSource, MountSpec, ProcessSpec, RootSpec,
 };
 
-use crate::config::{Attach, Container, Network, capabilities};
+use crate::config::{Attach, Container, Network, capabilities, devices};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,11 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
     let all = if root { capabilities::ALL } else { 0 };
     let mounts = MOUNTS.map(|(destination, fstype, data, flags)| MountSpec {
         destination: destination.to_owned(),
-        source: MountSource::Internal { fstype: fstype.to_owned(), data: data.to_owned() },
+        source: MountSource::Internal {
+            fstype: fstype.to_owned(),
+            source: fstype.to_owned(),
+            data: data.to_owned(),
+        },
         flags,
         propagation: Vec::new(),
     });
@@ -101,6 +105,12 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 window: None,
             },
             limits: Limits::default(),
+            devices: Vec::new(),
+            device_rules: vec![devices::ANY],
+            personality: 0,
+            clocks_ahead: None,
+            uid_map: Vec::new(),
+            gid_map: Vec::new(),
             sysctl: Vec::new(),
             seccomp: None,
             strace: false,

@@ -53,14 +53,17 @@ const HONOURED: &[&str] = &[
     "linux.resources.network.*",
     "linux.resources.rdma.*",
     "linux.resources.unified.*",
-    // A container sees no device but those that the sentry itself implements, so any list of
-    // denials holds, and what it allows of those is there.
     "linux.resources.devices.*",
     // What cannot be done of it is an error.
     "linux.seccomp.*",
     "linux.rootfsPropagation",
     // Those that are not there are named or refused where they are read.
     "linux.sysctl.*",
+    "linux.devices.*",
+    "linux.personality.domain",
+    // Named where they are read.
+    "linux.personality.flags.*",
+    "linux.timeOffsets.*",
     "linux.maskedPaths.*",
     "linux.readonlyPaths.*",
 ];
@@ -122,14 +125,14 @@ mod tests {
                 "maskedPaths": ["/proc/kcore", "/secret"],
                 "namespaces": [{ "type": "network", "path": "/run/netns/x" }],
                 "seccomp": { "defaultAction": "SCMP_ACT_ALLOW" },
-                "timeOffsets": { "boottime": { "secs": 1 } },
+                "intelRdt": { "closID": "x" },
             },
         });
         assert_eq!(
             missing(&config),
             [
                 "hooks.later[].path",
-                "linux.timeOffsets.boottime.secs",
+                "linux.intelRdt.closID",
                 "process.apparmorProfile",
                 "process.later",
             ]

@@ -4,8 +4,10 @@
 //! What this version does not honour is known too ([`honoured`]), so that it can be said by name.
 
 pub mod capabilities;
+pub mod devices;
 mod honoured;
 pub mod mounts;
+mod namespaces;
 mod priority;
 mod seccomp;
 mod sysctl;

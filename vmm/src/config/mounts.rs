@@ -20,6 +20,14 @@ const FLAGS: &[(&str, u64, bool)] = &[
     ("exec", 8, false),
     ("sync", 16, true),
     ("async", 16, false),
+    ("mand", 64, true),
+    ("nomand", 64, false),
+    ("dirsync", 128, true),
+    ("nodirsync", 128, false),
+    ("nosymfollow", 256, true),
+    ("symfollow", 256, false),
+    ("lazytime", 1 << 25, true),
+    ("nolazytime", 1 << 25, false),
     ("noatime", 1 << 10, true),
     ("atime", 1 << 10, false),
     ("nodiratime", 1 << 11, true),
@@ -37,6 +45,8 @@ const FLAGS: &[(&str, u64, bool)] = &[
     ("rdev", 4, false),
     ("rnoexec", 8, true),
     ("rexec", 8, false),
+    ("rnosymfollow", 256, true),
+    ("rsymfollow", 256, false),
     ("rnoatime", 1 << 10, true),
     ("ratime", 1 << 10, false),
     ("rnodiratime", 1 << 11, true),
@@ -67,17 +77,14 @@ pub fn propagation(word: &str) -> Option<u64> {
 }
 
 /// Words that mean nothing inside: mounts there always include what is below.
-const WITHOUT_MEANING: &[&str] = &[
-    "defaults",
-    "bind",
-    "rbind",
-    "copy",
-    "tmpcopyup",
-    "newinstance",
-    "nodirsync",
-    "loud",
-    "silent",
-];
+const WITHOUT_MEANING: &[&str] =
+    &["acl", "bind", "defaults", "iversion", "loud", "noacl", "noiversion", "rbind", "silent"];
+
+/// Words that stand for something that is not done here, which the log names.
+const NOT_HONOURED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
+
+/// Of proc, what hides processes, of which the container has no others.
+const PROC: &[&str] = &["hidepid=", "gid=", "subset="];
 
 /// File systems of the sentry's own.
 const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
@@ -104,18 +111,22 @@ pub fn mount(
     let mut data = Vec::new();
     let mut spreads = Vec::new();
     let mut bind = false;
+    let fstype = mount.typ().as_deref().unwrap_or_default();
     for option in mount.options().iter().flatten() {
         if let Some((_, flag, set)) = FLAGS.iter().find(|(word, ..)| word == option) {
             flags = if *set { flags | flag } else { flags & !flag };
         } else if let Some(flags) = propagation(option) {
             spreads.push(flags);
+        } else if NOT_HONOURED.contains(&option.as_str())
+            || fstype == "proc" && PROC.iter().any(|word| option.starts_with(word))
+        {
+            crate::warning!("config.json: {}: {option} is not honoured", field("options"));
         } else if WITHOUT_MEANING.contains(&option.as_str()) {
             bind |= option == "bind" || option == "rbind";
         } else {
             data.push(option.as_str());
         }
     }
-    let fstype = mount.typ().as_deref().unwrap_or_default();
     if bind || fstype == "bind" {
         if !data.is_empty() {
             // As runc, whose kernel passes over them.
@@ -156,7 +167,16 @@ pub fn mount(
     }
     let spec = MountSpec {
         destination,
-        source: MountSource::Internal { fstype: fstype.to_owned(), data: data.join(",") },
+        source: MountSource::Internal {
+            fstype: fstype.to_owned(),
+            source: mount
+                .source()
+                .as_ref()
+                .and_then(|source| source.to_str())
+                .unwrap_or_default()
+                .to_owned(),
+            data: data.join(","),
+        },
         flags,
         propagation: spreads,
     };
@@ -165,7 +185,7 @@ pub fn mount(
 
 /// An absolute path without `.`, `..` and doubled slashes; a relative one is meant from the root, as
 /// runc takes it.
-fn normal(path: &Path) -> Option<String> {
+pub fn normal(path: &Path) -> Option<String> {
     let mut parts = Vec::new();
     for component in path.components() {
         match component {
@@ -196,8 +216,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!((spec.destination.as_str(), spec.flags), ("/dev/pts", 2));
-        let MountSource::Internal { fstype, data } = spec.source else { panic!("not internal") };
-        assert_eq!((fstype.as_str(), data.as_str()), ("devpts", "mode=0620,gid=5"));
+        let MountSource::Internal { fstype, data, .. } = spec.source else {
+            panic!("not internal")
+        };
+        assert_eq!((fstype.as_str(), data.as_str()), ("devpts", "newinstance,mode=0620,gid=5"));
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxIdMapping, LinuxNamespaceType, PosixRlimitType, Process, Spec,
+    Linux, LinuxPersonality, LinuxPersonalityDomain, PosixRlimitType, Process, Spec,
 };
 use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 
 use super::{
-    Attach, Container, IdRange, Invalid, Network, capabilities, mounts, priority, seccomp, sysctl,
+    Attach, Container, Invalid, capabilities, devices, mounts, namespaces, priority, seccomp,
+    sysctl,
 };
 use crate::cgroup;
 use crate::hooks::{Hook, Hooks};
@@ -61,6 +62,8 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         let reason = format!("{word:?} is not supported");
         return Err(Invalid::new("linux.rootfsPropagation", reason).into());
     }
+    let network = namespaces::check(spec)?;
+    let (uid_map, gid_map) = namespaces::id_maps(linux);
     let memory = resources.and_then(|r| r.memory().as_ref()?.limit());
     let pids = resources.and_then(|r| r.pids().as_ref().map(|pids| pids.limit()));
     Ok(Container {
@@ -84,6 +87,14 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
                 memory: memory.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
                 pids: pids.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
             },
+            devices: devices::nodes(linux)?,
+            device_rules: devices::rules(linux)?,
+            personality: linux
+                .and_then(|linux| linux.personality().as_ref())
+                .map_or(0, personality),
+            clocks_ahead: namespaces::clocks_ahead(linux)?,
+            uid_map: uid_map.clone(),
+            gid_map: gid_map.clone(),
             sysctl: sysctl::all(linux.and_then(|linux| linux.sysctl().as_ref()))?,
             seccomp: linux
                 .and_then(|linux| linux.seccomp().as_ref())
@@ -97,11 +108,23 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         oci_version: spec.version().clone(),
         annotations: spec.annotations().clone().unwrap_or_default(),
         hooks: hooks(spec)?,
-        network: network(linux)?,
+        network,
         cgroup: Some(cgroup(linux)),
-        uid_map: id_map(linux.and_then(|linux| linux.uid_mappings().as_ref())),
-        gid_map: id_map(linux.and_then(|linux| linux.gid_mappings().as_ref())),
+        uid_map,
+        gid_map,
     })
+}
+
+/// What personality(2) takes.
+fn personality(personality: &LinuxPersonality) -> u32 {
+    for flag in personality.flags().iter().flatten() {
+        // runc knows none either.
+        crate::warning!("config.json: linux.personality.flags: {flag} is not honoured");
+    }
+    match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    }
 }
 
 /// All hooks; `None` where there are none.
@@ -150,36 +173,6 @@ fn cgroup(linux: Option<&Linux>) -> cgroup::Wanted {
         resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
         rootless: false,
     }
-}
-
-/// The network namespace of the process that stands for the container.
-fn network(linux: Option<&Linux>) -> Result<Network, Invalid> {
-    let mut network = Network::Host;
-    let all = linux.and_then(|linux| linux.namespaces().as_ref());
-    for (index, namespace) in all.into_iter().flatten().enumerate() {
-        let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        match (namespace.typ(), path) {
-            (LinuxNamespaceType::Network, None) => network = Network::New,
-            (LinuxNamespaceType::Network, Some(path)) => network = Network::Joined(path.clone()),
-            (_, None) => {}
-            (kind, Some(path)) => {
-                let reason = format!(
-                    "{}: a {kind} namespace of the host cannot be joined: a container's is its sandbox's own",
-                    path.display()
-                );
-                return Err(Invalid::new(format!("linux.namespaces[{index}].path"), reason));
-            }
-        }
-    }
-    Ok(network)
-}
-
-fn id_map(ranges: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
-    ranges
-        .into_iter()
-        .flatten()
-        .map(|range| (range.container_id(), range.host_id(), range.size()))
-        .collect()
 }
 
 pub fn process(process: &Process) -> Result<ProcessSpec, Invalid> {

@@ -363,11 +363,11 @@ impl Inode for NinepInode {
         }
         if let Some(uid) = set.uid {
             valid |= SetValid::UID;
-            wire.uid = uid;
+            wire.uid = self.remote.uid(uid)?;
         }
         if let Some(gid) = set.gid {
             valid |= SetValid::GID;
-            wire.gid = gid;
+            wire.gid = self.remote.gid(gid)?;
         }
         if let Some(size) = set.size {
             valid |= SetValid::SIZE;
@@ -544,33 +544,36 @@ impl Inode for NinepInode {
     ) -> Result<Created, Errno> {
         // Whatever it is opened for here: others will want to read, write and map it.
         let _ = flags;
+        let (uid, gid) = (self.remote.uid(new.uid)?, self.remote.gid(new.gid)?);
         self.create_in(|newfid| Request::CreateX {
             dir: self.fid,
             newfid,
             name,
             flags: wire::OpenFlags::RDWR.bits(),
             mode: new.mode,
-            uid: new.uid,
-            gid: new.gid,
+            uid,
+            gid,
             wish: (Wish::DONATE | Wish::NOT_KEPT).bits(),
         })
     }
 
     fn tmpfile(&self, _cx: &Cx<'_>, new: New, _flags: OpenFlags) -> Result<Created, Errno> {
         let dir = self.fid;
+        let (uid, gid) = (self.remote.uid(new.uid)?, self.remote.gid(new.gid)?);
         self.create_in(|newfid| Request::Tmpfile {
             dir,
             newfid,
             flags: wire::OpenFlags::RDWR.bits(),
             mode: new.mode,
-            uid: new.uid,
-            gid: new.gid,
+            uid,
+            gid,
             wish: (Wish::DONATE | Wish::NOT_KEPT).bits(),
         })
     }
 
     fn mkdir(&self, _cx: &Cx<'_>, name: &[u8], new: New) -> Result<Arc<dyn Inode>, Errno> {
-        let (dir, New { mode, uid, gid }) = (self.fid, new);
+        let (dir, mode) = (self.fid, new.mode);
+        let (uid, gid) = (self.remote.uid(new.uid)?, self.remote.gid(new.gid)?);
         let made = self.make(
             |newfid| Request::MkdirX { dir, newfid, name, mode, uid, gid },
             |reply| match reply {
@@ -589,7 +592,8 @@ impl Inode for NinepInode {
         rdev: u64,
         new: New,
     ) -> Result<Arc<dyn Inode>, Errno> {
-        let (dir, New { mode, uid, gid }) = (self.fid, new);
+        let (dir, mode) = (self.fid, new.mode);
+        let (uid, gid) = (self.remote.uid(new.uid)?, self.remote.gid(new.gid)?);
         let rdev = wire::Dev { major: major(rdev), minor: minor(rdev) };
         let mode = kind.mode() | mode;
         self.make(
@@ -608,7 +612,8 @@ impl Inode for NinepInode {
         target: &[u8],
         new: New,
     ) -> Result<Arc<dyn Inode>, Errno> {
-        let (dir, New { uid, gid, .. }) = (self.fid, new);
+        let dir = self.fid;
+        let (uid, gid) = (self.remote.uid(new.uid)?, self.remote.gid(new.gid)?);
         self.make(
             |newfid| Request::SymlinkX { dir, newfid, name, target, uid, gid },
             |reply| match reply {

@@ -39,6 +39,7 @@ use super::types::StatFs;
 use crate::errno::Errno;
 use crate::platform::{ChannelId, platform};
 use crate::sync::Mutex;
+use crate::task::UserNamespace;
 
 /// The gofers of a sandbox: a connection for each that is in use.
 #[derive(Default)]
@@ -65,7 +66,7 @@ impl Gofers {
             }
         };
         let sharing = if source.shared { Sharing::Shared } else { Sharing::Exclusive };
-        let fs = NinepFs::attach(&conn, source.attach, sharing, source.attach.into())?;
+        let fs = NinepFs::attach(&conn, source.attach, sharing, source.attach.into(), source.ids)?;
         Ok(fs)
     }
 
@@ -93,12 +94,14 @@ pub struct NinepFs {
 }
 
 impl NinepFs {
-    /// Attaches to what the gofer calls `name`. `source` is what /proc/PID/mounts shows.
+    /// Attaches to what the gofer calls `name`. `source` is what /proc/PID/mounts shows; the gofer's numbers of users
+    /// are those of `ids`.
     pub fn attach(
         conn: &Arc<Connection>,
         name: &str,
         sharing: Sharing,
         source: String,
+        ids: &UserNamespace,
     ) -> Result<Arc<NinepFs>, Errno> {
         let fid = conn.new_fid();
         let answer = conn
@@ -112,7 +115,7 @@ impl NinepFs {
             }
         };
         let read_only = AttachFlags::from_bits_truncate(flags).contains(AttachFlags::READ_ONLY);
-        let remote = Remote::new(conn.clone(), sharing, read_only, &node);
+        let remote = Remote::new(conn.clone(), sharing, read_only, &node, ids.clone());
         let root = remote.inode(node, fid, 0)?;
         Ok(Arc::new(NinepFs { remote, root, source }))
     }

@@ -16,6 +16,8 @@ use crate::fs::anon::next_dev;
 use crate::fs::inode::NameCache;
 use crate::fs::types::{Attr, Time, makedev};
 use crate::sync::SpinLock;
+use crate::task::UserNamespace;
+use crate::task::userns::{IdKind, OVERFLOW_ID};
 
 /// Donated files kept at most, where the host half has room for as many; each is a descriptor there. The files of a
 /// whole userland: one that is given up costs a message and an answer when it is read again, more than a small file's
@@ -40,6 +42,8 @@ const LISTED_MAX: usize = 64 * 1024;
 
 /// What the inodes of one attach point share.
 pub struct Remote {
+    /// Whose numbers of users and groups the gofer's are.
+    ids: UserNamespace,
     pub(super) conn: Arc<Connection>,
     pub(super) sharing: Sharing,
     pub(super) read_only: bool,
@@ -121,8 +125,10 @@ impl Remote {
         sharing: Sharing,
         read_only: bool,
         root: &Node,
+        ids: UserNamespace,
     ) -> Arc<Remote> {
         Arc::new(Remote {
+            ids,
             conn,
             sharing,
             read_only,
@@ -227,8 +233,8 @@ impl Remote {
             ino: attr.ino,
             mode: attr.mode,
             nlink: attr.nlink,
-            uid: attr.uid,
-            gid: attr.gid,
+            uid: self.ids.kuid(attr.uid).unwrap_or(OVERFLOW_ID),
+            gid: self.ids.kgid(attr.gid).unwrap_or(OVERFLOW_ID),
             rdev: makedev(attr.rdev.major, attr.rdev.minor),
             size: attr.size,
             blksize: attr.blksize,
@@ -238,6 +244,16 @@ impl Remote {
             ctime: time(attr.ctime),
             btime: (attr.mask & STATX_BTIME != 0).then(|| time(attr.btime)),
         }
+    }
+
+    /// The gofer's number of a user. `EOVERFLOW` where it has none.
+    pub(super) fn uid(&self, kuid: u32) -> Result<u32, Errno> {
+        self.ids.up(IdKind::User, kuid).ok_or(Errno::EOVERFLOW)
+    }
+
+    /// The gofer's number of a group. `EOVERFLOW` where it has none.
+    pub(super) fn gid(&self, kgid: u32) -> Result<u32, Errno> {
+        self.ids.up(IdKind::Group, kgid).ok_or(Errno::EOVERFLOW)
     }
 
     /// `inode` has got a donated file: an older one may have to go.

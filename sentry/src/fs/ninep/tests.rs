@@ -26,7 +26,7 @@ use crate::fs::{
 use crate::mm::{MapRequest, Mappable, Mm, Place, VmaFile, VmaFlags};
 use crate::platform::{Access, Channel, ChannelId, Fault, FileId, PAGE_SIZE, Prot, fake, platform};
 use crate::sync::WaitQueue;
-use crate::task::{Blocked, Creds};
+use crate::task::{Blocked, Creds, UserNamespace};
 
 /// A channel whose other side is a server thread. Counts messages.
 struct Wire {
@@ -168,7 +168,9 @@ impl Box9p {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
         let wire = serve(&dir, read_only, donation);
         let conn = Connection::new(wire.clone()).unwrap();
-        let fs = NinepFs::attach(&conn, "root", sharing, "rootfs".to_string()).unwrap();
+        let fs =
+            NinepFs::attach(&conn, "root", sharing, "rootfs".to_string(), &UserNamespace::INITIAL)
+                .unwrap();
         assert_eq!(fs.read_only(), read_only);
         // Most tests count messages.
         let remote = fs.remote.clone();
@@ -178,7 +180,11 @@ impl Box9p {
         let mount = Mount::new(&sb, root, MountFlags::empty(), "rootfs".into());
         let context = FsContext::new(MountNamespace::new(mount), 0o022);
         let owner = fs::metadata(&dir).unwrap();
-        let creds = Creds { fsuid: owner.uid(), fsgid: owner.gid(), ..setup::root_creds() };
+        let creds = Creds {
+            fsuid: owner.uid(),
+            fsgid: owner.gid(),
+            ..setup::root_creds(&UserNamespace::INITIAL)
+        };
         Box9p { dir, wire, remote, context, creds }
     }
 
@@ -626,7 +632,12 @@ fn attach_points_of_one_gofer_share_its_connection() {
     fs::write(b.host("file"), "x").unwrap();
     fake::install().add_channel(ChannelId::Gofer(7), serve(&b.dir, false, Donation::Yes));
     let gofers = Gofers::new();
-    let source = |gofer, attach| setup::GoferSource { gofer, attach, shared: false };
+    let source = |gofer, attach| setup::GoferSource {
+        gofer,
+        attach,
+        shared: false,
+        ids: &UserNamespace::INITIAL,
+    };
     let one = gofers.attach(source(7, "root")).unwrap();
     let two = gofers.attach(source(7, "root")).unwrap();
     assert_ne!(one.dev(), two.dev());

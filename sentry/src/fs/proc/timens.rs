@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 
 use super::{About, Entry, What};
 use crate::errno::Errno;
-use crate::platform::platform;
+use crate::task::timens::in_range;
 use crate::task::{TimeNamespace, cap};
 use crate::time::SECOND;
 
@@ -57,19 +57,12 @@ fn store(about: &About<'_>, bytes: &[u8]) -> Result<(), Errno> {
         return Err(Errno::EPERM);
     }
     let mut ahead = [None; 2];
-    let now = i64::try_from(platform().monotonic()).unwrap_or(i64::MAX);
     for (to, (seconds, rest)) in ahead.iter_mut().zip(offsets).filter_map(|(to, o)| Some((to, o?)))
     {
         if !(-MAX_SECONDS..=MAX_SECONDS).contains(&seconds) {
             return Err(Errno::ERANGE);
         }
-        let by = seconds.saturating_mul(SECOND as i64).saturating_add(rest);
-        // The clock neither goes below nothing nor may it come near its end.
-        let then = now.checked_add(by).ok_or(Errno::ERANGE)?;
-        if then < 0 || then / SECOND as i64 > MAX_SECONDS / 2 {
-            return Err(Errno::ERANGE);
-        }
-        *to = Some(by);
+        *to = Some(in_range(seconds.saturating_mul(SECOND as i64).saturating_add(rest))?);
     }
     let [monotonic, boottime] = ahead;
     ns.set(monotonic, boottime)

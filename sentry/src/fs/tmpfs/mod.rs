@@ -6,9 +6,9 @@ mod file;
 mod node;
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::anon::next_dev;
@@ -147,6 +147,8 @@ pub struct Tmpfs {
     shared: Arc<Shared>,
     root: Arc<Node>,
     name: &'static str,
+    /// The root's permissions and owner, as asked for.
+    asked: New,
 }
 
 impl Tmpfs {
@@ -161,7 +163,7 @@ impl Tmpfs {
             next_ino: AtomicU64::new(1),
         });
         let root = Node::new(&shared, FileType::Directory, options.root, node::Content::dir(), 2)?;
-        Ok(Arc::new(Tmpfs { shared, root, name }))
+        Ok(Arc::new(Tmpfs { shared, root, name, asked: options.root }))
     }
 
     /// What its inodes share: for those who make inodes that are in none of its directories.
@@ -208,11 +210,33 @@ impl FileSystem for Tmpfs {
     }
 
     fn options(&self) -> String {
-        let pages = self.shared.max_pages.load(Ordering::Relaxed);
-        match pages {
-            0 => String::new(),
-            _ => format!(",size={}k", pages.saturating_mul(4)),
+        let (pages, inodes) = (
+            self.shared.max_pages.load(Ordering::Relaxed),
+            self.shared.max_inodes.load(Ordering::Relaxed),
+        );
+        // What differs from what there is without being asked for (shmem_show_options()).
+        let usual = Options::default();
+        let mut text = String::new();
+        let mut show = |name: &str, value: u64, unit: &str| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ",{name}={value}{unit}");
+        };
+        if pages != usual.size.div_ceil(PAGE_SIZE as u64) {
+            show("size", pages.saturating_mul(PAGE_SIZE as u64 / 1024), "k");
         }
+        if inodes != usual.inodes {
+            show("nr_inodes", inodes, "");
+        }
+        let New { mode, uid, gid } = self.asked;
+        if mode != usual.root.mode {
+            let _ = write!(text, ",mode={mode:03o}");
+        }
+        for (name, id) in [("uid", uid), ("gid", gid)] {
+            if id != 0 {
+                let _ = write!(text, ",{name}={id}");
+            }
+        }
+        text
     }
 
     fn remount(&self, data: &[u8]) -> Result<(), Errno> {
@@ -224,6 +248,12 @@ impl FileSystem for Tmpfs {
                 return Err(Errno::EINVAL);
             }
             self.shared.max_pages.store(pages, Ordering::Relaxed);
+        }
+        if data.windows(10).any(|w| w == b"nr_inodes=") {
+            if options.inodes != 0 && options.inodes < self.shared.inodes.load(Ordering::Relaxed) {
+                return Err(Errno::EINVAL);
+            }
+            self.shared.max_inodes.store(options.inodes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -72,9 +72,10 @@ impl Devpts {
         }
         let dev = next_dev();
         let now = Time::now();
+        let (uid, gid) = (creds.userns.kuid(0).unwrap_or(0), creds.userns.kgid(0).unwrap_or(0));
         let attr = |ino, mode, nlink, rdev| {
             let times = Attr { atime: now, mtime: now, ctime: now, ..Attr::default() };
-            SpinLock::new(Attr { dev, ino, mode, nlink, rdev, blksize: 1024, ..times })
+            SpinLock::new(Attr { dev, ino, mode, nlink, uid, gid, rdev, blksize: 1024, ..times })
         };
         let root = attr(ROOT_INO, mode::IFDIR | 0o755, 2, 0);
         let ptmx = attr(PTMX_INO, mode::IFCHR | options.ptmxmode, 1, makedev(5, 2));

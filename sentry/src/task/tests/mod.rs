@@ -50,8 +50,9 @@ impl Sandbox {
         .unwrap();
         let fs = FsContext::new(root(), 0o022);
         let files = FdTable::new();
-        let creds = Arc::new(root_creds());
-        let mut namespaces = Namespaces::new("host", "", &self.container.pids);
+        let creds = Arc::new(root_creds(&UserNamespace::INITIAL));
+        let mut namespaces =
+            Namespaces::new("host", "", &self.container.pids, &UserNamespace::INITIAL);
         namespaces.pid_for_children = self.container.namespaces.pid_for_children.clone();
         let namespaces = Arc::new(namespaces);
         let pids = self.container.pids.clone();
@@ -136,7 +137,9 @@ pub fn run(f: impl Fn(&mut User) + Send + Sync + 'static) {
 }
 
 fn root() -> Arc<MountNamespace> {
-    let fs = Tmpfs::new("tmpfs", &Options::parse(b"", &root_creds()).unwrap()).unwrap();
+    let fs =
+        Tmpfs::new("tmpfs", &Options::parse(b"", &root_creds(&UserNamespace::INITIAL)).unwrap())
+            .unwrap();
     let sb = Super::new(fs);
     let dentry = sb.root().unwrap();
     MountNamespace::new(Mount::new(&sb, dentry, MountFlags::empty(), "rootfs".into()))
