@@ -1,5 +1,6 @@
 //! madvise(2), mlock(2), mincore(2) and msync(2).
 
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -89,6 +90,29 @@ impl Mm {
         drop(dropped);
         for (file, first, pages) in punched {
             file.punch(first, pages)?;
+        }
+        if whole { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Names a range of whole pages (prctl(PR_SET_VMA_ANON_NAME)). `EBADF` where a file is mapped, `ENOMEM` where
+    /// nothing is; what comes before is named.
+    pub fn set_name(&self, start: u64, len: u64, name: Option<&Arc<[u8]>>) -> Result<(), Errno> {
+        if !start.is_multiple_of(PAGE) {
+            return Err(Errno::EINVAL);
+        }
+        let len = page_up(len).ok_or(Errno::EINVAL)?;
+        let Some(range) = self.advised(start, len)? else { return Ok(()) };
+        let mut state = self.state.lock();
+        let whole = state.vmas.covers(range.clone());
+        let areas: Vec<Vma> = state.vmas.overlapping(range.clone()).cloned().collect();
+        for vma in &areas {
+            if vma.file.is_some() {
+                return Err(Errno::EBADF);
+            }
+            let part = vma.start.max(range.start)..vma.end.min(range.end);
+            for vma in state.vmas.remove(part) {
+                state.vmas.insert(Vma { name: name.cloned(), ..vma });
+            }
         }
         if whole { Ok(()) } else { Err(Errno::ENOMEM) }
     }

@@ -58,7 +58,7 @@ impl Mm {
         let range = start..start + len;
         let mut flags = request.flags;
         flags.set(VmaFlags::LOCKED, flags.contains(VmaFlags::LOCKED) || state.lock_future);
-        let vma = Vma { start, end: range.end, prot: request.prot, flags, file };
+        let vma = Vma { file, ..Vma::anonymous(range.clone(), request.prot, flags) };
         let replaced: u64 = state
             .vmas
             .overlapping(range.clone())
@@ -297,8 +297,7 @@ impl Mm {
         if new > old {
             let flags = VmaFlags::HEAP
                 | if state.lock_future { VmaFlags::LOCKED } else { VmaFlags::empty() };
-            let heap =
-                Vma { start: old, end: new, prot: Prot::READ | Prot::WRITE, flags, file: None };
+            let heap = Vma::anonymous(old..new, Prot::READ | Prot::WRITE, flags);
             // A page is left free before the next area, so that running over the heap faults.
             let taken = state.vmas.overlapping(old..new.saturating_add(PAGE)).next().is_some();
             let data = layout.end_data.saturating_sub(layout.start_data);

@@ -18,6 +18,7 @@ mod fault;
 mod fork;
 mod frame;
 mod map;
+pub mod policy;
 mod remote;
 mod shared;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::Mappable;
+use super::policy::Policy;
 use crate::platform::{PAGE_SIZE, Prot};
 
 const PAGE: u64 = PAGE_SIZE as u64;
@@ -63,9 +64,26 @@ pub struct Vma {
     pub flags: VmaFlags,
     /// `None`: anonymous.
     pub file: Option<VmaFile>,
+    /// What prctl(PR_SET_VMA_ANON_NAME) calls it.
+    pub name: Option<Arc<[u8]>>,
+    /// Its memory policy, where mbind(2) gave one.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl Vma {
+    /// An anonymous area.
+    pub fn anonymous(range: Range<u64>, prot: Prot, flags: VmaFlags) -> Vma {
+        Vma {
+            start: range.start,
+            end: range.end,
+            prot,
+            flags,
+            file: None,
+            name: None,
+            policy: None,
+        }
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.end.saturating_sub(self.start)
@@ -110,6 +128,8 @@ impl Vma {
         self.end == next.start
             && self.prot == next.prot
             && self.flags == next.flags
+            && self.name == next.name
+            && self.policy == next.policy
             && match (&self.file, &next.file) {
                 (None, None) => true,
                 (Some(a), Some(b)) => {
@@ -272,7 +292,7 @@ mod tests {
     use super::*;
 
     fn area(start: u64, end: u64) -> Vma {
-        Vma { start, end, prot: Prot::READ, flags: VmaFlags::empty(), file: None }
+        Vma::anonymous(start..end, Prot::READ, VmaFlags::empty())
     }
 
     #[test]

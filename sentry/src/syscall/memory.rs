@@ -194,6 +194,43 @@ pub fn madvise(cx: &mut Current, args: Args) -> SysResult {
     Ok(0)
 }
 
+/// remap_file_pages(2): another part of the file that an area maps, as mmap(2) over it (mm/mmap.c does so, too).
+pub fn remap_file_pages(cx: &mut Current, args: Args) -> SysResult {
+    let [start, size, prot, first, _, _] = args.0;
+    let (start, size) = (start & !(PAGE - 1), size & !(PAGE - 1));
+    let end = start.checked_add(size).filter(|end| *end > start).ok_or(Errno::EINVAL)?;
+    if prot != 0 || first.checked_add(size / PAGE).is_none() {
+        return Err(Errno::EINVAL.into());
+    }
+    let areas = cx.mm.vmas();
+    let mut inside = areas.iter().filter(|vma| vma.start < end && vma.end > start);
+    let head = inside.next().filter(|vma| vma.start <= start && !vma.is_private());
+    let head = head.ok_or(Errno::EINVAL)?;
+    let file = head.file.as_ref().ok_or(Errno::EINVAL)?;
+    // What follows has to be of the same file and kind.
+    let mut at = head.end;
+    for vma in inside {
+        let same = vma.file.as_ref().is_some_and(|f| Arc::ptr_eq(&f.pages, &file.pages));
+        if vma.start != at || !same || vma.flags != head.flags {
+            return Err(Errno::EINVAL.into());
+        }
+        at = vma.end;
+    }
+    if at < end {
+        return Err(Errno::EINVAL.into());
+    }
+    let request = MapRequest {
+        place: Place::Fixed(start),
+        len: size,
+        prot: head.prot,
+        flags: head.flags,
+        file: Some(VmaFile { first, ..file.clone() }),
+        populate: true,
+    };
+    cx.mm.mmap(request)?;
+    Ok(0)
+}
+
 /// msync(2).
 pub fn msync(cx: &mut Current, args: Args) -> SysResult {
     const ASYNC: u32 = 1;

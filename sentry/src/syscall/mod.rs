@@ -20,6 +20,7 @@ mod mountfd;
 mod mqueue;
 mod msg;
 mod names;
+mod numa;
 mod open;
 mod poll;
 mod prctl;

@@ -1,5 +1,6 @@
 //! prctl(2), arch_prctl(2), personality(2).
 
+use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use super::Args;
@@ -26,10 +27,13 @@ mod pr {
     pub const CAPBSET_READ: i32 = 23;
     pub const CAPBSET_DROP: i32 = 24;
     pub const GET_TSC: i32 = 25;
+    pub const SET_TSC: i32 = 26;
     pub const GET_SECUREBITS: i32 = 27;
     pub const SET_SECUREBITS: i32 = 28;
     pub const SET_TIMERSLACK: i32 = 29;
     pub const GET_TIMERSLACK: i32 = 30;
+    pub const MCE_KILL: i32 = 33;
+    pub const MCE_KILL_GET: i32 = 34;
     pub const SET_CHILD_SUBREAPER: i32 = 36;
     pub const GET_CHILD_SUBREAPER: i32 = 37;
     pub const SET_NO_NEW_PRIVS: i32 = 38;
@@ -38,6 +42,9 @@ mod pr {
     pub const SET_THP_DISABLE: i32 = 41;
     pub const GET_THP_DISABLE: i32 = 42;
     pub const CAP_AMBIENT: i32 = 47;
+    pub const SET_IO_FLUSHER: i32 = 57;
+    pub const GET_IO_FLUSHER: i32 = 58;
+    pub const SET_VMA: i32 = 0x5356_4d41;
     pub const SET_PTRACER: i32 = 0x5961_6d61;
 }
 
@@ -95,6 +102,19 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
             cx.mm.copy_out(a, &1u32.to_le_bytes())?;
             Ok(0)
         }
+        // PR_TSC_ENABLE; nobody's RDTSC can be made to fault.
+        pr::SET_TSC if a == 1 => Ok(0),
+        pr::MCE_KILL => mce_kill(cx, a, b, c == 0 && d == 0),
+        pr::MCE_KILL_GET if a == 0 && rest_zero => Ok(cx.task.sched.lock().mce_kill.into()),
+        pr::SET_IO_FLUSHER | pr::GET_IO_FLUSHER if !cx.creds.capable(cap::SYS_RESOURCE) => {
+            Err(Errno::EPERM.into())
+        }
+        pr::SET_IO_FLUSHER if a <= 1 && rest_zero => {
+            cx.task.sched.lock().io_flusher = a == 1;
+            Ok(0)
+        }
+        pr::GET_IO_FLUSHER if a == 0 && rest_zero => Ok(cx.task.sched.lock().io_flusher.into()),
+        pr::SET_VMA => name_area(cx, a, b, c, d),
         pr::CAPBSET_READ
         | pr::CAPBSET_DROP
         | pr::CAP_AMBIENT
@@ -133,6 +153,45 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
         pr::SET_PTRACER => Err(Errno::EINVAL.into()),
         _ => Err(Errno::EINVAL.into()),
     }
+}
+
+/// PR_MCE_KILL.
+fn mce_kill(cx: &Current, what: u64, policy: u64, rest_zero: bool) -> SysResult {
+    const CLEAR: u64 = 0;
+    const SET: u64 = 1;
+    const DEFAULT: u8 = 2;
+    let policy = match what {
+        CLEAR if policy == 0 && rest_zero => DEFAULT,
+        SET if policy <= DEFAULT.into() && rest_zero => policy as u8,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    cx.task.sched.lock().mce_kill = policy;
+    Ok(0)
+}
+
+/// PR_SET_VMA, whose one operation names anonymous memory.
+fn name_area(cx: &Current, what: u64, start: u64, len: u64, name: u64) -> SysResult {
+    /// With the zero (ANON_VMA_NAME_MAX_LEN).
+    const LONGEST: usize = 80;
+    let fits = |b: &u8| matches!(b, 0x20..=0x7e) && !b"\\`$[]".contains(b);
+    if what != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let name: Option<Arc<[u8]>> = match name {
+        0 => None,
+        name => {
+            let name = cx.mm.copy_in_string(name, LONGEST).map_err(|e| match e {
+                Errno::ENAMETOOLONG => Errno::EINVAL,
+                e => e,
+            })?;
+            Some(name.into())
+        }
+    };
+    if name.as_ref().is_some_and(|name| !name.iter().all(fits)) {
+        return Err(Errno::EINVAL.into());
+    }
+    cx.mm.set_name(start, len, name.as_ref())?;
+    Ok(0)
 }
 
 /// Those that change or show capabilities.

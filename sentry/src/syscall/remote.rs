@@ -1,4 +1,5 @@
-//! process_vm_readv and process_vm_writev: copies between two processes' memory.
+//! What is done to another process's memory: process_vm_readv and process_vm_writev, which copy, process_madvise,
+//! process_mrelease.
 
 use alloc::sync::Arc;
 
@@ -8,8 +9,8 @@ use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::IoVec;
 use crate::fs::types::MAX_RW;
-use crate::mm::Mm;
-use crate::task::{AccessMode, Current, may_access};
+use crate::mm::{Advice, Mm};
+use crate::task::{AccessMode, Current, Task, cap, may_access, pidfd};
 
 /// process_vm_readv(2).
 pub fn process_vm_readv(cx: &mut Current, args: Args) -> SysResult {
@@ -58,7 +59,7 @@ fn transfer(cx: &Current, args: Args, copy: Move) -> SysResult {
     Ok(done as u64)
 }
 
-fn target(cx: &Current, pid: i32) -> Result<Arc<Mm>, Errno> {
+pub(super) fn target(cx: &Current, pid: i32) -> Result<Arc<Mm>, Errno> {
     let pid = u32::try_from(pid).map_err(|_| Errno::ESRCH)?;
     let task = cx.task.process.pidns.task(pid).ok_or(Errno::ESRCH)?;
     if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::RealCreds) {
@@ -66,6 +67,59 @@ fn target(cx: &Current, pid: i32) -> Result<Arc<Mm>, Errno> {
     }
     let mm = task.shared.lock().mm.clone();
     mm.ok_or(Errno::ESRCH)
+}
+
+/// The first task of the process that a descriptor names. `ESRCH` where it has ended.
+fn leader(cx: &Current, fd: i32) -> Result<Arc<Task>, Errno> {
+    let (process, _) = pidfd::process_of(cx, fd)?;
+    process.pids.task(process.pid).ok_or(Errno::ESRCH)
+}
+
+/// process_madvise(2): advice that is about speed only.
+pub fn process_madvise(cx: &mut Current, args: Args) -> SysResult {
+    /// MADV_WILLNEED, COLD, PAGEOUT and COLLAPSE (process_madvise_behavior_valid() of mm/madvise.c).
+    const FOR_OTHERS: [i32; 4] = [3, 20, 21, 25];
+    if args.uint(4) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let ranges = Vectors::read(cx, args.get(1), args.uint(2))?;
+    let task = leader(cx, args.int(0))?;
+    if !FOR_OTHERS.contains(&args.int(3)) {
+        return Err(Errno::EINVAL.into());
+    }
+    if !may_access(Some(&cx.task), &cx.creds, &task, AccessMode::FsCreds) {
+        return Err(Errno::EPERM.into());
+    }
+    let mm = task.shared.lock().mm.clone().ok_or(Errno::ESRCH)?;
+    if !Arc::ptr_eq(&mm, &cx.mm) && !cx.creds.capable(cap::SYS_NICE) {
+        return Err(Errno::EPERM.into());
+    }
+    let mut done: usize = 0;
+    for range in ranges.slots() {
+        match mm.madvise(range.addr, range.len as u64, Advice::Hint) {
+            Ok(()) => done = done.saturating_add(range.len),
+            Err(e) if done == 0 => return Err(e.into()),
+            Err(_) => break,
+        }
+    }
+    Ok(done as u64)
+}
+
+/// process_mrelease(2): the private memory of a process that is being killed goes at once, not when its tasks get to it.
+pub fn process_mrelease(cx: &mut Current, args: Args) -> SysResult {
+    if args.uint(1) != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let task = leader(cx, args.int(0))?;
+    let mm = task.shared.lock().mm.clone().ok_or(Errno::ESRCH)?;
+    if !task.process.is_ending() {
+        return Err(Errno::EINVAL.into());
+    }
+    for vma in mm.vmas().iter().filter(|vma| vma.file.is_none()) {
+        // A locked area refuses, and goes with its process.
+        let _kept = mm.madvise(vma.start, vma.len(), Advice::DontNeed);
+    }
+    Ok(0)
 }
 
 /// A cursor over the pieces of a vector.

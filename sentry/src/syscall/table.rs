@@ -10,7 +10,7 @@ use super::{
 };
 use super::{
     attr, barrier, compare, copy, dir, fd, filter, inotify, memory, message, mount, mountfd,
-    mqueue, msg, names, open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
+    mqueue, msg, names, numa, open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
 };
 
 macro_rules! syscalls {
@@ -186,7 +186,7 @@ syscalls! {
     154 modify_ldt Missing() missing, ();
     155 pivot_root Full() mount::pivot_root, (Path, Path);
     156 _sysctl Missing() missing, ();
-    157 prctl Partial("no SET_TSC, MCE_KILL, SET_MM, SPECULATION_CTRL, IO_FLUSHER, SYSCALL_USER_DISPATCH, SCHED_CORE, MDWE, SET_VMA, GET_AUXV or MEMORY_MERGE") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
+    157 prctl Partial("no SET_TSC to SIGSEGV, SET_MM, SPECULATION_CTRL, SYSCALL_USER_DISPATCH, SCHED_CORE, nor any that is newer than Linux 6.1") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
     158 arch_prctl Full() prctl::arch_prctl, (Hex, Hex);
     159 adjtimex Partial("asking only") time::adjtimex, (Hex);
     160 setrlimit Full() system::setrlimit, (Int, Hex);
@@ -245,7 +245,7 @@ syscalls! {
     213 epoll_create Full() poll::epoll_create, (Int);
     214 epoll_ctl_old Missing() missing, ();
     215 epoll_wait_old Missing() missing, ();
-    216 remap_file_pages Missing() missing, ();
+    216 remap_file_pages Full() memory::remap_file_pages, (Hex, Size, MapProt, Size, MapFlags);
     217 getdents64 Full() dir::getdents64, (Fd, Hex, Size);
     218 set_tid_address Full() process::set_tid_address, (Hex);
     219 restart_syscall Full() process::restart_syscall, ();
@@ -266,9 +266,9 @@ syscalls! {
     234 tgkill Full() signal::tgkill, (Int, Int, Signal);
     235 utimes Full() attr::utimes, (Path, Hex);
     236 vserver Missing() missing, ();
-    237 mbind Missing() missing, ();
-    238 set_mempolicy Missing() missing, ();
-    239 get_mempolicy Missing() missing, ();
+    237 mbind Partial("kept and told: there is one node") numa::mbind, (Hex, Size, Int, Hex, Size, Hex);
+    238 set_mempolicy Partial("kept and told: there is one node") numa::set_mempolicy, (Int, Hex, Size);
+    239 get_mempolicy Full() numa::get_mempolicy, (Hex, Hex, Size, Hex, Hex);
     240 mq_open Full() mqueue::mq_open, (Path, OpenFlags, Mode, Hex);
     241 mq_unlink Full() mqueue::mq_unlink, (Path);
     242 mq_timedsend Full() mqueue::mq_timedsend, (Fd, InBuf, Size, Size, Hex);
@@ -285,7 +285,7 @@ syscalls! {
     253 inotify_init Full() inotify::inotify_init, ();
     254 inotify_add_watch Partial("what the host changes is not told") inotify::inotify_add_watch, (Fd, Path, Hex);
     255 inotify_rm_watch Full() inotify::inotify_rm_watch, (Fd, Int);
-    256 migrate_pages Missing() missing, ();
+    256 migrate_pages Full() numa::migrate_pages, (Int, Size, Hex, Hex);
     257 openat Full() open::openat, (DirFd, Path, OpenFlags, Mode);
     258 mkdirat Full() names::mkdirat, (DirFd, Path, Mode);
     259 mknodat Full() names::mknodat, (DirFd, Path, Mode, Hex);
@@ -308,7 +308,7 @@ syscalls! {
     276 tee Full() splice::tee, (Fd, Fd, Size, Hex);
     277 sync_file_range Full() fd::sync_file_range, (Fd, Int, Int, Hex);
     278 vmsplice Full() splice::vmsplice, (Fd, Hex, Size, Hex);
-    279 move_pages Missing() missing, ();
+    279 move_pages Partial("pages of the root's files are told as not there") numa::move_pages, (Int, Size, Hex, Hex, Hex, Hex);
     280 utimensat Full() attr::utimensat, (DirFd, Path, Hex, Hex);
     281 epoll_pwait Full() poll::epoll_pwait, (Fd, Hex, Int, Int, Hex, Size);
     282 signalfd Full() signal::signalfd, (Fd, Hex, Size);
@@ -380,7 +380,7 @@ syscalls! {
     437 openat2 Full() open::openat2, (DirFd, Path, Hex, Size);
     438 pidfd_getfd Full() compare::pidfd_getfd, (Fd, Int, Hex);
     439 faccessat2 Full() stat::faccessat2, (DirFd, Path, Mode, Hex);
-    440 process_madvise Missing() missing, ();
+    440 process_madvise Full() remote::process_madvise, (Fd, Hex, Size, Int, Hex);
     441 epoll_pwait2 Full() poll::epoll_pwait2, (Fd, Hex, Int, Hex, Hex, Size);
     442 mount_setattr Partial("no mounts with mapped ids") mountfd::mount_setattr, (DirFd, Path, Hex, Hex, Size);
     443 quotactl_fd Missing() missing, ();
@@ -388,9 +388,9 @@ syscalls! {
     445 landlock_add_rule Missing() missing, ();
     446 landlock_restrict_self Missing() missing, ();
     447 memfd_secret Missing() missing, ();
-    448 process_mrelease Missing() missing, ();
+    448 process_mrelease Full() remote::process_mrelease, (Fd, Hex);
     449 futex_waitv Full() futex::futex_waitv, (Hex, Size, Hex, Hex, Int);
-    450 set_mempolicy_home_node Missing() missing, ();
+    450 set_mempolicy_home_node Full() numa::set_mempolicy_home_node, (Hex, Size, Int, Hex);
     451 cachestat Missing() missing, ();
     452 fchmodat2 Full() attr::fchmodat2, (DirFd, Path, Mode, Hex);
     453 map_shadow_stack Missing() missing, ();

@@ -58,6 +58,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::fs::{FdTable, FsContext};
 use crate::kernel::Kernel;
 use crate::mm::Mm;
+use crate::mm::policy::Policy;
 use crate::platform::{CpuTime, ThreadId, platform};
 use crate::seccomp::{Allowed, Seccomp};
 use crate::signal::{SigSet, TaskSignals};
@@ -193,6 +194,12 @@ pub struct Sched {
     pub ioprio: Option<Arc<AtomicU32>>,
     /// PR_SET_TIMERSLACK, nanoseconds.
     pub timer_slack: u64,
+    /// When it is told of a broken page of memory (PR_MCE_KILL): PR_MCE_KILL_LATE, EARLY or DEFAULT. None breaks here.
+    pub mce_kill: u8,
+    /// PR_SET_IO_FLUSHER: its memory would not wait for I/O.
+    pub io_flusher: bool,
+    /// set_mempolicy(2)'s; `None`: the default.
+    pub mempolicy: Option<Arc<Policy>>,
 }
 
 impl Default for Sched {
@@ -205,6 +212,9 @@ impl Default for Sched {
             affinity: alloc::vec::Vec::new(),
             ioprio: None,
             timer_slack: 50_000,
+            mce_kill: 2,
+            io_flusher: false,
+            mempolicy: None,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::errno::Errno;
 use crate::kernel::Container;
 use crate::mm::{Mm, OomHandler};
 use crate::platform::{Level, platform};
-use crate::signal::{End, Signal};
+use crate::signal::Signal;
 use crate::sync::SpinLock;
 
 /// Frames that are room enough to go on with.
@@ -62,10 +62,6 @@ fn free_frames() -> u64 {
     all.saturating_sub(used)
 }
 
-fn is_ending(process: &Process) -> bool {
-    matches!(process.signals.lock().end, End::Exiting(_))
-}
-
 /// The process that has most to give. One that ends already is waited for instead of killing another.
 fn choose(container: &Container) -> Option<Arc<Process>> {
     let mut worst: Option<(i64, Arc<Process>)> = None;
@@ -74,7 +70,7 @@ fn choose(container: &Container) -> Option<Arc<Process>> {
             continue;
         }
         let Some(mm) = memory_of(&process) else { continue };
-        if is_ending(&process) {
+        if process.is_ending() {
             return Some(process);
         }
         let Some(points) = badness(&process, &mm) else { continue };
@@ -92,7 +88,7 @@ fn kill(container: &Container, victim: &Arc<Process>) {
         (Some(mm), Some(other)) => Arc::ptr_eq(mm, &other),
         _ => false,
     };
-    if !is_ending(victim) {
+    if !victim.is_ending() {
         container.oom.kills.fetch_add(1, Ordering::Relaxed);
         let mut name = alloc::string::String::new();
         let comm = victim.first_task().map(|task| *task.name.lock()).unwrap_or_default();
@@ -159,7 +155,7 @@ impl Container {
         let deadline = platform().monotonic().saturating_add(PATIENCE);
         let token = victim.ended.enter(u32::MAX, false, Arc::new(ThreadWaker(thread)));
         let result = loop {
-            if caller.as_ref().is_some_and(|task| is_ending(&task.process)) {
+            if caller.as_ref().is_some_and(|task| task.process.is_ending()) {
                 break Err(Errno::ENOMEM);
             }
             if victim.is_zombie() || free_frames() >= ENOUGH {

@@ -249,6 +249,11 @@ impl Process {
         self.links.lock().zombie.is_some()
     }
 
+    /// Whether it has begun to end as a whole: killed, or exit_group(2).
+    pub fn is_ending(&self) -> bool {
+        matches!(self.signals.lock().end, crate::signal::End::Exiting(_))
+    }
+
     /// What its tasks have used, ended ones too.
     pub fn usage(&self) -> Usage {
         let mut usage = *self.used.lock();

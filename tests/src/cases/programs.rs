@@ -29,6 +29,7 @@ pub(super) const CASES: &[Case] = both![
     ("sigaltstack", 20),
     ("waits", 20),
     ("remote", 20),
+    ("areas", 20),
     ("ptrace", 30),
     ("breakpoints", 30),
     ("seccomp", 30),

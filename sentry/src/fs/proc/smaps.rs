@@ -33,7 +33,10 @@ fn head(vma: &Vma, out: &mut String) {
         None if vma.flags.contains(VmaFlags::HEAP) => "[heap]".into(),
         None if vma.flags.contains(VmaFlags::STACK) => "[stack]".into(),
         None if vma.flags.contains(VmaFlags::VDSO) => "[vdso]".into(),
-        None => String::new(),
+        None => match &vma.name {
+            Some(name) => alloc::format!("[anon:{}]", String::from_utf8_lossy(name)),
+            None => String::new(),
+        },
     };
     let name = if vma.flags.contains(VmaFlags::VDSO) { "[vdso]".into() } else { name };
     if !name.is_empty() {
