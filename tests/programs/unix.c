@@ -475,7 +475,64 @@ static void many(void) {
     printf("chain is gone\n");
 }
 
+// Times that come with messages, and the switches that share a state with them.
+static void stamps(int type) {
+    static const int options[] = {SO_TIMESTAMP, SO_TIMESTAMPNS, SO_TIMESTAMP_NEW, SO_TIMESTAMPNS_NEW};
+    for (int o = 0; o < 4; o++) {
+        int p[2], on = 1;
+        CHECK(socketpair(AF_UNIX, type, 0, p) == 0);
+        CHECK(setsockopt(p[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+        CHECK(setsockopt(p[1], SOL_SOCKET, options[o], &on, sizeof on) == 0);
+        printf("stamps %d, option %d:", type, options[o]);
+        for (int i = 0; i < 4; i++) printf(" %d", option(p[1], options[i]));
+        time_t before = time(NULL);
+        CHECK(write(p[0], "x", 1) == 1);
+        char byte, control[200];
+        struct iovec v = {&byte, 1};
+        struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+        CHECK(recvmsg(p[1], &m, 0) == 1);
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+            long at[2] = {0, 0};
+            memcpy(at, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < sizeof at ? c->cmsg_len - CMSG_LEN(0) : sizeof at);
+            printf(" type %d of %zu%s", c->cmsg_type, (size_t)c->cmsg_len,
+                   c->cmsg_type == SCM_CREDENTIALS ? "" : at[0] >= before && at[0] <= time(NULL) + 1 ? " now" : " wrong");
+        }
+        on = 0;
+        CHECK(setsockopt(p[1], SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on) == 0);
+        for (int i = 0; i < 4; i++) printf(" %d", option(p[1], options[i]));
+        printf("\n");
+        close(p[0]);
+        close(p[1]);
+    }
+}
+
+static void rare_options(void) {
+    int s = socket(AF_UNIX, SOCK_DGRAM, 0), t = socket(AF_UNIX, SOCK_DGRAM, 0), on = 1, off = 0;
+    static const int switches[] = {SO_NO_CHECK, SO_PASSSEC, SO_RXQ_OVFL, SO_WIFI_STATUS, SO_LOCK_FILTER, SO_SELECT_ERR_QUEUE};
+    for (int i = 0; i < 6; i++) {
+        printf("option %d: %d", switches[i], option(s, switches[i]));
+        CHECK(setsockopt(s, SOL_SOCKET, switches[i], &(int){7}, sizeof(int)) == 0);
+        printf(" %d\n", option(s, switches[i]));
+    }
+    SHOW(setsockopt(s, SOL_SOCKET, SO_LOCK_FILTER, &off, sizeof off));
+    SHOW(setsockopt(s, SOL_SOCKET, SO_NO_CHECK, &on, 2));
+    uint64_t a, b, c;
+    socklen_t len = sizeof a;
+    CHECK(getsockopt(s, SOL_SOCKET, SO_COOKIE, &a, &len) == 0 && len == 8);
+    CHECK(getsockopt(s, SOL_SOCKET, SO_COOKIE, &b, &len) == 0 && a == b);
+    CHECK(getsockopt(t, SOL_SOCKET, SO_COOKIE, &c, &len) == 0 && a != c);
+    len = 4;
+    SHOW(getsockopt(s, SOL_SOCKET, SO_COOKIE, &a, &len));
+    SHOW(setsockopt(s, SOL_SOCKET, SO_COOKIE, &a, sizeof a));
+    close(s);
+    close(t);
+}
+
 int main(void) {
+    stamps(SOCK_STREAM);
+    stamps(SOCK_DGRAM);
+    stamps(SOCK_SEQPACKET);
+    rare_options();
     kinds();
     streams();
     messages(SOCK_DGRAM);

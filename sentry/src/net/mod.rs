@@ -106,6 +106,8 @@ pub struct Incoming {
     pub from: Option<Vec<u8>>,
     /// Who sent it, where that was asked for (SO_PASSCRED).
     pub creds: Option<Ucred>,
+    /// When it was received, where that was asked for (SO_TIMESTAMP): type and content of the control data.
+    pub stamp: Option<(u32, [u8; 16])>,
     /// Open files.
     pub files: unix::InFlight,
     /// MSG_TRUNC, MSG_EOR.

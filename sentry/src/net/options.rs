@@ -5,10 +5,11 @@ use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use super::{PeerCreds, Socket, Ucred};
 use crate::errno::Errno;
+use crate::platform::platform;
 use crate::sync::SpinLock;
 use crate::task::Current;
 use crate::task::{Creds, cap};
-use crate::time::{SECOND, TimeVal};
+use crate::time::{SECOND, TimeSpec, TimeVal};
 
 /// Numbers of options (asm-generic/socket.h).
 mod number {
@@ -22,6 +23,7 @@ mod number {
     pub const RCVBUF: i32 = 8;
     pub const KEEPALIVE: i32 = 9;
     pub const OOBINLINE: i32 = 10;
+    pub const NO_CHECK: i32 = 11;
     pub const PRIORITY: i32 = 12;
     pub const LINGER: i32 = 13;
     pub const PASSCRED: i32 = 16;
@@ -31,19 +33,56 @@ mod number {
     pub const RCVTIMEO: i32 = 20;
     pub const SNDTIMEO: i32 = 21;
     pub const TIMESTAMP: i32 = 29;
+    pub const PASSSEC: i32 = 34;
+    pub const TIMESTAMPNS: i32 = 35;
+    pub const MARK: i32 = 36;
     pub const ACCEPTCONN: i32 = 30;
     pub const SNDBUFFORCE: i32 = 32;
     pub const RCVBUFFORCE: i32 = 33;
     pub const PROTOCOL: i32 = 38;
     pub const PEEK_OFF: i32 = 42;
     pub const DOMAIN: i32 = 39;
+    pub const RXQ_OVFL: i32 = 40;
+    pub const WIFI_STATUS: i32 = 41;
+    pub const LOCK_FILTER: i32 = 44;
+    pub const SELECT_ERR_QUEUE: i32 = 45;
+    pub const COOKIE: i32 = 57;
     pub const PEERGROUPS: i32 = 59;
+    pub const TIMESTAMP_NEW: i32 = 63;
+    pub const TIMESTAMPNS_NEW: i32 = 64;
 }
 use number::*;
 
-/// Options that are only on or off, one bit each in the order of this list.
-const SWITCHES: [i32; 8] =
-    [DEBUG, REUSEADDR, DONTROUTE, BROADCAST, KEEPALIVE, OOBINLINE, PASSCRED, TIMESTAMP];
+/// Options that are only on or off, one bit each in the order of this list. Some are of no use to any family here, as on
+/// Linux: no checksum, no security label, no drop counter, no radio and no error queue comes with what AF_UNIX receives.
+const SWITCHES: [i32; 13] = [
+    DEBUG,
+    REUSEADDR,
+    DONTROUTE,
+    BROADCAST,
+    KEEPALIVE,
+    OOBINLINE,
+    PASSCRED,
+    NO_CHECK,
+    PASSSEC,
+    RXQ_OVFL,
+    WIFI_STATUS,
+    LOCK_FILTER,
+    SELECT_ERR_QUEUE,
+];
+
+/// With what times messages come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Stamps {
+    on: bool,
+    /// In nanoseconds (SO_TIMESTAMPNS).
+    ns: bool,
+    /// Under the number of those that know of the year 2038, which is the same here but for the number.
+    new: bool,
+}
+
+/// Numbers for SO_COOKIE.
+static NEXT_COOKIE: AtomicU64 = AtomicU64::new(1);
 
 /// net.core.wmem_default and rmem_default, wmem_max and rmem_max.
 const DEFAULT: u32 = 212_992;
@@ -62,6 +101,10 @@ pub struct Options {
     receive_timeout: AtomicU64,
     low_water: AtomicU32,
     priority: AtomicU32,
+    mark: AtomicU32,
+    /// SO_COOKIE's, 0: nobody has asked yet.
+    cookie: AtomicU64,
+    stamps: SpinLock<Stamps>,
     /// SO_PEEK_OFF; negative: peeking begins at the beginning.
     peek_offset: AtomicI32,
     /// `l_onoff` and `l_linger`.
@@ -78,6 +121,9 @@ impl Default for Options {
             receive_timeout: AtomicU64::new(0),
             low_water: AtomicU32::new(1),
             priority: AtomicU32::new(0),
+            mark: AtomicU32::new(0),
+            cookie: AtomicU64::new(0),
+            stamps: SpinLock::new(Stamps::default()),
             peek_offset: AtomicI32::new(-1),
             linger: SpinLock::new((false, 0)),
         }
@@ -112,6 +158,22 @@ impl Options {
     /// Whether messages come with their sender's credentials (SO_PASSCRED).
     pub fn passes_creds(&self) -> bool {
         self.is_on(PASSCRED)
+    }
+
+    /// The time to come with a message that is received now, as control data: its type and its bytes.
+    pub fn stamp(&self) -> Option<(u32, [u8; 16])> {
+        let stamps = *self.stamps.lock();
+        let now = platform().realtime();
+        let (kind, bytes) = match (stamps.ns, stamps.new) {
+            _ if !stamps.on => return None,
+            (false, new) => {
+                (if new { TIMESTAMP_NEW } else { TIMESTAMP }, TimeVal::from_ns(now).to_bytes())
+            }
+            (true, new) => {
+                (if new { TIMESTAMPNS_NEW } else { TIMESTAMPNS }, TimeSpec::from_ns(now).to_bytes())
+            }
+        };
+        Some((kind.cast_unsigned(), bytes))
     }
 
     /// Whether urgent bytes are read like others (SO_OOBINLINE).
@@ -163,8 +225,23 @@ impl Options {
             None => return Err(Errno::EINVAL),
         };
         match option {
-            TYPE | ERROR | PROTOCOL | DOMAIN | ACCEPTCONN | PEERCRED | PEERGROUPS | SNDLOWAT => {
+            TYPE | ERROR | PROTOCOL | DOMAIN | ACCEPTCONN | PEERCRED | PEERGROUPS | SNDLOWAT
+            | COOKIE => {
                 return Err(Errno::ENOPROTOOPT);
+            }
+            LOCK_FILTER if int == 0 && self.is_on(LOCK_FILTER) => return Err(Errno::EPERM),
+            MARK if !creds.capable(cap::NET_ADMIN) && !creds.capable(cap::NET_RAW) => {
+                return Err(Errno::EPERM);
+            }
+            MARK => self.mark.store(int.cast_unsigned(), Ordering::Relaxed),
+            TIMESTAMP | TIMESTAMPNS | TIMESTAMP_NEW | TIMESTAMPNS_NEW => {
+                let new = matches!(option, TIMESTAMP_NEW | TIMESTAMPNS_NEW);
+                let ns = matches!(option, TIMESTAMPNS | TIMESTAMPNS_NEW);
+                let mut stamps = self.stamps.lock();
+                *stamps = match int {
+                    0 => Stamps { new: stamps.new, ..Stamps::default() },
+                    _ => Stamps { on: true, ns, new },
+                };
             }
             DEBUG if int != 0 && !creds.capable(cap::NET_ADMIN) => return Err(Errno::EACCES),
             SNDBUF | SNDBUFFORCE => {
@@ -230,6 +307,30 @@ impl Options {
             RCVLOWAT => self.low_water.load(Ordering::Relaxed),
             SNDLOWAT => 1,
             PRIORITY => self.priority.load(Ordering::Relaxed),
+            MARK => self.mark.load(Ordering::Relaxed),
+            TIMESTAMP | TIMESTAMPNS | TIMESTAMP_NEW | TIMESTAMPNS_NEW => {
+                let stamps = *self.stamps.lock();
+                let (on, new) = match option {
+                    TIMESTAMP => (stamps.on && !stamps.ns, false),
+                    TIMESTAMPNS => (stamps.ns, false),
+                    TIMESTAMP_NEW => (stamps.on, true),
+                    _ => (stamps.ns, true),
+                };
+                (on && stamps.new == new).into()
+            }
+            COOKIE => {
+                let new = NEXT_COOKIE.fetch_add(1, Ordering::Relaxed);
+                let cookie = match self.cookie.compare_exchange(
+                    0,
+                    new,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                ) {
+                    Ok(_) => new,
+                    Err(known) => known,
+                };
+                return Ok(cookie.to_le_bytes().into());
+            }
             PEEK_OFF => self.peek_offset.load(Ordering::Relaxed).cast_unsigned(),
             RCVTIMEO => return Ok(timeval(&self.receive_timeout).into()),
             SNDTIMEO => return Ok(timeval(&self.send_timeout).into()),
@@ -257,6 +358,11 @@ impl Options {
             }
         };
         Ok(number.to_le_bytes().into())
+    }
+
+    /// Whether a value that does not fit is `EINVAL` (SO_COOKIE).
+    pub fn is_all_or_nothing(option: i32) -> bool {
+        option == COOKIE
     }
 
     /// Whether a value that does not fit is an error (SO_PEERGROUPS) rather than cut off.

@@ -312,6 +312,9 @@ fn receive_one(cx: &Current, fd: i32, addr: u64, flags: MsgFlags) -> SysResult {
     let room = if header.control == 0 { 0 } else { header.control_len };
     let room = usize::try_from(room).unwrap_or(usize::MAX);
     let mut writer = Writer { addr: header.control, room, done: 0, cut: false };
+    if let Some((kind, bytes)) = incoming.stamp {
+        writer.put(cx, kind, &bytes)?;
+    }
     if let Some(Ucred { pid, uid, gid }) = incoming.creds {
         let ns = &cx.creds.userns;
         let words = [cx.task.process.pidns.nr(pid), ns.uid(uid), ns.gid(gid)];

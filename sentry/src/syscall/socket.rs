@@ -204,6 +204,9 @@ pub fn getsockopt(cx: &mut Current, args: Args) -> SysResult {
     let room = cx.mm.copy_in_u32(args.get(4))?.cast_signed();
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let value = socket.options().get(socket, cx, args.int(2))?;
+    if Options::is_all_or_nothing(args.int(2)) && room < value.len() {
+        return Err(Errno::EINVAL.into());
+    }
     if Options::must_fit(args.int(2)) && room < value.len() {
         cx.mm.copy_out(args.get(4), &(value.len() as u32).to_le_bytes())?;
         return Err(Errno::ERANGE.into());

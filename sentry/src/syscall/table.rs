@@ -83,8 +83,8 @@ syscalls! {
     51 getsockname Full() socket::getsockname, (Fd, Hex, Hex);
     52 getpeername Full() socket::getpeername, (Fd, Hex, Hex);
     53 socketpair Partial("AF_UNIX only") socket::socketpair, (Int, Hex, Int, Hex);
-    54 setsockopt Partial("the common options of SOL_SOCKET") socket::setsockopt, (Fd, Int, Int, Hex, Size);
-    55 getsockopt Partial("the common options of SOL_SOCKET") socket::getsockopt, (Fd, Int, Int, Hex, Hex);
+    54 setsockopt Partial("of SOL_SOCKET, no filters, devices, ports shared, zero copy, pacing, busy polling, stamps by hardware") socket::setsockopt, (Fd, Int, Int, Hex, Size);
+    55 getsockopt Partial("as setsockopt; no MEMINFO, PEERSEC, NAPI or queue numbers") socket::getsockopt, (Fd, Int, Int, Hex, Hex);
     56 clone Full() process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
     57 fork Full() process::fork, ();
     58 vfork Full() process::vfork, ();

@@ -47,6 +47,7 @@ pub(super) const CASES: &[Case] = both![
     ("mounts", 20; "CAP_SYS_ADMIN"),
     ("mountfds", 20; "CAP_SYS_ADMIN"),
     ("overlay", 20; "CAP_SYS_ADMIN"; "CAP_MKNOD"),
+    ("overlayrandom", 60; "CAP_SYS_ADMIN"; "CAP_MKNOD"),
     ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),
     ("sharedmem", 20),
     ("messages", 20),

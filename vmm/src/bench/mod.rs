@@ -33,7 +33,7 @@ use program::{OPERATIONS, Operation, median};
 const SETTLE: Duration = Duration::from_millis(300);
 
 /// How long a measured program may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// From the command to the container's first instruction, and to its end.
 const STARTS: [&str; 2] = ["start to first", "start to end"];

@@ -187,14 +187,14 @@ impl Node {
         let shared = &self.shared;
         let under = shared.under(cx);
         let _one = victim.as_ref().map(|v| v.copying.lock());
-        let below = (self.lies_below(&under, name)?, to.lies_below(&under, to_name)?);
+        let below = self.lies_below(&under, name)?;
         let there = look(&under, &into.dentry, to_name)?;
         let over_whiteout = match &there {
             Some(there) => is_whiteout(there)?,
             None => false,
         };
         let mut leaves_whiteout = false;
-        let how = match below.0 {
+        let how = match below {
             _ if exchange => RenameFlags::EXCHANGE,
             // The whiteout that is there comes here.
             true if over_whiteout => RenameFlags::EXCHANGE,
@@ -205,7 +205,8 @@ impl Node {
             }
             false => RenameFlags::empty(),
         };
-        let goes = [(Some(child), below.1), (other.as_ref(), below.0)];
+        // A directory that comes where something may be below hides that.
+        let goes = [(Some(child), to.is_merge()), (other.as_ref(), self.is_merge())];
         for moving in goes.into_iter().filter(|(_, over)| *over).filter_map(|(moving, _)| moving) {
             if let Some(upper) = moving.upper.get().filter(|_| moving.is_dir()) {
                 shared.mark(upper, "opaque").map_err(|_| Errno::EXDEV)?;

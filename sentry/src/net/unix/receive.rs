@@ -293,6 +293,7 @@ impl Sock {
         }
         incoming.from = message.from.as_deref().map(|a| address::bytes(Some(a)));
         incoming.creds = Some(message.creds.unwrap_or(Ucred::UNKNOWN));
+        incoming.stamp = self.options.stamp();
         if peek {
             incoming.files = message.files.again();
             message.peeked = true;
