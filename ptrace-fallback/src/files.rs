@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sentry::errno::Errno;
 use sentry::platform::{AtomicOp, FileId, PAGE_SIZE};
 
-use crate::fixup;
+use crate::{fixup, sys};
 
 /// The table.
 pub(crate) struct Files {
@@ -37,7 +37,8 @@ impl Files {
     /// Takes a donated descriptor, if it is a regular file and there is room.
     pub(crate) fn add(&self, fd: OwnedFd) -> Option<FileId> {
         let file = File::from(fd);
-        if !file.metadata().is_ok_and(|m| m.is_file()) {
+        let regular = |stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if !sys::stat(file.as_fd()).is_ok_and(regular) {
             return None;
         }
         let file = Some(Arc::new(file));
@@ -109,7 +110,8 @@ impl Files {
 
     /// The size in bytes now.
     pub(crate) fn size(&self, id: FileId) -> Result<u64, Errno> {
-        Ok(self.get(id)?.metadata().map_err(errno)?.len())
+        let file = self.get(id)?;
+        Ok(sys::stat(file.as_fd()).map_err(errno)?.st_size.cast_unsigned())
     }
 
     /// An atomic operation on a word. Rare (futexes in shared files), so nothing stays mapped for it.

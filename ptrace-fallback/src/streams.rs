@@ -92,12 +92,9 @@ fn kind_of(fd: &OwnedFd) -> StreamKind {
     if unsafe { libc::isatty(fd.as_raw_fd()) } == 1 {
         return StreamKind::Terminal;
     }
-    // SAFETY: all zeros is a stat.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is a valid place for the result.
-    if unsafe { libc::fstat(fd.as_raw_fd(), &mut stat) } != 0 {
+    let Ok(stat) = sys::stat(fd.as_fd()) else {
         return StreamKind::CharDevice;
-    }
+    };
     match stat.st_mode & libc::S_IFMT {
         libc::S_IFIFO => StreamKind::Pipe,
         libc::S_IFREG => StreamKind::Regular,

@@ -251,6 +251,16 @@ pub(crate) fn punch_hole(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Resul
     Ok(())
 }
 
+/// What fstat(2) says. Not the C library's function, which is another system call from version to version.
+pub(crate) fn stat(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
+    // SAFETY: all zeros is a stat, and the call fills it in.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::syscall(libc::SYS_fstat, fd.as_raw_fd(), &raw mut stat))?;
+        Ok(stat)
+    }
+}
+
 /// poll(2) on descriptors; how many are ready.
 pub(crate) fn poll(fds: &mut [libc::pollfd], timeout_ms: i32) -> i32 {
     // SAFETY: the slice is valid for its length.

@@ -4,6 +4,7 @@
 //! for an empty one and lets go of its user and its capabilities. Seccomp comes after, by role.
 
 use nix::errno::Errno;
+use nix::sys::resource::Resource;
 
 use crate::host::Host;
 
@@ -45,8 +46,25 @@ pub fn drop_privileges(host: &dyn Host, ids: Option<(u32, u32)>) -> Result<(), E
     }
     host.drop_capabilities().map_err(step("drop capabilities"))?;
     host.no_new_privileges().map_err(step("set no_new_privs"))?;
-    // Last: a change of ids clears it (prctl(2)).
+    // These two last: a change of ids undoes them (prctl(2)).
+    host.not_dumpable().map_err(step("make the process undumpable"))?;
     host.die_with_parent().map_err(step("tie the process to its parent"))
+}
+
+/// Most descriptors: twice what the sentry has donated to it at most, and its processes' under ptrace.
+const DESCRIPTORS: u64 = 64 << 10;
+/// Address space beside the sandbox's memory: windows for files, stacks of threads, the process itself.
+const BESIDE_MEMORY: u64 = 64 << 30;
+
+/// Bounds what the process can have of the host's. To be called when the pristine stub exists, which applications
+/// descend from: their address space is the sentry's to bound.
+pub fn bound(host: &dyn Host, memory: u64) -> Result<(), Error> {
+    let bound = step("bound descriptors and memory");
+    host.at_most(Resource::RLIMIT_NOFILE, DESCRIPTORS)
+        .and_then(|()| host.at_most(Resource::RLIMIT_AS, memory.saturating_add(BESIDE_MEMORY)))
+        .and_then(|()| host.at_most(Resource::RLIMIT_MEMLOCK, 0))
+        .and_then(|()| host.at_most(Resource::RLIMIT_MSGQUEUE, 0))
+        .map_err(bound)
 }
 
 #[cfg(test)]
@@ -93,7 +111,14 @@ mod tests {
         drop_privileges(&host, Some((1, 2))).unwrap();
         assert_eq!(
             *host.calls.borrow(),
-            ["no_core", "set_ids 1 2", "drop_capabilities", "no_new_privileges", "die_with_parent"]
+            [
+                "no_core",
+                "set_ids 1 2",
+                "drop_capabilities",
+                "no_new_privileges",
+                "not_dumpable",
+                "die_with_parent"
+            ]
         );
     }
 }

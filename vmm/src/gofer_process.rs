@@ -18,6 +18,7 @@ use crate::log;
 use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
 use crate::reason::reason;
 use crate::spawn;
+use crate::wall;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,7 @@ fn prepare(
     }
     let client = client.take().ok_or(Error::NoClient)?;
     let mut config = Config::new(client, attaches);
+    config.guards = Some(wall::files::GUARDS);
     server::confine(&mut config)?;
     crate::debug!("confined");
     Ok(config)

@@ -2,10 +2,12 @@
 //! in which order, is tested without privilege.
 
 use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Uid};
 
 /// Flags for new file systems that hold nothing.
@@ -38,6 +40,10 @@ pub trait Host {
     fn die_with_parent(&self) -> Result<(), Errno>;
     /// RLIMIT_CORE 0: a core would hold what the container keeps in memory.
     fn no_core(&self) -> Result<(), Errno>;
+    /// Nobody but the host's root looks into the process's memory or at its descriptors.
+    fn not_dumpable(&self) -> Result<(), Errno>;
+    /// Lowers what the process may have of something, for good, to this at most.
+    fn at_most(&self, what: Resource, most: u64) -> Result<(), Errno>;
 }
 
 /// The machine itself.
@@ -108,8 +114,37 @@ impl Host for Linux {
     }
 
     fn no_core(&self) -> Result<(), Errno> {
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0)
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)
     }
+
+    fn not_dumpable(&self) -> Result<(), Errno> {
+        prctl(libc::PR_SET_DUMPABLE, 0, 0)
+    }
+
+    fn at_most(&self, what: Resource, most: u64) -> Result<(), Errno> {
+        let (soft, hard) = getrlimit(what)?;
+        setrlimit(what, soft.min(most), hard.min(most))
+    }
+}
+
+/// What fstat(2) says. Not the C library's function, which is another system call from version to version.
+pub fn stat(fd: &impl AsFd) -> std::io::Result<libc::stat> {
+    // SAFETY: zero is a value of the structure, which the call fills in.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        match libc::syscall(libc::SYS_fstat, fd.as_fd().as_raw_fd(), &raw mut stat) {
+            0 => Ok(stat),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Reads at a position, with the one call that the sandbox uses for all its reads.
+pub fn read_at(fd: &impl AsFd, buf: &mut [u8], offset: i64) -> Result<usize, Errno> {
+    let iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+    // SAFETY: `iov` describes `buf`, which is the caller's alone.
+    let n = unsafe { libc::preadv2(fd.as_fd().as_raw_fd(), &iov, 1, offset, 0) };
+    Errno::result(n).map(|n| n as usize)
 }
 
 /// prctl(2) with plain numbers.
@@ -235,5 +270,11 @@ impl Host for Recorder {
     }
     fn no_core(&self) -> Result<(), Errno> {
         self.note("no_core", format_args!(""))
+    }
+    fn not_dumpable(&self) -> Result<(), Errno> {
+        self.note("not_dumpable", format_args!(""))
+    }
+    fn at_most(&self, what: Resource, most: u64) -> Result<(), Errno> {
+        self.note("at_most", format_args!(" {what:?} {most}"))
     }
 }

@@ -7,7 +7,8 @@
 //! - [`bench`]: what things cost;
 //! - [`cgroup`]: a container's cgroups on the host;
 //! - [`check`]: what this machine can do, and which platform `auto` takes;
-//! - [`kvm`]: the KVM machine that runs the sentry as a ring-0 guest.
+//! - [`kvm`]: the KVM machine that runs the sentry as a ring-0 guest;
+//! - [`wall`]: what its processes may ask of the host's kernel.
 
 pub mod bench;
 pub mod cgroup;
@@ -36,6 +37,7 @@ pub mod signals;
 pub mod spawn;
 pub mod standin;
 pub mod state;
+pub mod wall;
 
 use std::process::ExitCode;
 

@@ -226,7 +226,7 @@ fn unsealed(fd: &OwnedFd) -> Result<Vec<u8>, Error> {
     if seals & SEALS.bits() != SEALS.bits() {
         return Err(Error::Malformed);
     }
-    let size = nix::sys::stat::fstat(fd)?.st_size;
+    let size = crate::host::stat(fd).map_err(|_| Error::Malformed)?.st_size;
     let size = usize::try_from(size).map_err(|_| Error::TooLong)?;
     if size > MAX {
         return Err(Error::TooLong);
@@ -235,7 +235,7 @@ fn unsealed(fd: &OwnedFd) -> Result<Vec<u8>, Error> {
     let mut done = 0;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let offset = i64::try_from(done).map_err(|_| Error::TooLong)?;
-        match nix::sys::uio::pread(fd, rest, offset)? {
+        match crate::host::read_at(fd, rest, offset)? {
             0 => return Err(Error::Malformed),
             count => done = done.saturating_add(count),
         }

@@ -17,7 +17,7 @@ use rustix::mount::{
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::fids::DESCRIPTORS_MAX;
+use super::fids::{self, DESCRIPTORS_MAX};
 use super::filter::{self, FilterError};
 use super::{Attach, Config};
 
@@ -58,6 +58,12 @@ trait During<T> {
     fn during(self, step: &'static str) -> Result<T, ConfineError>;
 }
 
+impl<T> During<T> for std::io::Result<T> {
+    fn during(self, step: &'static str) -> Result<T, ConfineError> {
+        self.map_err(|source| ConfineError::Step { step, source })
+    }
+}
+
 impl<T> During<T> for rustix::io::Result<T> {
     fn during(self, step: &'static str) -> Result<T, ConfineError> {
         self.map_err(|errno| ConfineError::Step { step, source: errno.into() })
@@ -73,6 +79,12 @@ pub fn confine(config: &mut Config) -> Result<(), ConfineError> {
     // The mode of a new file is what the client says.
     rustix::process::umask(Mode::empty());
     raise_descriptor_limit()?;
+    bound()?;
+    // What the filter does not let through later.
+    config.descriptors = Some(fids::limit());
+    let kind = rustix::net::sockopt::socket_type(&config.socket);
+    config.kind = Some(kind.during("looking at the client's socket")?);
+    let _seeded = std::hash::RandomState::new();
     if config.own_namespaces {
         isolate(config)?;
     }
@@ -81,6 +93,9 @@ pub fn confine(config: &mut Config) -> Result<(), ConfineError> {
     let dumpable = DumpableBehavior::NotDumpable;
     rustix::process::set_dumpable_behavior(dumpable).during("making the process undumpable")?;
     rustix::thread::set_no_new_privs(true).during("no_new_privs")?;
+    if let Some(guards) = config.guards {
+        (guards.restrict)(&config.attaches).during("restricting it to its files")?;
+    }
     filter::install()?;
     Ok(())
 }
@@ -99,6 +114,17 @@ fn raise_descriptor_limit() -> Result<(), ConfineError> {
     rustix::process::setrlimit(Resource::Nofile, raised).during("raising the descriptor limit")
 }
 
+/// No core of it is ever written, and what a client can make it remember is bounded by more than its own books.
+fn bound() -> Result<(), ConfineError> {
+    /// Bytes of address space: the table of fids takes 20 MB at most, messages and values a few more.
+    const MEMORY: u64 = 1 << 30;
+    for (what, most) in [(Resource::Core, 0), (Resource::As, MEMORY)] {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        rustix::process::setrlimit(what, limit).during("bounding memory")?;
+    }
+    Ok(())
+}
+
 /// Gives the process namespaces of its own and a root with nothing in it.
 fn isolate(config: &mut Config) -> Result<(), ConfineError> {
     // Trees are cloned before the namespace is left: a mount can be cloned in its own only.
@@ -106,6 +132,10 @@ fn isolate(config: &mut Config) -> Result<(), ConfineError> {
     for Attach { name, root, read_only } in config.attaches.drain(..) {
         let root = clone_tree(&root, OpenTreeFlags::AT_RECURSIVE)
             .during("making a mount of an attach point")?;
+        if let Some(guards) = config.guards {
+            (guards.harden)(root.as_fd(), read_only)
+                .during("restricting a mount of an attach point")?;
+        }
         attaches.push(Attach { name, root, read_only });
     }
     config.attaches = attaches;
@@ -118,6 +148,7 @@ fn isolate(config: &mut Config) -> Result<(), ConfineError> {
     let namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP
         | CloneFlags::CLONE_NEWNET;
     nix::sched::unshare(namespaces)
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))

@@ -119,13 +119,13 @@ pub(super) struct Fids {
     descriptors_max: u64,
 }
 
-impl Fids {
-    /// A table bounded by the process's limit on descriptors.
-    pub(super) fn new() -> Self {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        Self::with_limit(limit.current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS))
-    }
+/// How many descriptors the process's limit leaves to clients.
+pub(super) fn limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX).saturating_sub(RESERVED_DESCRIPTORS)
+}
 
+impl Fids {
     /// A table whose entries hold at most this many descriptors.
     pub(super) fn with_limit(descriptors: u64) -> Self {
         Fids { entries: HashMap::new(), descriptors: 0, descriptors_max: descriptors.min(FIDS_MAX) }

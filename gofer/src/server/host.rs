@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use super::errors::Result;
@@ -67,8 +67,19 @@ impl Descriptors {
 /// Looks up one component in a directory; a symbolic link is itself.
 pub(super) fn lookup(directory: &Inode, name: &Name) -> Result<(Rc<Inode>, Node)> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&directory.fd, name.as_c_str(), flags, Mode::empty())?;
+    let fd = open_beneath(&directory.fd, name.as_c_str(), flags, Mode::empty())?;
     adopt(fd, directory.read_only)
+}
+
+/// Opens what a client names, in a directory: the kernel refuses to leave it, and to follow any link.
+pub(super) fn open_beneath(
+    directory: &OwnedFd,
+    name: &std::ffi::CStr,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    rustix::fs::openat2(directory, name, flags, mode, resolve)
 }
 
 /// Makes an inode of an `O_PATH` descriptor.

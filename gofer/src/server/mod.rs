@@ -29,13 +29,15 @@ mod xattr;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::SocketType;
 use transport::{Received, Sent, Transport};
 
 pub use confine::{ConfineError, confine};
+pub use filter::{FilterError, program as filter};
 pub use session::Session;
 
 /// What a gofer serves and to whom.
@@ -51,13 +53,36 @@ pub struct Config {
     pub own_namespaces: bool,
     /// Where `/proc/self/fd` of this process is to be found; [`confine`] changes it.
     fd_directory: String,
+    /// What the kernel is asked for beside that; `None`: nothing.
+    pub guards: Option<Guards>,
+    /// How many descriptors a client may have, and how its socket cuts messages: what [`confine`] has found out, because
+    /// it cannot be asked later.
+    descriptors: Option<u64>,
+    kind: Option<SocketType>,
 }
 
 impl Config {
     /// A configuration for a process that can see `/proc`.
     pub fn new(socket: OwnedFd, attaches: Vec<Attach>) -> Self {
-        Config { socket, attaches, own_namespaces: true, fd_directory: "/proc/self/fd".into() }
+        Config {
+            socket,
+            attaches,
+            own_namespaces: true,
+            fd_directory: "/proc/self/fd".into(),
+            guards: None,
+            descriptors: None,
+            kind: None,
+        }
     }
+}
+
+/// System calls that take unsafe code, which this crate has none of.
+#[derive(Clone, Copy, Debug)]
+pub struct Guards {
+    /// Restricts a detached mount: nosuid, nodev, no symbolic link followed, and read-only where so told.
+    pub harden: fn(BorrowedFd<'_>, bool) -> std::io::Result<()>,
+    /// Leaves the calling thread what lies beneath these and, to be opened again, its own descriptors.
+    pub restrict: fn(&[Attach]) -> std::io::Result<()>,
 }
 
 /// A directory (or, for a bind mount of one, a file) that clients may attach.
@@ -95,8 +120,13 @@ pub enum ServeError {
 
 /// Serves the client until it closes its end.
 pub fn run(config: Config) -> Result<(), ServeError> {
-    let mut session = Session::new(config.attaches, config.fd_directory)?;
-    let mut transport = Transport::new(config.socket).map_err(ServeError::Socket)?;
+    let descriptors = config.descriptors.unwrap_or_else(fids::limit);
+    let mut session = Session::bounded(config.attaches, config.fd_directory, descriptors)?;
+    let transport = match config.kind {
+        Some(kind) => Transport::of_kind(config.socket, kind),
+        None => Transport::new(config.socket),
+    };
+    let mut transport = transport.map_err(ServeError::Socket)?;
     let mut reply = vec![0u8; crate::wire::MSIZE_MAX];
     loop {
         if session.events().is_some() && !tell_changes(&mut session, &mut transport, &mut reply)? {

@@ -111,10 +111,6 @@ impl Session {
         let (from, oldname) = self.place(olddir, Fid::NONE, oldname)?;
         let (to, newname) = self.place(newdir, Fid::NONE, newname)?;
         let (oldname, newname) = (oldname.as_c_str(), newname.as_c_str());
-        if flags.is_empty() {
-            // renameat2 without flags is not there on every file system of old kernels.
-            return rustix::fs::renameat(&from.fd, oldname, &to.fd, newname);
-        }
         rustix::fs::renameat_with(&from.fd, oldname, &to.fd, newname, flags)
     }
 

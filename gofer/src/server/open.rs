@@ -172,7 +172,7 @@ impl Session {
         }
         let flags = how.flags.difference(OFlags::TRUNC) | OFlags::TMPFILE | OFlags::CLOEXEC;
         let mode9p = Mode::from_raw_mode(mode & PERMISSIONS);
-        let fd = rustix::fs::openat(&directory.fd, c".", flags, mode9p)?;
+        let fd = host::open_beneath(&directory.fd, c".", flags, mode9p)?;
         let (inode, node) = self.settle(fd.as_fd(), mode, owner)?;
         let (granted, open) = self.grant(newfid, &inode, how.opened(fd), wish);
         self.fids.insert(newfid, inode, open)?;
@@ -204,7 +204,7 @@ impl Session {
             | OFlags::NONBLOCK
             | OFlags::CLOEXEC;
         let create_mode = Mode::from_raw_mode(mode & PERMISSIONS);
-        let fd = rustix::fs::openat(&directory.fd, name.as_c_str(), flags, create_mode)?;
+        let fd = host::open_beneath(&directory.fd, name.as_c_str(), flags, create_mode)?;
         match self.settle(fd.as_fd(), mode, owner) {
             Ok((inode, node)) => Ok((inode, node, how.opened(fd))),
             Err(errno) => {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::errors::{Result, from_wire, number};
-use super::fids::{Fids, Inode, Open};
+use super::fids::{self, Fids, Inode, Open};
 use super::host::{self, Descriptors, Name};
 use super::watch::{Event, Watches};
 use super::{Attach, ServeError};
@@ -62,6 +62,15 @@ impl Session {
         attaches: Vec<Attach>,
         fd_directory: String,
     ) -> std::result::Result<Self, ServeError> {
+        Session::bounded(attaches, fd_directory, fids::limit())
+    }
+
+    /// A session whose fids hold at most so many descriptors.
+    pub fn bounded(
+        attaches: Vec<Attach>,
+        fd_directory: String,
+        descriptors: u64,
+    ) -> std::result::Result<Self, ServeError> {
         let host = Descriptors::new(fd_directory);
         let root = |attach: Attach| {
             let Attach { name, root, read_only } = attach;
@@ -82,7 +91,7 @@ impl Session {
         Ok(Session {
             attaches,
             host,
-            fids: Fids::new(),
+            fids: Fids::with_limit(descriptors),
             watches: Watches::default(),
             dialect: false,
             msize: MSIZE_MAX,

@@ -47,6 +47,11 @@ impl Transport {
     /// Wraps a connected unix socket, sequenced packets or stream.
     pub fn new(socket: OwnedFd) -> std::io::Result<Self> {
         let kind = rustix::net::sockopt::socket_type(&socket)?;
+        Transport::of_kind(socket, kind)
+    }
+
+    /// Wraps one of which is known how it cuts messages.
+    pub fn of_kind(socket: OwnedFd, kind: SocketType) -> std::io::Result<Self> {
         if kind != SocketType::SEQPACKET && kind != SocketType::STREAM {
             return Err(Errno::PROTOTYPE.into());
         }

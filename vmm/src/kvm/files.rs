@@ -51,7 +51,7 @@ impl Files {
     /// Takes a descriptor in.
     pub fn donate(&mut self, fd: OwnedFd) -> Result<u32, Refused> {
         let file = File::from(fd);
-        if !file.metadata()?.is_file() {
+        if crate::host::stat(&file)?.st_mode & libc::S_IFMT != libc::S_IFREG {
             return Err(Refused::NotRegular);
         }
         // SAFETY: no memory arguments.

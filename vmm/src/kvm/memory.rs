@@ -298,7 +298,7 @@ impl Window {
             let size = match sizes.get(&piece.handle) {
                 Some(&size) => size,
                 None => {
-                    let size = piece.file.file.metadata()?.len();
+                    let size = crate::host::stat(&piece.file.file)?.st_size.cast_unsigned();
                     sizes.insert(piece.handle, size);
                     size
                 }

@@ -9,7 +9,7 @@
 //! - [`vcpu`], [`exit`]: vCPU threads and what they come back for;
 //! - [`memory`], [`files`]: RAM, and the window in which donated files appear;
 //! - [`host`], [`channel`], [`streams`], [`seqpacket`]: the services;
-//! - [`clock`], [`stats`], [`filter`], [`symbols`]: time, counters, confinement, names in panic reports.
+//! - [`clock`], [`stats`], [`symbols`]: time, counters, names in panic reports.
 //!
 //! Everything here distrusts the guest: what stands in its memory is copied once and checked, and a
 //! rule that is broken is an [`End`], never a panic.
@@ -21,7 +21,6 @@ pub mod cpuid;
 pub mod end;
 pub mod exit;
 pub mod files;
-pub mod filter;
 pub mod host;
 pub mod image;
 pub mod memory;
@@ -52,6 +51,8 @@ use sentry::platform::{ChannelId, Level, StreamId};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::wall;
+use crate::wall::filter::{self, Over};
 use boot::BootInfo;
 pub use end::{End, Lie};
 use host::Host;
@@ -127,7 +128,7 @@ pub enum Error {
     },
     /// The filter of vCPU threads.
     #[error(transparent)]
-    Filter(#[from] filter::Error),
+    Filter(#[from] wall::filter::Error),
     /// The event loop.
     #[error("the event loop: {0}")]
     Loop(#[from] event_manager::Error),
@@ -248,7 +249,7 @@ impl Machine {
             doorbell,
             profile,
             entry: loaded.entry,
-            filter: if config.confine { Some(Arc::new(filter::vcpu()?)) } else { None },
+            filter: if config.confine { Some(Arc::new(wall::sandbox::vcpu()?)) } else { None },
             threads: Vec::new(),
             stats: Vec::new(),
             end: None,
@@ -322,8 +323,10 @@ impl Machine {
             self.vm.register_irqfd(irq, start.cpu).map_err(kvm("KVM_IRQFD"))?;
         }
         let filter = self.filter.clone();
-        let confine =
-            move || filter.map_or(Ok(()), |f| filter::apply(&f)).map_err(|e| e.to_string());
+        let confine = move || {
+            let applied = filter.map_or(Ok(()), |f| filter::apply(&f, Over::Thread));
+            applied.map_err(|e| e.to_string())
+        };
         let thread =
             vcpu::spawn(&self.shared, start.cpu, fd, confine).map_err(host("a vCPU's thread"))?;
         self.threads.push(thread);

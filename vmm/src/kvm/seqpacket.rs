@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use super::streams;
+
 /// Descriptors that one message can bring; the first counts, the others are closed.
 const MAX_FDS: usize = 4;
 
@@ -25,14 +27,12 @@ pub enum Received {
 /// Sends one message, or says WouldBlock.
 pub fn send(socket: &OwnedFd, message: &[u8]) -> io::Result<()> {
     loop {
-        // SAFETY: the slice is valid.
+        let iov_base = message.as_ptr().cast_mut().cast();
+        let mut iov = libc::iovec { iov_base, iov_len: message.len() };
+        // SAFETY: the slice is valid, and only read.
         let n = unsafe {
-            libc::send(
-                socket.as_raw_fd(),
-                message.as_ptr().cast(),
-                message.len(),
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
+            let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            libc::sendmsg(socket.as_raw_fd(), &streams::message(&mut iov), flags)
         };
         if n >= 0 {
             return Ok(());

@@ -212,7 +212,10 @@ impl Shared {
                 self.file_io(handle, |fd, _| {
                     // SAFETY: `transfer` has checked that the buffer is in RAM, to which nobody in
                     // this process holds a reference.
-                    unsafe { libc::pread(fd, ptr.cast(), len, offset) }
+                    unsafe {
+                        let iov = libc::iovec { iov_base: ptr.cast(), iov_len: len };
+                        libc::preadv2(fd, &iov, 1, offset, 0)
+                    }
                 })
             })?,
             op::FILE_WRITE => self.transfer(request, |ptr, len, offset| {
@@ -221,15 +224,17 @@ impl Shared {
                         return -(libc::EBADF as isize);
                     }
                     // SAFETY: as above.
-                    unsafe { libc::pwrite(fd, ptr.cast(), len, offset) }
+                    unsafe {
+                        let iov = libc::iovec { iov_base: ptr.cast(), iov_len: len };
+                        libc::pwritev2(fd, &iov, 1, offset, 0)
+                    }
                 })
             })?,
             op::FILE_SIZE => match lock(&self.files).get(handle) {
                 None => BADF,
-                Some(file) => match file.file.metadata() {
-                    Ok(meta) => i64::try_from(meta.len()).unwrap_or(i64::MAX),
-                    Err(e) => negated(&e),
-                },
+                Some(file) => {
+                    crate::host::stat(&file.file).map_or_else(|e| negated(&e), |stat| stat.st_size)
+                }
             },
             op::WINDOW_MAP => {
                 let files = lock(&self.files);

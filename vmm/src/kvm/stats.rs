@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::FileExt;
 
 /// Counters of a virtual machine or of a vCPU.
 #[derive(Debug)]
@@ -31,14 +30,14 @@ impl Stats {
             File::from_raw_fd(fd)
         };
         let mut header = [0; 24];
-        file.read_exact_at(&mut header, 0)?;
+        read_exact_at(&file, &mut header, 0)?;
         let header = Header::parse(&header).ok_or_else(invalid)?;
         let size = u64::from(header.count) * header.descriptor_size() as u64;
         if size > MAX {
             return Err(invalid());
         }
         let mut descriptors = vec![0; size as usize];
-        file.read_exact_at(&mut descriptors, header.descriptors.into())?;
+        read_exact_at(&file, &mut descriptors, header.descriptors.into())?;
         let counters = header.counters(&descriptors).ok_or_else(invalid)?;
         Ok(Stats { file, counters })
     }
@@ -49,7 +48,7 @@ impl Stats {
             .iter()
             .map(|(name, at, count)| {
                 let mut values = vec![0; usize::from(*count) * 8];
-                self.file.read_exact_at(&mut values, *at)?;
+                read_exact_at(&self.file, &mut values, *at)?;
                 let sum = values
                     .as_chunks::<8>()
                     .0
@@ -58,6 +57,15 @@ impl Stats {
                 Ok((name.clone(), sum))
             })
             .collect()
+    }
+}
+
+fn read_exact_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<()> {
+    let at = i64::try_from(at).map_err(|_| invalid())?;
+    // KVM gives all that there is.
+    match crate::host::read_at(file, buf, at)? {
+        n if n == buf.len() => Ok(()),
+        _ => Err(invalid()),
     }
 }
 

@@ -34,14 +34,7 @@ const EAGAIN: i64 = -libc::EAGAIN as i64;
 impl HostStream {
     /// Takes a descriptor in.
     pub fn new(fd: OwnedFd) -> io::Result<HostStream> {
-        // SAFETY: zero is a value of the structure; fstat fills it in.
-        let stat = unsafe {
-            let mut stat: libc::stat = std::mem::zeroed();
-            if libc::fstat(fd.as_raw_fd(), &mut stat) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-            stat
-        };
+        let stat = crate::host::stat(&fd)?;
         // SAFETY: no memory arguments.
         let terminal = unsafe { libc::isatty(fd.as_raw_fd()) } == 1;
         let kind = match stat.st_mode & libc::S_IFMT {
@@ -76,7 +69,8 @@ impl HostStream {
             stream_kind::REGULAR => unsafe { result(libc::read(fd, buf.cast(), len)) },
             // SAFETY: as the caller promises.
             stream_kind::SOCKET => unsafe {
-                result(libc::recv(fd, buf.cast(), len, libc::MSG_DONTWAIT))
+                let mut iov = libc::iovec { iov_base: buf.cast(), iov_len: len };
+                result(libc::recvmsg(fd, &mut message(&mut iov), libc::MSG_DONTWAIT))
             },
             _ => {
                 if len > 0
@@ -109,7 +103,9 @@ impl HostStream {
             stream_kind::REGULAR => unsafe { result(libc::write(fd, buf.cast(), len)) },
             // SAFETY: as the caller promises.
             stream_kind::SOCKET => unsafe {
-                result(libc::send(fd, buf.cast(), len, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL))
+                let mut iov = libc::iovec { iov_base: buf.cast_mut().cast(), iov_len: len };
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                result(libc::sendmsg(fd, &message(&mut iov), flags))
             },
             _ => {
                 let ready = self.ready();
@@ -167,6 +163,14 @@ impl HostStream {
             at => at,
         }
     }
+}
+
+/// A message of these bytes, without room for descriptors.
+pub fn message(iov: &mut libc::iovec) -> libc::msghdr {
+    // SAFETY: zero is a value of the structure.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    (header.msg_iov, header.msg_iovlen) = (iov, 1);
+    header
 }
 
 fn result(n: isize) -> i64 {

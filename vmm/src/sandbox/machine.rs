@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use guest::contract::mode;
 use kvm_ioctls::Kvm;
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::SFlag;
 use ptrace_fallback::{Config, ControlHost, Prepared, PtracePlatform, control_pair};
 use sentry::platform::{Level, StreamId};
 
+use crate::host::stat;
 use crate::kvm;
 use crate::protocol::Platform;
 
@@ -124,7 +125,7 @@ impl Ready {
 impl Machine {
     /// Adds a descriptor for a process to the running platform. An error for what is no stream.
     pub fn add_stream(&self, fd: OwnedFd) -> std::io::Result<StreamId> {
-        let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+        let kind = SFlag::from_bits_truncate(stat(&fd)?.st_mode) & SFlag::S_IFMT;
         let streams =
             [SFlag::S_IFIFO, SFlag::S_IFCHR, SFlag::S_IFREG, SFlag::S_IFSOCK, SFlag::S_IFBLK];
         if !streams.contains(&kind) {

@@ -2,14 +2,13 @@
 //!
 //! It is born into namespaces of its own. It exchanges its root for an empty one while whoever
 //! started it still reads the configuration; told what to become, it gives up its user and its
-//! capabilities, starts the platform, installs its filter, and serves: the sentry on its threads,
-//! and the [`supervisor`] on the first one.
+//! capabilities, starts the platform, puts up its filters ([`crate::wall::sandbox`]), and only then takes
+//! the container in and serves: the sentry on its threads, and the [`supervisor`] on the first one.
 
 mod execs;
 #[cfg(feature = "fake-sentry")]
 mod fake;
 mod machine;
-mod seccomp;
 mod supervisor;
 
 use std::os::fd::OwnedFd;
@@ -33,8 +32,6 @@ enum Error {
     Missing(&'static str),
     #[error("{0}")]
     Confine(#[from] confine::Error),
-    #[error("system call filter: {0}")]
-    Seccomp(#[from] seccomp::Error),
     #[error("{0}")]
     Machine(#[from] machine::Error),
     #[error("{0}")]
@@ -75,11 +72,11 @@ fn run(link: &Link<FromSandbox, ToSandbox>) -> Result<(), Error> {
     confine::drop_privileges(&Linux, ids)?;
     crate::debug!("privileges dropped");
     let prepared = machine::prepare(platform, given.device)?;
-    seccomp::install(platform)?;
-    crate::debug!("{} ready, filter installed", platform.name());
+    confine::bound(&Linux, memory)?;
+    crate::debug!("{} ready", platform.name());
     let (machine, control) = prepared.start(given.gofers, given.streams, memory)?;
     crate::debug!("sentry started");
-    supervisor::run(machine, control, given.control, link, container)?;
+    supervisor::run(machine, control, given.control, link, container, platform)?;
     Ok(())
 }
 

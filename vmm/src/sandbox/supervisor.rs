@@ -23,7 +23,8 @@ use super::execs::{Begun, Execs};
 use super::machine::Machine;
 use crate::kvm;
 use crate::link::{self, Link};
-use crate::protocol::{FromSandbox, ToSandbox};
+use crate::protocol::{FromSandbox, Platform, ToSandbox};
+use crate::wall;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,9 @@ pub enum Error {
     /// The sentry said something that makes no sense.
     #[error("the sentry broke its protocol: {0}")]
     Sentry(&'static str),
+    /// The filters of system calls.
+    #[error("{0}")]
+    Filter(#[from] wall::filter::Error),
 }
 
 type Peer = Link<FromSandbox, ToSandbox>;
@@ -50,13 +54,14 @@ type Peer = Link<FromSandbox, ToSandbox>;
 /// Init's id in a container.
 const INIT: u32 = 1;
 
-/// Serves until no container is left.
+/// Puts the filters up, and serves until no container is left.
 pub fn run(
     machine: Machine,
     control: ControlHost,
     listener: OwnedFd,
     stand_in: &Peer,
     container: ContainerSpec,
+    platform: Platform,
 ) -> Result<(), Error> {
     let id = container.id.clone();
     let stand_in_fd = stand_in.as_raw_fd();
@@ -64,6 +69,8 @@ pub fn run(
         Machine::Kvm(machine) => Some(Rc::clone(machine)),
         _ => None,
     };
+    // Its threads end with the process, which the filter lets nobody wait for.
+    std::mem::forget(virtual_machine.clone());
     let supervisor = Rc::new(RefCell::new(Supervisor {
         control,
         machine,
@@ -77,10 +84,12 @@ pub fn run(
         next: 0,
         outcome: None,
     }));
-    supervisor.borrow_mut().request(stand_in_fd, Call::Create(Box::new(container)))?;
     // Few descriptors are ready at a time.
     let mut events: EventManager<Rc<dyn EventSubscriber + '_>> =
         EventManager::new_with_capacity(16)?;
+    wall::sandbox::install(platform)?;
+    crate::debug!("filters installed");
+    supervisor.borrow_mut().request(stand_in_fd, Call::Create(Box::new(container)))?;
     events.add_subscriber(Rc::clone(&supervisor) as Rc<dyn EventSubscriber>);
     if let Some(machine) = &virtual_machine {
         events.add_subscriber(Rc::clone(machine) as Rc<dyn EventSubscriber>);

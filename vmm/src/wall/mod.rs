@@ -1,0 +1,9 @@
+//! The wall: what a sandbox's processes may ask of the host's kernel, and what is told of it.
+//!
+//! - [`files`]: what the kernel keeps a gofer from;
+//! - [`filter`]: filters of system calls, and reading compiled ones;
+//! - [`sandbox`]: the filters of the sandbox's threads.
+
+pub mod files;
+pub mod filter;
+pub mod sandbox;
