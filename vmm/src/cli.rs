@@ -50,6 +50,9 @@ pub struct Global {
     /// What runs the container's code
     #[arg(long, value_name = "PLATFORM", value_enum, default_value_t, global = true)]
     pub platform: PlatformChoice,
+    /// Refuse to run containers behind a wall that is not whole; `ringwall check --wall` tells what is missing
+    #[arg(long, value_name = "LEVEL", value_enum, global = true)]
+    pub require_wall: Option<RequiredWall>,
     /// Whether to go on without cgroups where they cannot be made and none is named [default: for users other
     /// than root]
     #[arg(
@@ -69,6 +72,13 @@ pub struct Global {
     /// Accepted for callers of runc
     #[arg(long, value_name = "PATH", global = true, hide = true)]
     pub criu: Option<PathBuf>,
+}
+
+/// What `--require-wall` takes.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequiredWall {
+    /// Every promise holds
+    Full,
 }
 
 /// Format of log lines.
@@ -428,6 +438,9 @@ pub struct Check {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Say what the wall is made of: the system calls of each process, and which promises do not hold here
+    #[arg(long, conflicts_with = "self_test")]
+    pub wall: bool,
     /// Run the KVM platform's tests of itself instead; each finding is a line on standard error
     #[arg(long, conflicts_with = "json")]
     pub self_test: bool,

@@ -51,6 +51,16 @@ pub fn drop_privileges(host: &dyn Host, ids: Option<(u32, u32)>) -> Result<(), E
     host.die_with_parent().map_err(step("tie the process to its parent"))
 }
 
+/// What is left to a process that has no namespaces of its own, and no capabilities: with Landlock, no name of the host's
+/// files can be opened, as in an empty root.
+pub fn without_namespaces(host: &dyn Host) -> Result<(), Error> {
+    host.no_core().map_err(step("switch core dumps off"))?;
+    host.no_new_privileges().map_err(step("set no_new_privs"))?;
+    host.no_files().map_err(step("give the host's files up"))?;
+    host.not_dumpable().map_err(step("make the process undumpable"))?;
+    host.die_with_parent().map_err(step("tie the process to its parent"))
+}
+
 /// Most descriptors: twice what the sentry has donated to it at most, and its processes' under ptrace.
 const DESCRIPTORS: u64 = 64 << 10;
 /// Address space beside the sandbox's memory: windows for files, stacks of threads, the process itself.
@@ -103,6 +113,15 @@ mod tests {
         let error = drop_privileges(&host, Some((65534, 65534))).unwrap_err();
         assert_eq!(error.to_string(), "cannot change the user: EPERM: Operation not permitted");
         assert_eq!(host.calls.borrow().len(), 2);
+    }
+
+    #[test]
+    fn without_namespaces_files_go_by_landlock() {
+        let host = Recorder::default();
+        without_namespaces(&host).unwrap();
+        let expected =
+            ["no_core", "no_new_privileges", "no_files", "not_dumpable", "die_with_parent"];
+        assert_eq!(*host.calls.borrow(), expected);
     }
 
     #[test]

@@ -98,6 +98,7 @@ fn prepare(
     }
     let client = client.take().ok_or(Error::NoClient)?;
     let mut config = Config::new(client, attaches);
+    config.own_namespaces = !setup.bare;
     config.guards = Some(wall::files::GUARDS);
     server::confine(&mut config)?;
     crate::debug!("confined");

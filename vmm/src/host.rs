@@ -40,6 +40,8 @@ pub trait Host {
     fn die_with_parent(&self) -> Result<(), Errno>;
     /// RLIMIT_CORE 0: a core would hold what the container keeps in memory.
     fn no_core(&self) -> Result<(), Errno>;
+    /// No file is opened by name any more, where the host has Landlock.
+    fn no_files(&self) -> Result<(), Errno>;
     /// Nobody but the host's root looks into the process's memory or at its descriptors.
     fn not_dumpable(&self) -> Result<(), Errno>;
     /// Lowers what the process may have of something, for good, to this at most.
@@ -115,6 +117,11 @@ impl Host for Linux {
 
     fn no_core(&self) -> Result<(), Errno> {
         setrlimit(Resource::RLIMIT_CORE, 0, 0)
+    }
+
+    fn no_files(&self) -> Result<(), Errno> {
+        crate::wall::files::nothing()
+            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     fn not_dumpable(&self) -> Result<(), Errno> {
@@ -270,6 +277,9 @@ impl Host for Recorder {
     }
     fn no_core(&self) -> Result<(), Errno> {
         self.note("no_core", format_args!(""))
+    }
+    fn no_files(&self) -> Result<(), Errno> {
+        self.note("no_files", format_args!(""))
     }
     fn not_dumpable(&self) -> Result<(), Errno> {
         self.note("not_dumpable", format_args!(""))

@@ -24,6 +24,7 @@ use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox
 use crate::spawn::{self, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
+use crate::wall::level::Level;
 use crate::{clock, log, mountpoints, network};
 
 /// What can go wrong.
@@ -87,6 +88,7 @@ pub fn create(
     mut container: Container,
     folder: Folder,
     platform: Platform,
+    level: Level,
     console: Option<Console>,
     strace: bool,
 ) -> Result<Created, Error> {
@@ -109,14 +111,20 @@ pub fn create(
     let id = container.spec.id.clone();
 
     let gid = spawn::own_ids().1;
-    let (maps, ids) = if uid == 0 {
-        (IdMaps::only(NOBODY, NOBODY), Some((NOBODY, NOBODY)))
-    } else {
-        (IdMaps::only(uid, gid), None)
+    let (namespaces, maps, ids) = match level {
+        Level::Root => (NAMESPACES, Some(IdMaps::only(NOBODY, NOBODY)), Some((NOBODY, NOBODY))),
+        Level::UserNamespaces => (NAMESPACES, Some(IdMaps::only(uid, gid)), None),
+        Level::Bare => {
+            crate::warning!(
+                "this user can make no namespaces: {} (`ringwall check --wall` says more)",
+                level.text()
+            );
+            (CloneFlags::empty(), None, None)
+        }
     };
-    let sandbox = spawn::spawn(spawn::SANDBOX, &id, NAMESPACES, Some(&maps), sandbox_end)?;
+    let sandbox = spawn::spawn(spawn::SANDBOX, &id, namespaces, maps.as_ref(), sandbox_end)?;
     sandbox.may_open(DESCRIPTORS);
-    let gofer = start_gofer(&container, &id, gofer_end)?;
+    let gofer = start_gofer(&container, &id, level, gofer_end)?;
     // While they execute. They wait for what they are to do, and have nothing of the container yet.
     folder.join_group(&container, &mut state, &[sandbox.pid(), gofer.pid()], platform)?;
     if !container.spec.root.overlay {
@@ -145,6 +153,7 @@ pub fn create(
         log: settings,
         attaches: container.attaches.clone(),
         own_users: !container.uid_map.is_empty(),
+        bare: level == Level::Bare,
         hooks: inner.unwrap_or_default(),
         told,
         fds: roles,
@@ -242,10 +251,22 @@ fn open_kvm() -> Result<OwnedFd, Error> {
 /// A gofer is root's process where root starts it, because files have owners; with a user namespace
 /// in the configuration, or without root, it is the namespace's. The rest of its namespaces it makes
 /// itself, after it has opened what it serves.
-fn start_gofer(container: &Container, id: &str, link: OwnedFd) -> Result<spawn::Child, Error> {
+///
+/// What root starts is in a user namespace too, with every id mapped to itself, unless the container may make device
+/// nodes, which the kernel lets nobody do in one, or its own hooks run there.
+fn start_gofer(
+    container: &Container,
+    id: &str,
+    level: Level,
+    link: OwnedFd,
+) -> Result<spawn::Child, Error> {
     let (uid, gid) = spawn::own_ids();
-    let maps = if !container.uid_map.is_empty() {
+    let maps = if level == Level::Bare {
+        None
+    } else if !container.uid_map.is_empty() {
         Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })
+    } else if uid == 0 && !needs_host_user(container) {
+        Some(IdMaps { uids: vec![(0, 0, u32::MAX)], gids: vec![(0, 0, u32::MAX)] })
     } else if uid != 0 {
         let process = &container.spec.process;
         Some(IdMaps { uids: vec![(process.uid, uid, 1)], gids: vec![(process.gid, gid, 1)] })
@@ -253,10 +274,21 @@ fn start_gofer(container: &Container, id: &str, link: OwnedFd) -> Result<spawn::
         None
     };
     let mut namespaces = CloneFlags::CLONE_NEWPID;
+    if level == Level::Bare {
+        namespaces = CloneFlags::empty();
+    }
     if maps.is_some() {
         namespaces |= CloneFlags::CLONE_NEWNS;
     }
     Ok(spawn::spawn(spawn::GOFER, id, namespaces, maps.as_ref(), link)?)
+}
+
+/// Whether a container's gofer must be the host's root to serve it.
+fn needs_host_user(container: &Container) -> bool {
+    /// CAP_MKNOD (linux/capability.h)
+    const MKNOD: u32 = 27;
+    let hooks = container.hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty());
+    hooks || container.spec.process.capabilities.bounding >> MKNOD & 1 != 0
 }
 
 impl Created {

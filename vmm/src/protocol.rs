@@ -111,6 +111,8 @@ pub struct GoferSetup {
     pub attaches: Vec<Attach>,
     /// Whether it is in a user namespace of the container's, as whose root it is to act.
     pub own_users: bool,
+    /// It has no namespaces of its own, and can make none.
+    pub bare: bool,
     /// Hooks to run before that, in the container's root.
     pub hooks: Vec<Hook>,
     /// What they are told.

@@ -174,7 +174,7 @@ pub fn spawn(
     maps: Option<&IdMaps>,
     link: OwnedFd,
 ) -> Result<Child, Error> {
-    let arguments = Arguments::new(role, id);
+    let arguments = Arguments::new(role, id, maps.is_none() && namespaces.is_empty());
     let mut flags = namespaces;
     if maps.is_some() {
         flags |= CloneFlags::CLONE_NEWUSER;
@@ -207,8 +207,9 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn new(role: &'static str, id: &str) -> Arguments {
-        let strings = ["ringwall", role, id];
+    fn new(role: &'static str, id: &str, bare: bool) -> Arguments {
+        let mut strings = vec!["ringwall", role, id];
+        strings.extend(bare.then_some(BARE));
         Arguments {
             // No zero byte: roles are ours, and ids are checked.
             strings: strings.iter().filter_map(|text| CString::new(*text).ok()).collect(),
@@ -219,6 +220,8 @@ impl Arguments {
 
 /// First argument of the process that the sentry lives in.
 pub const SANDBOX: &str = "sandbox";
+/// Third argument of a process that was given no namespaces: it cannot have an empty root either.
+pub const BARE: &str = "bare";
 /// First argument of a file server.
 pub const GOFER: &str = "gofer";
 

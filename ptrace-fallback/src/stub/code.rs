@@ -230,7 +230,7 @@ pub(super) const CLONE_THREAD: u64 = CLONE_PROCESS | (libc::CLONE_VM | libc::CLO
 /// comes first), so it holds the code above alone, and whatever an unknown way around ptrace finds.
 /// What it refuses raises SIGSYS: deadly for an agent, and for a traced thread a report (a call
 /// through the vsyscall page, which the kernel runs in the page-fault handler, ends up there).
-pub(super) fn filter() -> Vec<libc::sock_filter> {
+pub(crate) fn filter() -> Vec<libc::sock_filter> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const ANY: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;

@@ -21,7 +21,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// A detached container that sleeps; returns the pid that its pid file gives.
-fn running(c: &Context) -> Result<i32, Stop> {
+pub(super) fn running(c: &Context) -> Result<i32, Stop> {
     let args =
         ["run", "--detach", "--bundle", &c.text_path("b"), "--pid-file", &c.text_path("pid"), "x"];
     c.must(&args)?;
@@ -70,7 +70,7 @@ fn confined_processes(c: &Context) -> Outcome {
 }
 
 /// This container's processes: all descendants, because the test is their subreaper.
-fn processes() -> Vec<(i32, String)> {
+pub(super) fn processes() -> Vec<(i32, String)> {
     let pids = process::descendants(std::process::id() as i32);
     pids.into_iter()
         .filter(|pid| !matches!(process::state_of(*pid), None | Some('Z')))

@@ -19,6 +19,7 @@ mod states;
 mod streams;
 mod terminals;
 mod values;
+mod wall;
 
 pub use calls::for_vm as answers_for_vm;
 
@@ -85,6 +86,7 @@ fn tests() -> impl Iterator<Item = Test> {
         seccomp::TESTS,
         calls::TESTS,
         machine::TESTS,
+        wall::TESTS,
     ]
     .into_iter()
     .flatten()

@@ -24,7 +24,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::log::{self, Settings};
-use crate::{check, gofer_process, sandbox, spawn, state};
+use crate::{check, gofer_process, sandbox, spawn, state, wall};
 
 /// Why a command failed; printed as `ringwall: ...`.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,9 @@ pub enum Error {
     /// Commands that only tell.
     #[error("{0}")]
     State(#[from] state::Error),
+    /// `check --wall`.
+    #[error("{0}")]
+    Wall(#[from] wall::report::ReportError),
     /// `check --self-test`.
     #[error("self-test: {0}")]
     SelfTest(#[from] self_test::Error),
@@ -128,6 +131,11 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Bench(args) => bench::run(args, global.platform)?,
         Command::Check(args) if args.self_test => {
             return Ok(u8::from(!self_test::run(&args.without, args.panic)?));
+        }
+        Command::Check(args) if args.wall => {
+            let report = wall::report::report()?;
+            let json = || serde_json::to_string(&report).unwrap_or_default() + "\n";
+            print(&if args.json { json() } else { report.text() });
         }
         Command::Check(args) => {
             let report = check::report();

@@ -22,6 +22,7 @@ use crate::reason::reason;
 use crate::signals;
 use crate::standin::Outcome;
 use crate::state::{self, Root};
+use crate::wall::level::{self, Level};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum Error {
     /// The state folder.
     #[error("{0}")]
     State(#[from] state::Error),
+    /// `--require-wall`.
+    #[error("{0}")]
+    Wall(#[from] level::TooLow),
     /// The launch.
     #[error("{0}")]
     Launch(#[from] launch::Error),
@@ -111,6 +115,7 @@ pub fn create(global: &Global, args: &Create) -> Result<u8, Error> {
 
 /// `do`.
 pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
+    let level = level::required(global.require_wall)?;
     let id = format!("do-{}", std::process::id());
     let container = host_config::container(&id, &args.command)?;
     let platform = platform(global)?;
@@ -118,6 +123,7 @@ pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
         root: Root::of(global),
         container,
         platform,
+        level,
         pid_file: None,
         console_socket: None,
         detach: false,
@@ -141,6 +147,7 @@ struct Plan {
     root: Root,
     container: Container,
     platform: Platform,
+    level: Level,
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     detach: bool,
@@ -149,6 +156,7 @@ struct Plan {
 
 impl Plan {
     fn read(global: &Global, args: &Create, detach: bool) -> Result<Plan, Error> {
+        let level = level::required(global.require_wall)?;
         let root = Root::of(global);
         state::check_id(&args.id)?;
         let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
@@ -175,6 +183,7 @@ impl Plan {
             root,
             container,
             platform,
+            level,
             pid_file: args.pid_file.clone(),
             console_socket: args.console_socket.clone(),
             detach,
@@ -190,6 +199,7 @@ impl Plan {
                 self.container.clone(),
                 folder,
                 self.platform,
+                self.level,
                 console,
                 self.strace,
             )?),

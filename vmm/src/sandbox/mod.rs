@@ -61,15 +61,21 @@ pub fn main() -> ExitCode {
 }
 
 fn run(link: &Link<FromSandbox, ToSandbox>) -> Result<(), Error> {
-    confine::empty_root(&Linux)?;
+    let bare = std::env::args().nth(3).is_some_and(|arg| arg == spawn::BARE);
+    if !bare {
+        confine::empty_root(&Linux)?;
+    }
     let (ToSandbox::Setup(setup), fds) = link.receive()? else {
         return Err(Error::NoSetup);
     };
     let Setup { log, ids, platform, memory, container, fds: roles } = *setup;
     let given = Given::sort(&roles, fds)?;
     log::init(log, given.log, given.debug_log);
-    crate::debug!("empty root entered, setup received");
-    confine::drop_privileges(&Linux, ids)?;
+    crate::debug!("setup received");
+    match bare {
+        true => confine::without_namespaces(&Linux)?,
+        false => confine::drop_privileges(&Linux, ids)?,
+    }
     crate::debug!("privileges dropped");
     let prepared = machine::prepare(platform, given.device)?;
     confine::bound(&Linux, memory)?;

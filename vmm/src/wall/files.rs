@@ -123,6 +123,11 @@ fn restrict(attaches: &[Attach]) -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves the calling thread no file at all by name.
+pub fn nothing() -> io::Result<()> {
+    restrict(&[])
+}
+
 fn allow(ruleset: BorrowedFd<'_>, parent: BorrowedFd<'_>, allowed: u64) -> io::Result<()> {
     /// LANDLOCK_RULE_PATH_BENEATH
     const PATH_BENEATH: u32 = 1;
