@@ -196,3 +196,73 @@ pub fn install(platform: Platform) -> Result<(), Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    /// Runs `f` under the filter in a child.
+    fn filtered(f: impl FnOnce()) -> ExitStatus {
+        let program = vcpu().unwrap();
+        // SAFETY: the child makes plain system calls and _exits.
+        unsafe {
+            match libc::fork() {
+                0 => {
+                    libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+                    let status = match filter::apply(&program, Over::Thread) {
+                        Ok(()) => {
+                            f();
+                            0
+                        }
+                        Err(_) => 1,
+                    };
+                    libc::_exit(status)
+                }
+                pid => {
+                    let mut status = 0;
+                    assert_eq!(libc::waitpid(pid, &mut status, 0), pid);
+                    ExitStatus::from_raw(status)
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_vcpu_thread_can_serve_and_nothing_else() {
+        let map = |prot| {
+            // SAFETY: a new mapping.
+            unsafe {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                libc::mmap(std::ptr::null_mut(), 4096, prot, flags, -1, 0);
+            }
+        };
+        let call = |number: c_long, args: [u64; 2]| {
+            // SAFETY: none of these gets a valid pointer.
+            unsafe { libc::syscall(number, args[0], args[1], 0, 0, 0) };
+        };
+        let served = filtered(|| {
+            map(libc::PROT_READ | libc::PROT_WRITE);
+            // SAFETY: no pointers, or ones that the kernel refuses.
+            unsafe {
+                libc::lseek(0, 0, 1);
+                libc::ioctl(-1, request(NONE, 0x80, 0) as _, 0);
+                libc::syscall(libc::SYS_gettid);
+            }
+        });
+        assert!(served.success(), "{served}");
+        let killed: [&dyn Fn(); 5] = [
+            &|| map(libc::PROT_READ | libc::PROT_EXEC),
+            &|| call(libc::SYS_socket, [libc::AF_INET as u64, libc::SOCK_STREAM as u64]),
+            &|| call(libc::SYS_ioctl, [0, libc::TIOCSTI]),
+            &|| call(libc::SYS_openat, [u64::MAX, 0]),
+            &|| call(libc::SYS_clone, [0, 0]),
+        ];
+        for (n, call) in killed.iter().enumerate() {
+            let status = filtered(call);
+            assert_eq!(status.signal(), Some(libc::SIGSYS), "{n}: {status}");
+        }
+    }
+}
