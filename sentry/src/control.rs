@@ -403,6 +403,8 @@ pub struct ProcessSpec {
     pub rlimits: Vec<(u32, u64, u64)>,
     /// Standard input, output and error; `None`: closed. With `terminal`, the first is the console.
     pub stdio: [Option<StreamId>; 3],
+    /// What it has from descriptor 3 on, with access modes as open(2) takes them.
+    pub preserved: Vec<(StreamId, u32)>,
     /// Whether the process gets a pseudo-terminal whose other end is the first of `stdio`.
     pub terminal: bool,
     /// Its size, rows and columns, where known.

@@ -2,6 +2,7 @@
 //!
 //! - `busybox`: a static busybox and its links.
 //! - `debian`: bash, coreutils, python3 and their like, unpacked from Debian's packages.
+//! - `tools`: no root, but programs that tests run beside a container, with their libraries.
 //! - `docker`: no root, but Docker's engine and client with their libraries, as Debian's packages have them.
 //! - `programs`: the C programs of `tests/programs`, statically and dynamically linked, with this machine's C library (the
 //!   one they were linked with) and busybox.
@@ -43,6 +44,9 @@ const DEBIAN: [&str; 18] = [
     "util-linux",
 ];
 
+/// What tests run on the host, with what it needs.
+const TOOLS: [&str; 5] = ["libc6", "libgcc-s1", "liblzma5", "libunwind8", "strace"];
+
 /// Packages that serve only maintainer scripts, which are not run.
 const NOT_UNPACKED: [&str; 14] = [
     "debconf",
@@ -79,6 +83,9 @@ pub fn make(cache: &Path, apt: &mut Apt, programs: &Path) -> Result<PathBuf, Err
     let busybox = image::fetch_busybox(cache, apt)?;
     apt::once(&roots.join("busybox"), |into| busybox_root(&busybox, into))?;
     apt::once(&roots.join("debian"), |into| debian_root(apt, into))?;
+    apt::once(&roots.join("tools"), |into| {
+        apt.unpack("bookworm", &TOOLS.map(str::to_owned), into)
+    })?;
     apt::once(&roots.join("docker"), |into| docker_root(apt, into))?;
     let stamp = roots.join("programs/.sources");
     let sources = digest(programs)?;

@@ -148,6 +148,8 @@ pub enum Command {
     Bench(Bench),
     /// Print what this runtime supports, as JSON
     Features,
+    /// Print what completes the command line in a shell
+    Completions(Completions),
     /// Register this runtime with Docker
     Install(Install),
     /// Take this runtime out of Docker's configuration
@@ -193,7 +195,7 @@ pub struct Create {
     /// Accepted for callers of runc: containers never see the host's keyrings
     #[arg(long, hide = true)]
     pub no_new_keyring: bool,
-    /// Pass this many more descriptors to the container
+    /// Pass on so many descriptors more, from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// The container's id, unique under `--root`
@@ -254,7 +256,7 @@ pub struct Exec {
     /// Add a capability
     #[arg(long, short, value_name = "CAP")]
     pub cap: Vec<String>,
-    /// Pass this many more descriptors (not supported: an error)
+    /// Pass on so many descriptors more, from 3 on
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub preserve_fds: u32,
     /// Accepted for callers of runc
@@ -398,6 +400,23 @@ pub struct Uninstall {
     /// The name that it has there
     #[arg(long, value_name = "NAME", default_value = "ringwall")]
     pub name: String,
+}
+
+/// `completions`.
+#[derive(Args, Debug)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // their names
+pub enum Shell {
+    Bash,
+    Fish,
+    Zsh,
 }
 
 /// `list`.

@@ -5,7 +5,7 @@
 //! gets, hears how the process ended, and ends in the same way. When it is killed the link closes, and
 //! the sandbox kills the process.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,6 +16,7 @@ use sentry::platform::StreamId;
 
 use crate::console::Console;
 use crate::link::{self, Link};
+use crate::preserved;
 use crate::protocol::{FromSandbox, ToSandbox};
 use crate::standin::{INTERRUPTS, Outcome};
 
@@ -25,6 +26,9 @@ pub enum Error {
     /// The sandbox is gone, or does not listen.
     #[error("sandbox of container {0}: {1}")]
     Link(String, link::Error),
+    /// What `--preserve-fds` names.
+    #[error("{0}")]
+    Preserved(#[from] preserved::Error),
     /// The sentry says no.
     #[error("{}", .0.message)]
     Refused(Failure),
@@ -57,11 +61,12 @@ impl Inside {
         link: Link<ToSandbox, FromSandbox>,
         mut process: ProcessSpec,
         console: Option<Console>,
+        preserved: Vec<OwnedFd>,
         signals: SignalFd,
     ) -> Result<Inside, Error> {
         let failed = |e| Error::Link(id.to_owned(), e);
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let fds: Vec<BorrowedFd<'_>> = match &console {
+        let mut fds: Vec<BorrowedFd<'_>> = match &console {
             Some(console) => {
                 process.window = console.window().or(process.window);
                 process.stdio = [Some(StreamId(0)); 3];
@@ -72,8 +77,11 @@ impl Inside {
                 vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
             }
         };
+        process.preserved = preserved::streams(&preserved, fds.len())?;
+        fds.extend(preserved.iter().map(AsFd::as_fd));
         let request = ToSandbox::Exec { id: id.to_owned(), process: Box::new(process) };
         link.send(&request, &fds).map_err(failed)?;
+        drop(preserved);
         let mut inside = Inside { id: id.to_owned(), link, signals, console, pid: 0 };
         inside.pid = loop {
             match inside.look()? {

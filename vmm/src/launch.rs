@@ -20,6 +20,7 @@ use crate::config::Container;
 use crate::console::{self, Console};
 use crate::hooks::{self, Hook, Hooks};
 use crate::link::{self, Link};
+use crate::preserved;
 use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
 use crate::spawn::{self, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
@@ -30,6 +31,9 @@ use crate::{clock, log, mountpoints, network};
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What `--preserve-fds` names.
+    #[error("{0}")]
+    Preserved(#[from] preserved::Error),
     /// The state folder.
     #[error("{0}")]
     State(#[from] state::Error),
@@ -91,6 +95,7 @@ pub fn create(
     level: Level,
     console: Option<Console>,
     strace: bool,
+    preserved: Vec<OwnedFd>,
 ) -> Result<Created, Error> {
     let uid = spawn::own_ids().0;
     let mut state = state_of(&container, platform, uid)?;
@@ -175,6 +180,9 @@ pub fn create(
             container.spec.process.stdio = [0, 1, 2].map(|n| Some(StreamId(n)));
         }
     }
+    let others = fds.iter().filter(|(role, _)| *role == SandboxFd::Stream).count();
+    container.spec.process.preserved = preserved::streams(&preserved, others)?;
+    fds.extend(preserved.iter().map(|fd| (SandboxFd::Stream, fd.as_fd())));
     fds.extend(device.as_ref().map(|device| (SandboxFd::Kvm, device.as_fd())));
     fds.extend(log.map(|fd| (SandboxFd::Log, fd)));
     fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
@@ -185,7 +193,7 @@ pub fn create(
         Setup { log: settings, ids, platform, memory, container: container.spec, fds: roles };
     let link = Link::new(link);
     link.send(&ToSandbox::Setup(Box::new(setup)), &fds)?;
-    drop((listener, client));
+    drop((listener, client, preserved));
     crate::debug!("sandbox and gofer have their setup");
 
     let stand_in = StandIn {

@@ -49,9 +49,8 @@ fn events(ready: Ready) -> Events {
 }
 
 impl HostStream {
-    /// Opens a stream. `position` is the descriptor it is for: standard input is read, the others are
-    /// written, unless the stream goes both ways.
-    pub fn open(id: StreamId, position: usize) -> Result<Arc<File>, Errno> {
+    /// Opens a stream with this access mode, unless it goes both ways.
+    pub fn open(id: StreamId, mode: OpenFlags) -> Result<Arc<File>, Errno> {
         let stream = platform().stream(id)?;
         let (kind, rdev, flags) = match stream.kind() {
             StreamKind::Pipe => (FileType::Fifo, 0, None),
@@ -60,10 +59,7 @@ impl HostStream {
             StreamKind::Socket => (FileType::Socket, 0, Some(OpenFlags::RDWR)),
             StreamKind::CharDevice => (FileType::CharDevice, makedev(1, 3), Some(OpenFlags::RDWR)),
         };
-        let flags = flags.unwrap_or(match position {
-            0 => OpenFlags::empty(),
-            _ => OpenFlags::WRONLY,
-        });
+        let flags = flags.unwrap_or(mode);
         let label = match kind {
             FileType::Fifo => "pipe",
             FileType::Socket => "socket",
@@ -173,9 +169,23 @@ pub fn stdio(streams: &[Option<StreamId>; 3]) -> Result<Arc<FdTable>, Errno> {
     let table = FdTable::new();
     for (position, id) in streams.iter().enumerate() {
         let Some(id) = id else { continue };
-        let file = HostStream::open(*id, position)?;
+        // Standard input is read, the others are written.
+        let mode = if position == 0 { OpenFlags::empty() } else { OpenFlags::WRONLY };
+        let file = HostStream::open(*id, mode)?;
         let fd = i32::try_from(position).map_err(|_| Errno::EBADF)?;
         table.insert_at(fd, file, false, u64::MAX)?;
     }
     Ok(table)
 }
+
+/// Adds the streams that it has from descriptor 3 on.
+pub fn preserved(table: &FdTable, streams: &[(StreamId, u32)]) -> Result<(), Errno> {
+    for (fd, (id, mode)) in (3..).zip(streams) {
+        let mode = OpenFlags::from_bits_truncate(*mode & O_ACCMODE);
+        table.insert_at(fd, HostStream::open(*id, mode)?, false, u64::MAX)?;
+    }
+    Ok(())
+}
+
+/// The bits of an access mode (open(2)).
+const O_ACCMODE: u32 = 3;

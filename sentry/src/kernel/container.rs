@@ -351,6 +351,8 @@ impl Container {
             None => stream::stdio(&spec.stdio),
         };
         let files = files.map_err(|e| Failure::other(format!("standard streams: {e}")))?;
+        stream::preserved(&files, &spec.preserved)
+            .map_err(|e| Failure::other(format!("preserved descriptors: {e}")))?;
         let name = spec.program.as_ref().or(spec.args.first());
         let name = name.ok_or_else(|| Failure::other("process.args is empty".into()))?;
         let cx = Cx { fs: &fs, creds: &creds, task: None };

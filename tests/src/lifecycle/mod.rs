@@ -8,6 +8,7 @@ mod calls;
 mod cgroups;
 mod control;
 mod deaths;
+mod details;
 mod exec;
 mod fields;
 mod hooks;
@@ -80,6 +81,7 @@ fn tests() -> impl Iterator<Item = Test> {
         values::TESTS,
         bad_input::TESTS,
         deaths::TESTS,
+        details::TESTS,
         limits::TESTS,
         cgroups::TESTS,
         mounts::TESTS,

@@ -1,10 +1,11 @@
 //! `exec`: another process in a container that is there.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::setsid;
-use sentry::control::{ExitStatus, ProcessSpec};
+use sentry::control::{ExitStatus, Failure, FailureKind, ProcessSpec};
 
 use super::run::{self, Report, stand_in_of_its_own, write_pid};
 use crate::cli::{Exec, Global};
@@ -12,6 +13,7 @@ use crate::config;
 use crate::console::{self, Console};
 use crate::inside::{self, Inside};
 use crate::link::Link;
+use crate::preserved;
 use crate::signals;
 use crate::standin::{self, Outcome};
 use crate::state::{self, Folder, Root, State, Status};
@@ -43,11 +45,9 @@ pub enum Error {
     /// runc's words.
     #[error("additional-gids must be a positive number {0}")]
     Group(i64),
-    /// The container's streams are its three standard ones.
-    #[error(
-        "--preserve-fds is not supported: a process in a container gets its standard streams only"
-    )]
-    PreserveFds,
+    /// What `--preserve-fds` names.
+    #[error("{0}")]
+    Preserved(#[from] preserved::Error),
     /// The terminal.
     #[error("{0}")]
     Console(#[from] console::Error),
@@ -63,12 +63,25 @@ pub enum Error {
 }
 
 impl Error {
-    /// runc's exit status, whatever went wrong.
-    pub const STATUS: u8 = 255;
+    /// The exit status: a shell's for a program that is not there or cannot be run, else runc's.
+    pub fn status(&self) -> u8 {
+        match self {
+            Error::Inside(inside::Error::Refused(Failure {
+                kind: FailureKind::NotFound, ..
+            })) => 127,
+            Error::Inside(inside::Error::Refused(Failure {
+                kind: FailureKind::NotExecutable,
+                ..
+            })) => 126,
+            // What the stand-in of a detached one has found.
+            Error::Run(run::Error::Reported { status, .. }) => *status,
+            _ => 255,
+        }
+    }
 }
 
 /// `exec`; the process's exit status.
-pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
+pub fn exec(global: &Global, args: &Exec, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
     let folder = Root::of(global).open(&args.id, false)?;
     let state = folder.read()?;
     match state.status() {
@@ -78,9 +91,6 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
         Status::Paused => return Err(Error::Paused),
         Status::Creating => return Err(Error::NotCreated),
         Status::Stopped => return Err(Error::Stopped),
-    }
-    if args.preserve_fds > 0 {
-        return Err(Error::PreserveFds);
     }
     for (option, given) in [
         ("--process-label", args.process_label.is_some()),
@@ -100,10 +110,10 @@ pub fn exec(global: &Global, args: &Exec) -> Result<u8, Error> {
         return Err(run::Error::SocketWithoutTerminal.into());
     }
     if args.detach {
-        stand_in_of_its_own(|link| detached(&folder, &state, args, process, &link))?;
+        stand_in_of_its_own(|link| detached(&folder, &state, args, process, preserved, &link))?;
         return Ok(0);
     }
-    let inside = start(&folder, args, process)?;
+    let inside = start(&folder, args, process, preserved)?;
     if let Some(path) = &args.pid_file {
         write_pid(path)?;
     }
@@ -167,7 +177,12 @@ fn ids(text: &str) -> Option<(u32, Option<u32>)> {
 }
 
 /// Has the container start the process; this one stands for it from then on.
-fn start(folder: &Folder, args: &Exec, process: ProcessSpec) -> Result<Inside, Error> {
+fn start(
+    folder: &Folder,
+    args: &Exec,
+    process: ProcessSpec,
+    preserved: Vec<OwnedFd>,
+) -> Result<Inside, Error> {
     let link =
         Link::connect(&folder.socket()).map_err(|e| inside::Error::Link(args.id.clone(), e))?;
     let console = match (&args.console_socket, process.terminal) {
@@ -180,7 +195,7 @@ fn start(folder: &Folder, args: &Exec, process: ProcessSpec) -> Result<Inside, E
         }
     };
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
-    Ok(Inside::start(&args.id, link, process, console, signals)?)
+    Ok(Inside::start(&args.id, link, process, console, preserved, signals)?)
 }
 
 /// The life of a detached stand-in; its exit status.
@@ -189,11 +204,12 @@ fn detached(
     state: &State,
     args: &Exec,
     process: ProcessSpec,
+    preserved: Vec<OwnedFd>,
     link: &Link<Report, ()>,
 ) -> u8 {
     let begin = || -> Result<Inside, Error> {
         setsid().map_err(|e| Error::Host("setsid", e))?;
-        let inside = start(folder, args, process)?;
+        let inside = start(folder, args, process, preserved)?;
         run::leave_streams()?;
         if let Some(path) = &args.pid_file {
             write_pid(path)?;
@@ -203,7 +219,7 @@ fn detached(
     let inside = match begin() {
         Ok(inside) => inside,
         Err(e) => {
-            let report = Report::Failed { message: e.to_string(), status: Error::STATUS };
+            let report = Report::Failed { message: e.to_string(), status: e.status() };
             // Whoever waited for it has gone.
             let _gone = link.send(&report, &[]);
             return 1;

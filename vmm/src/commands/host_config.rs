@@ -101,6 +101,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
                 scheduler: None,
                 rlimits: rlimits(),
                 stdio: [None; 3],
+                preserved: Vec::new(),
                 terminal: std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
                 window: None,
             },

@@ -1,7 +1,9 @@
 //! What each command of the command line does.
 
 mod bench;
+mod completions;
 mod exec;
+mod features;
 mod host_config;
 mod install;
 mod lifecycle;
@@ -24,7 +26,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command, LogFormat};
 use crate::log::{self, Settings};
-use crate::{check, gofer_process, sandbox, spawn, state, wall};
+use crate::{check, gofer_process, preserved, sandbox, spawn, state, wall};
 
 /// Why a command failed; printed as `ringwall: ...`.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,9 @@ pub enum Error {
     /// `exec`, in runc's words.
     #[error("exec failed: {0}")]
     Exec(#[from] exec::Error),
+    /// `--preserve-fds`.
+    #[error("{0}")]
+    Preserved(#[from] preserved::Error),
     /// Commands at a container.
     #[error("{0}")]
     Lifecycle(#[from] lifecycle::Error),
@@ -69,7 +74,7 @@ impl Error {
     fn status(&self) -> u8 {
         match self {
             Error::Run(e) => e.status(),
-            Error::Exec(_) => exec::Error::STATUS,
+            Error::Exec(e) => e.status(),
             _ => 1,
         }
     }
@@ -88,6 +93,13 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(e, &args),
     };
+    let count = match &cli.command {
+        Command::Run(args) => args.create.preserve_fds,
+        Command::Create(args) => args.preserve_fds,
+        Command::Exec(args) => args.preserve_fds,
+        _ => 0,
+    };
+    let preserved = preserved::take(count);
     let log_file = match cli.global.log.as_deref().map(open_log).transpose() {
         Ok(file) => file,
         Err(status) => return status,
@@ -97,7 +109,7 @@ pub fn main() -> ExitCode {
         Err(status) => return status,
     };
     log::init(Settings::new(cli.global.log_format, cli.global.debug), log_file, debug_log);
-    match dispatch(cli) {
+    match preserved.map_err(Error::from).and_then(|preserved| dispatch(cli, preserved)) {
         Ok(status) => ExitCode::from(status),
         Err(e) => {
             crate::error!("{e}");
@@ -106,13 +118,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<u8, Error> {
+fn dispatch(cli: Cli, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
     let global = &cli.global;
     match &cli.command {
         Command::Do(args) => return Ok(run::throw_away(global, args)?),
-        Command::Run(args) => return Ok(run::run(global, args)?),
-        Command::Exec(args) => return Ok(exec::exec(global, args)?),
-        Command::Create(args) => run::create(global, args).map(drop).map_err(Error::Create)?,
+        Command::Run(args) => return Ok(run::run(global, args, preserved)?),
+        Command::Exec(args) => return Ok(exec::exec(global, args, preserved)?),
+        Command::Create(args) => {
+            run::create(global, args, preserved).map(drop).map_err(Error::Create)?
+        }
         Command::Start(args) => lifecycle::start(global, args)?,
         Command::Kill(args) => lifecycle::kill(global, args)?,
         Command::Pause(args) => lifecycle::pause(global, args)?,
@@ -126,7 +140,8 @@ fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Wait(args) => lifecycle::wait(global, args)?,
         Command::State(args) => query::state(global, args)?,
         Command::List(args) => query::list(global, args)?,
-        Command::Features => query::features(),
+        Command::Features => features::features(),
+        Command::Completions(args) => print(&completions::script(args.shell)),
         Command::Spec(args) => spec::run(args)?,
         Command::Bench(args) => bench::run(args, global.platform)?,
         Command::Check(args) if args.self_test => {

@@ -1,4 +1,4 @@
-//! `state`, `list` and `features`: commands that only tell.
+//! `state` and `list`: commands that only tell.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -6,10 +6,8 @@ use std::path::Path;
 
 use nix::unistd::{Uid, User};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::cli::{Global, Id, List, ListFormat};
-use crate::config::{capabilities, mounts};
 use crate::state::{self, Root, State, Status};
 
 /// `state`.
@@ -110,27 +108,6 @@ fn table(states: &[State]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// `features`, as the runtime specification's features.md describes it.
-pub fn features() {
-    let names: Vec<String> = capabilities::NAMES.iter().map(|name| format!("CAP_{name}")).collect();
-    let value = json!({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
-        "hooks": [],
-        "mountOptions": mounts::options(),
-        "linux": {
-            "namespaces": ["ipc", "mount", "network", "pid", "user", "uts"],
-            "capabilities": names,
-            "cgroup": { "v1": false, "v2": false, "systemd": false, "systemdUser": false },
-            "seccomp": { "enabled": false },
-            "apparmor": { "enabled": false },
-            "selinux": { "enabled": false },
-        },
-        "annotations": { "ringwall.version": env!("CARGO_PKG_VERSION") },
-    });
-    super::print(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()));
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! `create`, `run` and `do`: the commands that bring a container to life.
 
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -97,8 +99,8 @@ impl Error {
 }
 
 /// `run`.
-pub fn run(global: &Global, args: &Run) -> Result<u8, Error> {
-    let plan = Plan::read(global, &args.create, args.detach)?;
+pub fn run(global: &Global, args: &Run, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
+    let plan = Plan::read(global, &args.create, args.detach, preserved)?;
     if args.detach {
         return detached(plan, true).map(|()| 0);
     }
@@ -108,8 +110,8 @@ pub fn run(global: &Global, args: &Run) -> Result<u8, Error> {
 }
 
 /// `create`.
-pub fn create(global: &Global, args: &Create) -> Result<u8, Error> {
-    let plan = Plan::read(global, args, true)?;
+pub fn create(global: &Global, args: &Create, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
+    let plan = Plan::read(global, args, true, preserved)?;
     detached(plan, false).map(|()| 0)
 }
 
@@ -128,6 +130,7 @@ pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
         console_socket: None,
         detach: false,
         strace: global.strace,
+        preserved: RefCell::default(),
     };
     foreground(plan.create()?, None, false)
 }
@@ -152,10 +155,17 @@ struct Plan {
     console_socket: Option<PathBuf>,
     detach: bool,
     strace: bool,
+    /// Given to the container when it is created, so that nobody else holds them.
+    preserved: RefCell<Vec<OwnedFd>>,
 }
 
 impl Plan {
-    fn read(global: &Global, args: &Create, detach: bool) -> Result<Plan, Error> {
+    fn read(
+        global: &Global,
+        args: &Create,
+        detach: bool,
+        preserved: Vec<OwnedFd>,
+    ) -> Result<Plan, Error> {
         let level = level::required(global.require_wall)?;
         let root = Root::of(global);
         state::check_id(&args.id)?;
@@ -175,9 +185,6 @@ impl Plan {
         if terminal && detach && args.console_socket.is_none() {
             return Err(Error::TerminalWithoutSocket);
         }
-        if args.preserve_fds > 0 {
-            crate::warning!("--preserve-fds is not honoured");
-        }
         let platform = platform(global)?;
         Ok(Plan {
             root,
@@ -188,6 +195,7 @@ impl Plan {
             console_socket: args.console_socket.clone(),
             detach,
             strace: global.strace,
+            preserved: RefCell::new(preserved),
         })
     }
 
@@ -202,6 +210,7 @@ impl Plan {
                 self.level,
                 console,
                 self.strace,
+                self.preserved.take(),
             )?),
             Err(e) => {
                 folder.remove()?;

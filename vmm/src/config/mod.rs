@@ -9,7 +9,7 @@ mod honoured;
 pub mod mounts;
 mod namespaces;
 mod priority;
-mod seccomp;
+pub mod seccomp;
 mod sysctl;
 mod translate;
 

@@ -15,6 +15,28 @@ use sentry::syscall::CALLS;
 
 use super::Invalid;
 
+/// Actions, for `features`.
+pub const ACTIONS: [&str; 8] = [
+    "SCMP_ACT_ALLOW",
+    "SCMP_ACT_ERRNO",
+    "SCMP_ACT_KILL",
+    "SCMP_ACT_KILL_PROCESS",
+    "SCMP_ACT_KILL_THREAD",
+    "SCMP_ACT_LOG",
+    "SCMP_ACT_TRACE",
+    "SCMP_ACT_TRAP",
+];
+/// Operators, for `features`.
+pub const OPERATORS: [&str; 7] = [
+    "SCMP_CMP_EQ",
+    "SCMP_CMP_GE",
+    "SCMP_CMP_GT",
+    "SCMP_CMP_LE",
+    "SCMP_CMP_LT",
+    "SCMP_CMP_MASKED_EQ",
+    "SCMP_CMP_NE",
+];
+
 /// AUDIT_ARCH_X86_64, the one architecture that containers have.
 const ARCH: u32 = 0xc000_003e;
 /// Calls of the x32 ABI have this bit (__X32_SYSCALL_BIT).

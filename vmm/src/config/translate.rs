@@ -207,6 +207,7 @@ pub fn process(process: &Process) -> Result<ProcessSpec, Invalid> {
         scheduler: process.scheduler().as_ref().map(priority::scheduler).transpose()?,
         rlimits,
         stdio: [None; 3],
+        preserved: Vec::new(),
         terminal: process.terminal().unwrap_or(false),
         window: process.console_size().and_then(|size| {
             let side = |n: u64| u16::try_from(n).ok().filter(|n| *n > 0);

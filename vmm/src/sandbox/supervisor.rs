@@ -18,6 +18,7 @@ use sentry::control::{
     Call, ContainerSpec, Event, ExitStatus, Failure, FailureKind, MAX_MESSAGE, ProcessSpec, Reply,
     Request, decode, encode,
 };
+use sentry::platform::StreamId;
 
 use super::execs::{Begun, Execs};
 use super::machine::Machine;
@@ -271,7 +272,7 @@ impl Supervisor<'_> {
             Some(container) if !container.ended => {
                 if fd == self.stand_in.as_raw_fd() || self.execs.of(fd).is_some() {
                     Some("one process over a link")
-                } else if process.stdio.iter().flatten().any(|n| n.0 as usize >= fds.len()) {
+                } else if named(&process).any(|n| n.0 as usize >= fds.len()) {
                     Some("a stream without its descriptor")
                 } else {
                     None
@@ -295,6 +296,11 @@ impl Supervisor<'_> {
             }
         }
         process.stdio = process.stdio.map(|n| streams.get(n?.0 as usize).copied());
+        for (n, _) in &mut process.preserved {
+            if let Some(stream) = streams.get(n.0 as usize) {
+                *n = *stream;
+            }
+        }
         match self.ask(Some(fd), Call::Exec { id: id.clone(), process: Box::new(process) })? {
             Some(number) => self.execs.begin(number, fd, id, streams),
             None => streams.into_iter().for_each(|stream| self.machine.remove_stream(stream)),
@@ -460,4 +466,8 @@ impl MutEventSubscriber for Supervisor<'_> {
             }
         }
     }
+}
+/// The streams that a process is to have.
+fn named(process: &ProcessSpec) -> impl Iterator<Item = &StreamId> {
+    process.stdio.iter().flatten().chain(process.preserved.iter().map(|(stream, _)| stream))
 }
