@@ -224,3 +224,80 @@ fn too_many_arguments_are_refused() {
     let got = prepared.load(&[], Ids::default(), MmLimits::default(), none);
     assert_eq!(got.err(), Some(Errno::E2BIG));
 }
+
+/// A generator that is the same at every run; its seeds are its constants.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (self.0 >> 33) as usize % limit.max(1)
+    }
+}
+
+/// Changes bytes and words of the headers, to anything or to what is a limit somewhere.
+fn mutate(bytes: &mut [u8], random: &mut Random) {
+    const EDGES: [u64; 12] = [
+        0,
+        1,
+        7,
+        0x1000,
+        0x40_0000,
+        1 << 31,
+        1 << 47,
+        (1 << 47) - 1,
+        1 << 63,
+        !0xfff,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+    for _ in 0..=random.below(4) {
+        let at = random.below(64 + 3 * 56 - 8);
+        match random.below(3) {
+            0 => bytes[at] = random.below(256) as u8,
+            1 => {
+                let edge = EDGES[random.below(EDGES.len())];
+                bytes[at & !7..][..8].copy_from_slice(&edge.to_le_bytes());
+            }
+            _ => {
+                let edge = EDGES[random.below(EDGES.len())] as u32;
+                bytes[at & !3..][..4].copy_from_slice(&edge.to_le_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_makes_the_loader_panic() {
+    let path = b"/interp\0";
+    let text = load_segment(0x1000, 0, 0x1000, 0x1000, elf::PF_R | elf::PF_X);
+    let data = load_segment(0x3000, 0x1000, 0x800, 0x3000, elf::PF_R | elf::PF_W);
+    let interpreter =
+        elf::Phdr { kind: elf::PT_INTERP, offset: 0x800, filesz: path.len() as u64, ..text };
+    let mut dynamic = elf_file(ehdr(elf::ET_DYN, 3), &[interpreter, text, data]);
+    dynamic[0x800..][..path.len()].copy_from_slice(path);
+    let shared = elf_file(ehdr(elf::ET_DYN, 2), &[text, data]);
+    let mut random = Random(1);
+    let mut loaded = 0;
+    for round in 0..3000 {
+        let mut bytes = if round % 2 == 0 { static_elf() } else { dynamic.clone() };
+        let mut other = shared.clone();
+        match random.below(3) {
+            0 => mutate(&mut other, &mut random),
+            1 => mutate(&mut bytes, &mut random),
+            _ => bytes.truncate(random.below(0x400)),
+        }
+        let open = |_: &[u8]| Ok(file(&other));
+        let args = vec![b"prog".to_vec()];
+        let prepared = prepare(file(&bytes), b"/prog", args, open);
+        let load = |p: Prepared<File>| p.load(&[], Ids::default(), MmLimits::default(), open);
+        if let Ok(program) = prepared.and_then(load) {
+            // What it is to begin with can be read, or faults.
+            let _ = program.mm.copy_in_u64(program.regs.rip);
+            let _ = program.mm.copy_in_u64(program.regs.rsp);
+            loaded += 1;
+        }
+    }
+    // Most changes matter; some do not.
+    assert!((100..2900).contains(&loaded), "{loaded}");
+}

@@ -326,4 +326,79 @@ mod tests {
             assert!(got.starts_with(expected), "{json}: {got}");
         }
     }
+
+    /// Where in a tree of JSON, by a number; scalars, lists and objects alike.
+    fn nth<'a>(
+        tree: &'a mut serde_json::Value,
+        n: &mut usize,
+    ) -> Option<&'a mut serde_json::Value> {
+        if *n == 0 {
+            return Some(tree);
+        }
+        *n -= 1;
+        match tree {
+            serde_json::Value::Array(list) => list.iter_mut().find_map(|one| nth(one, n)),
+            serde_json::Value::Object(map) => map.values_mut().find_map(|one| nth(one, n)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn no_configuration_panics() {
+        use serde_json::json;
+        let whole: serde_json::Value =
+            serde_json::from_str(include_str!("../commands/spec.json")).unwrap();
+        let values = [
+            json!(null),
+            json!(true),
+            json!(-1),
+            json!(0),
+            json!(1),
+            json!(u64::MAX),
+            json!(i64::MIN),
+            json!(1e300),
+            json!(""),
+            json!("/"),
+            json!("../../x"),
+            json!("a\u{0}b"),
+            json!("x".repeat(5000)),
+            json!([]),
+            json!({}),
+            json!([[[]]]),
+            json!([""]),
+            json!([-1, "SCMP_ACT_ERRNO"]),
+            json!({ "type": "bind" }),
+            json!("CAP_KILL"),
+        ];
+        // The same at every run.
+        let mut state = 1u64;
+        let mut random = move |limit: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % limit
+        };
+        let folder = std::env::temp_dir();
+        let mut taken = 0;
+        for _ in 0..4000 {
+            let mut tree = whole.clone();
+            for _ in 0..=random(2) {
+                let mut n = random(160);
+                if let Some(place) = nth(&mut tree, &mut n) {
+                    *place = values[random(values.len())].clone();
+                }
+            }
+            let mut text = tree.to_string().into_bytes();
+            if random(10) == 0 {
+                let at = random(text.len());
+                text[at] = random(256) as u8;
+            }
+            if let Ok((spec, _)) = parse(&text)
+                && check(&spec).is_ok()
+                && translate::container(&spec, &folder, "x").is_ok()
+            {
+                taken += 1;
+            }
+        }
+        // What is changed does not always matter.
+        assert!(taken < 3900, "{taken}");
+    }
 }

@@ -76,6 +76,29 @@ enum Donation {
     Unsendable,
     /// It is sent and does not arrive.
     Lost,
+    /// It is, and so is nonsense: a part of the replies is changed, with this seed.
+    Nonsense(u64),
+}
+
+/// Makes something else of a reply, but for its tag: without that nobody would take it for one.
+fn spoil(reply: &mut Vec<u8>, random: &mut dyn FnMut(usize) -> usize) {
+    use gofer::wire::HEADER;
+    match random(4) {
+        0 => reply[4] = gofer::wire::Reply::KINDS[random(gofer::wire::Reply::KINDS.len())],
+        1 => reply.truncate(HEADER + random(reply.len() - HEADER + 1)),
+        2 => reply.resize(reply.len() + random(200), 0xff),
+        _ => {
+            for _ in 0..=random(6) {
+                let at = HEADER + random(reply.len() - HEADER + 1);
+                let value = [0, 1, 0x7f, 0x80, 0xff, random(256) as u8][random(6)];
+                if let Some(byte) = reply.get_mut(at) {
+                    *byte = value;
+                }
+            }
+        }
+    }
+    let size = reply.len() as u32;
+    reply[..4].copy_from_slice(&size.to_le_bytes());
 }
 
 fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
@@ -83,6 +106,16 @@ fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
     let (outbox, replies) = mpsc::channel();
     let root = fs::File::open(dir).unwrap().into();
     std::thread::spawn(move || {
+        let mut state = match donation {
+            Donation::Nonsense(seed) => seed,
+            _ => 0,
+        };
+        let mut random = move |limit: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as usize % limit.max(1)
+        };
+        // Attaching is in order, or there would be nothing to test.
+        let mut replies = 0;
         let attach = Attach { name: "root".into(), root, read_only };
         let mut session = Session::new(vec![attach], "/proc/self/fd".into()).unwrap();
         session.limit_descriptors(DESCRIPTORS);
@@ -112,7 +145,12 @@ fn serve(dir: &HostPath, read_only: bool, donation: Donation) -> Arc<Wire> {
             if donation == Donation::Lost {
                 fd = None;
             }
-            if outbox.send((reply[..size].to_vec(), fd)).is_err() {
+            let mut bytes = reply[..size].to_vec();
+            replies += 1;
+            if matches!(donation, Donation::Nonsense(_)) && replies > 4 && random(3) == 0 {
+                spoil(&mut bytes, &mut random);
+            }
+            if outbox.send((bytes, fd)).is_err() {
                 return;
             }
         }
@@ -849,4 +887,41 @@ fn listings_have_a_bound() {
     b.remote.release_listed(64 * 1024);
     b.names("/");
     assert_eq!(b.messages(|| b.names("/").len()), (0, 3));
+}
+
+/// A gofer in the hands of an attacker answers with anything: calls fail or succeed, and nothing panics or runs for ever.
+#[test]
+fn no_answer_of_a_gofer_panics() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 1..60 {
+        let b = Box9p::with("nonsense", Sharing::Shared, false, Donation::Nonsense(seed));
+        fs::create_dir(b.host("/dir")).unwrap();
+        fs::write(b.host("/dir/file"), vec![7; 20_000]).unwrap();
+        std::os::unix::fs::symlink("dir/file", b.host("/link")).unwrap();
+        let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
+        for round in 0..6 {
+            let new = format!("/dir/new{round}");
+            count(b.walk("/link").is_ok_and(|path| path.dentry.inode().is_some()));
+            for path in ["/dir/file", "/link", "/dir", "/none", &new] {
+                let flags = if path == new {
+                    OpenFlags::CREAT | OpenFlags::RDWR
+                } else {
+                    OpenFlags::empty()
+                };
+                let Ok(file) = b.try_open(path, flags) else {
+                    count(path == "/none");
+                    continue;
+                };
+                let mut buf = vec![0; 5000];
+                count(file.read(&Never, &mut IoDst::kernel(&mut buf)).is_ok());
+                let _ = file.write(&Never, &mut IoSrc::kernel(b"text"));
+                let mut entries = 0;
+                let _ = file.readdir(&mut |_| {
+                    entries += 1;
+                    entries < 100
+                });
+            }
+        }
+    }
+    assert!(good > 100 && bad > 100, "{good} {bad}");
 }
