@@ -243,6 +243,14 @@ impl Platform for PtracePlatform {
         self.machine.memory.counts()
     }
 
+    fn limit_frames(&self, count: Option<u32>) -> Result<(), u32> {
+        self.machine.memory.restrict(count)
+    }
+
+    fn most_frames(&self) -> u64 {
+        self.machine.memory.peak()
+    }
+
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
         self.machine.memory.read(frame, offset, buf);
     }
@@ -310,6 +318,8 @@ impl Platform for PtracePlatform {
     }
 
     fn spawn(&self, name: &str, entry: Box<dyn FnOnce() + Send>) -> Result<ThreadId, Errno> {
+        // Whoever multiplies threads does it in the container's memory.
+        let charge = self.machine.memory.charge(memory::TASK)?;
         let threads = self.threads;
         let slot = threads.take().ok_or(Errno::EAGAIN)?;
         let id = slot.id();
@@ -318,6 +328,7 @@ impl Platform for PtracePlatform {
             sys::set_thread_name(&name);
             slot.adopt();
             entry();
+            drop(charge);
             thread::owe_no_more();
             threads.give(slot);
         }));

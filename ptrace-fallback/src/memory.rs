@@ -8,6 +8,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use sentry::errno::Errno;
 use sentry::platform::frame_alloc::{Dirty, FrameAllocator};
 use sentry::platform::{AtomicOp, Frame, PAGE_SIZE};
 
@@ -17,6 +18,25 @@ use crate::sys;
 
 /// Frames that go back to the host with the lock held once.
 const RELEASE_BATCH: u32 = 4096;
+
+/// What a task costs the host, in frames: kernel stacks and task structures of the stub's thread and the sentry's, the
+/// stack and heap that this one has touched. (76 KiB, measured on Linux 6.18 with 600 threads that wait.)
+pub(crate) const TASK: u32 = 20;
+/// What an address space costs: the stub process, its page tables, and the sentry's map of it. (124 KiB beside its task,
+/// measured with 300 processes that sleep.)
+pub(crate) const SPACE: u32 = 32;
+
+/// Memory that counts as used while this lives.
+pub(crate) struct Charge {
+    memory: &'static Memory,
+    frames: u32,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.memory.book().uncharge(self.frames);
+    }
+}
 
 /// All frames.
 pub(crate) struct Memory {
@@ -83,8 +103,25 @@ impl Memory {
 
     /// Frames in use, and the most there can be.
     pub(crate) fn counts(&self) -> (u64, u64) {
-        let book = self.book();
-        (book.used().into(), book.limit().into())
+        let [used, most, _] = self.book().counts();
+        (used, most)
+    }
+
+    /// Lets no more be in use; an error is how many are.
+    pub(crate) fn restrict(&self, count: Option<u32>) -> Result<(), u32> {
+        self.book().restrict(count)
+    }
+
+    /// Counts memory of the host's that is used for an application without being in a frame, until the charge is dropped.
+    pub(crate) fn charge(&'static self, frames: u32) -> Result<Charge, Errno> {
+        let room = self.book().charge(frames);
+        if room { Ok(Charge { memory: self, frames }) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// The most that were in use at once.
+    pub(crate) fn peak(&self) -> u64 {
+        let [.., peak] = self.book().counts();
+        peak
     }
 
     /// Gives the memory of free frames back to the host.

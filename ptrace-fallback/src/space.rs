@@ -21,7 +21,7 @@ use sentry::platform::{
 
 use crate::files::Files;
 use crate::map::{Map, Piece, page_of};
-use crate::memory::Memory;
+use crate::memory::{self, Charge, Memory};
 use crate::restart;
 use crate::stub::{Request, Stub, Stubs, USER};
 use crate::thread;
@@ -60,7 +60,9 @@ impl Machine {
 
     /// A new, empty space.
     pub(crate) fn new_space(&'static self) -> Result<Arc<Space>, Errno> {
+        let charge = self.memory.charge(memory::SPACE)?;
         let space = Arc::new(Space {
+            _charge: charge,
             id: SpaceId(self.next_space.fetch_add(1, Ordering::Relaxed)),
             machine: self,
             stub: self.stubs.get()?,
@@ -84,6 +86,8 @@ impl Machine {
 
 /// One address space.
 pub(crate) struct Space {
+    /// For its stub.
+    _charge: Charge,
     id: SpaceId,
     machine: &'static Machine,
     stub: Arc<Stub>,

@@ -74,12 +74,12 @@ pub enum Call {
         /// The container.
         id: String,
     },
-    /// Change the most tasks that the container may have.
-    LimitPids {
+    /// Change the limits of a container.
+    Limit {
         /// The container.
         id: String,
-        /// Tasks; `None`: as many as there are ids.
-        limit: Option<u32>,
+        /// All of them, those that stay as they are too.
+        limits: Limits,
     },
     /// The terminal behind a stream has a new size.
     WindowSize {
@@ -203,6 +203,8 @@ pub struct Usage {
     pub memory: u64,
     /// The most that there can be, bytes.
     pub memory_limit: u64,
+    /// The most that there was at once, bytes.
+    pub memory_peak: u64,
     /// Times that a process was killed because there was none left.
     pub oom_kills: u64,
     /// Tasks.
@@ -305,13 +307,26 @@ impl DeviceRule {
     pub const WRITE: u8 = 4;
 }
 
-/// Limits that the sentry enforces; `None`: none.
+/// Limits of a container; `None`: none. The sentry enforces those of memory and tasks. The rest is the host's, and shown
+/// in files of cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
+    /// The version of the host's cgroups, and so of those inside.
+    pub version: u32,
     /// Memory, bytes.
     pub memory: Option<u64>,
     /// Tasks.
     pub pids: Option<u32>,
+    /// Memory that is given back last, bytes.
+    pub reservation: Option<u64>,
+    /// Memory and swap together, bytes.
+    pub swap: Option<u64>,
+    /// The share of the processors, 2 to 262144.
+    pub shares: Option<u64>,
+    /// Processor time in a period, microseconds.
+    pub quota: Option<u64>,
+    /// The period, microseconds.
+    pub period: Option<u64>,
 }
 
 /// The root file system.

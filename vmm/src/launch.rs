@@ -72,8 +72,8 @@ pub enum Error {
 /// The user and group that a sandbox started by root becomes: nobody, who owns no file.
 const NOBODY: u32 = 65534;
 
-/// The most memory for applications and page cache where the container has no limit. It is address
-/// space, not memory, until something is in it.
+/// The most memory for applications and page cache, unless the container's limit is more. It is address space, not
+/// memory, until something is in it.
 const MEMORY: u64 = 64 << 30;
 /// Descriptors that a sandbox has a use for: the files that the sentry has donated to it at most, and a third more.
 const DESCRIPTORS: u64 = 24 << 10;
@@ -109,7 +109,7 @@ pub fn create(
         Platform::Kvm => Some(open_kvm()?),
         Platform::Ptrace => None,
     };
-    folder.plan_group(&container, &mut state)?;
+    folder.plan_group(&mut container, &mut state)?;
     let (link, sandbox_end) = link::pair()?;
     let (gofer_link, gofer_end) = link::pair()?;
     let (client, server) = link::pair()?;
@@ -188,7 +188,8 @@ pub fn create(
     fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
     let (roles, fds): (Vec<SandboxFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     container.spec.strace = strace;
-    let memory = container.spec.limits.memory.unwrap_or(MEMORY);
+    // The sentry holds the container to less, and to what that becomes.
+    let memory = container.spec.limits.memory.map_or(MEMORY, |limit| limit.max(MEMORY));
     let setup =
         Setup { log: settings, ids, platform, memory, container: container.spec, fds: roles };
     let link = Link::new(link);
@@ -244,6 +245,7 @@ fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<Sta
         gofer: None,
         hooks: container.hooks.clone(),
         cgroup: None,
+        limits: container.spec.limits,
         exit_status: None,
         reason: None,
     })
@@ -401,10 +403,12 @@ impl Removed {
 
     /// Writes down which groups the container will have, before they are made: whatever becomes of this process, `delete`
     /// finds them.
-    fn plan_group(&mut self, container: &Container, state: &mut State) -> Result<(), Error> {
+    fn plan_group(&mut self, container: &mut Container, state: &mut State) -> Result<(), Error> {
         let Some(wanted) = &container.cgroup else { return Ok(()) };
         let group = Group::plan(wanted, &container.spec.id)?;
         let origin = Origin::here()?;
+        container.spec.limits.version = group.version();
+        state.limits = container.spec.limits;
         state.cgroup = Some(group.clone());
         self.group = Some((group, origin));
         Ok(self.get()?.write(state)?)
@@ -426,7 +430,7 @@ impl Removed {
         let mut all = vec![nix::unistd::getpid().as_raw()];
         all.extend(pids);
         open.join(&all)?;
-        open.set(&room::widen(&wanted.resources, platform))?;
+        open.set(&room::widen(&wanted.resources, platform, None))?;
         crate::debug!("cgroups joined and set");
         Ok(())
     }

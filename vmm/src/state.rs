@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::geteuid;
+use sentry::control::Limits;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Group;
@@ -176,6 +177,9 @@ pub struct State {
     /// Its cgroups on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Group>,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
     /// How it ended, as a shell sees it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_status: Option<u8>,
@@ -446,6 +450,7 @@ mod tests {
             gofer: None,
             hooks: None,
             cgroup: None,
+            limits: Limits::default(),
             exit_status: None,
             reason: None,
         }

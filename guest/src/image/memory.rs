@@ -174,10 +174,23 @@ pub fn free(first: Frame, count: u32) {
 
 /// Frames in use, and the most that there can be.
 pub fn counts() -> (u64, u64) {
-    match FRAMES.lock().as_ref() {
-        Some(frames) => (frames.used().into(), frames.limit().into()),
-        None => (0, 0),
-    }
+    let [used, most, _] = all_counts();
+    (used, most)
+}
+
+/// The most that were in use at once.
+pub fn peak() -> u64 {
+    let [.., peak] = all_counts();
+    peak
+}
+
+fn all_counts() -> [u64; 3] {
+    FRAMES.lock().as_ref().map_or([0; 3], FrameAllocator::counts)
+}
+
+/// Lets no more be in use; an error is how many are.
+pub fn restrict(count: Option<u32>) -> Result<(), u32> {
+    FRAMES.lock().as_mut().map_or(Ok(()), |frames| frames.restrict(count))
 }
 
 /// Whether a range of a run is inside the frames' part of RAM.

@@ -71,6 +71,14 @@ impl Platform for Machine {
         memory::counts()
     }
 
+    fn limit_frames(&self, count: Option<u32>) -> Result<(), u32> {
+        memory::restrict(count)
+    }
+
+    fn most_frames(&self) -> u64 {
+        memory::peak()
+    }
+
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
         memory::read(frame, offset, buf);
     }

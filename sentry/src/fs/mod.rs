@@ -11,6 +11,7 @@
 //! `Dentry::dir` (upper directory first), then whatever the file system locks, then user memory.
 
 pub mod anon;
+pub mod cgroup;
 pub mod context;
 pub mod dentry;
 pub mod dev;

@@ -5,6 +5,7 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use core::fmt;
 
+use super::cgroup;
 use super::context::{Cx, FsContext};
 use super::dentry::Super;
 use super::dev;
@@ -116,8 +117,8 @@ pub fn internal(
             no_words_but(data, |_| false)?;
             Ok(sysfs::new()?)
         }
-        "cgroup" => Ok(sysfs::cgroup("cgroup")),
-        "cgroup2" => Ok(sysfs::cgroup("cgroup2")),
+        "cgroup" => Ok(cgroup::hierarchy(mounter.container, data)?),
+        "cgroup2" => Ok(cgroup::unified(mounter.container)),
         "mqueue" => {
             no_words_but(data, |_| false)?;
             Ok(mounter.ipc.mqueue().0.clone())
@@ -188,8 +189,11 @@ pub fn mount_container(
     let cx = Cx { fs: &fs, creds: &creds, task: None };
     let mut device_folder = None;
     for mount in &spec.mounts {
-        let folder = one(&cx, &namespace, mount, &mut sources).map_err(fail(describe(mount)))?;
-        device_folder = folder.or(device_folder);
+        for mount in cgroup::mounts(mount, spec.limits.version) {
+            let folder =
+                one(&cx, &namespace, &mount, &mut sources).map_err(fail(describe(&mount)))?;
+            device_folder = folder.or(device_folder);
+        }
     }
     for device in &spec.devices {
         make_device(&cx, device).map_err(fail(format!("device {}", device.path)))?;

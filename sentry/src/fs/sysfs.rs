@@ -1,5 +1,4 @@
-//! File systems whose content is fixed when they are mounted: sysfs with what programs look for (the
-//! CPUs, mostly), and an empty cgroup hierarchy.
+//! File systems whose names are fixed when they are mounted; and sysfs, with what programs look for (the CPUs, mostly).
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -18,17 +17,19 @@ use super::io::IoDst;
 use super::lock::InodeState;
 use super::types::{Attr, DirSink, FileType, OpenFlags, SetAttr, StatFs, Time, give_entries};
 use crate::errno::Errno;
+use crate::kernel::Container;
 use crate::platform::{PAGE_SIZE, platform};
 
-/// Magic numbers (linux/magic.h).
+/// The magic number (linux/magic.h).
 const SYSFS_MAGIC: u64 = 0x6265_6572;
-const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 /// A fixed file system.
 pub struct Fixed {
     name: &'static str,
     magic: u64,
     dev: u64,
+    /// As /proc/PID/mounts has them, each with a comma before it.
+    options: String,
     root: Arc<Node>,
 }
 
@@ -48,14 +49,22 @@ enum Content {
     Dir(Vec<(String, Arc<Node>)>),
     File(String),
     Live(fn() -> String),
+    Of(Weak<Container>, Show),
 }
 
+/// What writes a file's text.
+pub type Show = fn(&Container, &mut String);
+
 /// What a tree is built from.
-enum Tree {
+pub enum Tree {
+    /// A directory.
     Dir(Vec<(String, Tree)>),
+    /// A file.
     File(String),
     /// What is made when it is read.
     Live(fn() -> String),
+    /// The same, of a container.
+    Of(Weak<Container>, Show),
 }
 
 fn dir<const N: usize>(entries: [(&str, Tree); N]) -> Tree {
@@ -73,6 +82,7 @@ impl Node {
         let (content, perm) = match tree {
             Tree::File(text) => (Content::File(text), 0o444),
             Tree::Live(text) => (Content::Live(text), 0o444),
+            Tree::Of(container, show) => (Content::Of(container, show), 0o444),
             Tree::Dir(entries) => {
                 let child = |(name, tree)| (name, Node::build(tree, dev, ino, next));
                 (Content::Dir(entries.into_iter().map(child).collect()), 0o755)
@@ -92,10 +102,11 @@ impl Node {
 }
 
 impl Fixed {
-    fn new(name: &'static str, magic: u64, tree: Tree) -> Arc<Fixed> {
+    /// One of this type, magic number and options.
+    pub fn new(name: &'static str, magic: u64, tree: Tree, options: &str) -> Arc<Fixed> {
         let dev = next_dev();
         let root = Node::build(tree, dev, 0, &AtomicU64::new(1));
-        Arc::new(Fixed { name, magic, dev, root })
+        Arc::new(Fixed { name, magic, dev, options: options.into(), root })
     }
 }
 
@@ -157,7 +168,7 @@ pub fn new() -> Result<Arc<Fixed>, Errno> {
         ("module", dir([])),
         ("power", dir([])),
     ]);
-    Ok(Fixed::new("sysfs", SYSFS_MAGIC, tree))
+    Ok(Fixed::new("sysfs", SYSFS_MAGIC, tree, ""))
 }
 
 /// A set of CPUs of so many, as `%*pb` of printk prints it: 32 in a group, the highest first.
@@ -178,20 +189,6 @@ fn bitmap(set: Range<u32>, cpus: u32) -> String {
     text
 }
 
-/// A cgroup hierarchy (v2) without controllers: all there is to see from inside.
-pub fn cgroup(name: &'static str) -> Arc<Fixed> {
-    let tree = dir([
-        ("cgroup.controllers", file("\n")),
-        ("cgroup.events", file("populated 1\nfrozen 0\n")),
-        ("cgroup.max.depth", file("max\n")),
-        ("cgroup.max.descendants", file("max\n")),
-        ("cgroup.stat", file("nr_descendants 0\nnr_dying_descendants 0\n")),
-        ("cgroup.subtree_control", file("\n")),
-        ("cgroup.type", file("domain\n")),
-    ]);
-    Fixed::new(name, CGROUP2_MAGIC, tree)
-}
-
 impl FileSystem for Fixed {
     fn name(&self) -> &'static str {
         self.name
@@ -205,6 +202,10 @@ impl FileSystem for Fixed {
         self.dev
     }
 
+    fn options(&self) -> String {
+        self.options.clone()
+    }
+
     fn statfs(&self) -> Result<StatFs, Errno> {
         Ok(StatFs::without_blocks(self.magic))
     }
@@ -214,7 +215,7 @@ impl Inode for Node {
     fn kind(&self) -> FileType {
         match &self.content {
             Content::Dir(_) => FileType::Directory,
-            Content::File(_) | Content::Live(_) => FileType::Regular,
+            Content::File(_) | Content::Live(_) | Content::Of(..) => FileType::Regular,
         }
     }
 
@@ -225,7 +226,7 @@ impl Inode for Node {
                 (u32::try_from(dirs).unwrap_or(u32::MAX).saturating_add(2), 0)
             }
             // As sysfs says of all its files.
-            Content::File(_) | Content::Live(_) => (1, PAGE_SIZE as u64),
+            Content::File(_) | Content::Live(_) | Content::Of(..) => (1, PAGE_SIZE as u64),
         };
         Ok(Attr {
             dev: self.dev,
@@ -283,6 +284,13 @@ impl FileOps for Handle {
             Content::File(text) => text,
             Content::Live(make) => {
                 made = make();
+                &made
+            }
+            Content::Of(container, show) => {
+                let container = container.upgrade().ok_or(Errno::ENODEV)?;
+                let mut text = String::new();
+                show(&container, &mut text);
+                made = text;
                 &made
             }
         };

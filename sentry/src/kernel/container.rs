@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::Kernel;
 use crate::control::{
-    ContainerSpec, DeviceRule, Event, ExitStatus, Failure, FailureKind, ProcessSpec, Usage,
+    ContainerSpec, DeviceRule, Event, ExitStatus, Failure, FailureKind, Limits, ProcessSpec, Usage,
 };
 use crate::errno::Errno;
 use crate::fs::proc;
@@ -25,7 +25,8 @@ use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
 use crate::task::userns::{Extent, IdKind};
 use crate::task::{
-    self, Birth, Creds, FirstProcess, Namespaces, Pid, Pids, Process, Rlimits, UserNamespace,
+    self, Birth, Creds, FirstProcess, Namespaces, PID_MAX, Pid, Pids, Process, Rlimits,
+    UserNamespace,
 };
 
 /// A container: an init process, namespaces, mounts and limits.
@@ -56,6 +57,8 @@ pub struct Container {
     running: AtomicBool,
     /// Who is killed when its memory is spent.
     pub oom: task::oom::OomKiller,
+    /// What it may use.
+    limits: SpinLock<Limits>,
     /// Whether its tasks are held.
     pub freezer: task::Freezer,
     /// Processor time of its tasks that have ended.
@@ -114,6 +117,7 @@ impl Container {
             waiting: SpinLock::new(None),
             running: AtomicBool::new(true),
             oom: Default::default(),
+            limits: Default::default(),
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
@@ -151,13 +155,12 @@ impl Container {
             waiting: SpinLock::new(None),
             running: AtomicBool::new(false),
             oom: Default::default(),
+            limits: Default::default(),
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
         });
-        if let Some(limit) = spec.limits.pids {
-            container.pids.set_limit(limit);
-        }
+        container.limit(&spec.limits)?;
         let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
         let weak: Weak<Container> = Arc::downgrade(&container);
         let own = &container.namespaces;
@@ -287,8 +290,30 @@ impl Container {
         self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: process.pid, status });
     }
 
+    /// What it may use.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
+    /// Changes what it may use. Less memory than is used is an error: nobody is killed for a wish from outside.
+    pub(super) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
+        let frames = |bytes: u64| u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
+        platform().limit_frames(limits.memory.map(frames)).map_err(|used| {
+            let bytes = |frames: u64| frames.saturating_mul(PAGE_SIZE as u64);
+            let (used, peak) = (bytes(used.into()), bytes(platform().most_frames()));
+            let limit = limits.memory.unwrap_or(0);
+            // runc's words.
+            Failure::other(format!(
+                "unable to set memory limit to {limit} (current usage: {used}, peak usage: {peak})"
+            ))
+        })?;
+        self.pids.set_limit(limits.pids.unwrap_or(PID_MAX));
+        *self.limits.lock() = *limits;
+        Ok(())
+    }
+
     /// What it uses. Memory is the sandbox's, which has no other container yet.
-    pub(super) fn usage(&self) -> Usage {
+    pub fn usage(&self) -> Usage {
         let mut cpu = *self.ended.lock();
         for task in self.pids.processes().iter().flat_map(|process| process.tasks()) {
             cpu.add(task.cpu_time());
@@ -299,6 +324,7 @@ impl Container {
             system_ns: cpu.system_ns,
             memory: used.saturating_mul(PAGE_SIZE as u64),
             memory_limit: all.saturating_mul(PAGE_SIZE as u64),
+            memory_peak: platform().most_frames().saturating_mul(PAGE_SIZE as u64),
             oom_kills: self.oom.kills.load(Ordering::Relaxed),
             pids: self.pids.count(),
             pids_limit: self.pids.limit(),

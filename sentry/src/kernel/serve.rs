@@ -9,7 +9,7 @@ use super::{Container, Kernel};
 use crate::control::{Call, Event, Failure, FailureKind, ProcessInfo, Reply, Request, decode};
 use crate::platform::{ChannelId, Level, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_process};
-use crate::task::{PID_MAX, Process};
+use crate::task::Process;
 
 /// Serves the control channel until the host half closes it.
 pub fn serve() {
@@ -69,8 +69,8 @@ impl Kernel {
                 Ok(Reply::Done)
             }
             Call::Usage { id } => Ok(Reply::Usage(self.known(&id)?.usage())),
-            Call::LimitPids { id, limit } => {
-                self.known(&id)?.pids.set_limit(limit.unwrap_or(PID_MAX));
+            Call::Limit { id, limits } => {
+                self.known(&id)?.limit(&limits)?;
                 Ok(Reply::Done)
             }
             Call::WindowSize { stream, rows, columns } => {

@@ -194,6 +194,14 @@ impl Platform for Fake {
         (lock(&self.frames).pages.len() as u64, FRAMES.into())
     }
 
+    fn limit_frames(&self, _count: Option<u32>) -> Result<(), u32> {
+        Ok(())
+    }
+
+    fn most_frames(&self) -> u64 {
+        self.frame_counts().0
+    }
+
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
         Fake::pieces(frame, offset, buf.len(), |f, at, part| {
             let n = part.len();

@@ -21,8 +21,15 @@ const WORDS: usize = (CHUNK / 64) as usize;
 /// Frames in use and free ones, as two bitmaps that grow in chunks as memory is used.
 pub struct FrameAllocator {
     chunks: Vec<Option<Box<Chunk>>>,
+    /// Frames that there are.
+    all: u32,
+    /// Those below are given out.
     limit: u32,
     used: u32,
+    /// Of those in use, so many were before anything was counted for a container.
+    base: Option<u32>,
+    /// The most that were in use at once, the base included.
+    peak: u32,
     dirty: u32,
     /// No frame below is free.
     lowest: u32,
@@ -67,7 +74,16 @@ impl FrameAllocator {
     pub fn new(limit: u32) -> FrameAllocator {
         let mut chunks = Vec::new();
         chunks.resize_with(limit.div_ceil(CHUNK) as usize, || None);
-        FrameAllocator { chunks, limit, used: 0, dirty: 0, lowest: 0 }
+        FrameAllocator {
+            chunks,
+            all: limit,
+            limit,
+            used: 0,
+            base: None,
+            peak: 0,
+            dirty: 0,
+            lowest: 0,
+        }
     }
 
     /// Frames in use.
@@ -78,6 +94,30 @@ impl FrameAllocator {
     /// Frames that there are.
     pub fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Lets no more than `count` frames be in use beside those that were when this was first asked for; `None`: as many
+    /// as there are. An error is how many of them are in use, where that is more; then nothing changes.
+    ///
+    /// No frame is given out from beyond them, so that the host's memory is bounded by them too, whatever is dirty.
+    pub fn restrict(&mut self, count: Option<u32>) -> Result<(), u32> {
+        let base = *self.base.get_or_insert(self.used);
+        let limit = count.map_or(self.all, |count| base.saturating_add(count).min(self.all));
+        if self.used > limit {
+            return Err(self.used.saturating_sub(base));
+        }
+        self.limit = limit;
+        // What was known of the chunk that the old one ends in holds no more.
+        for chunk in self.chunks.iter_mut().flatten() {
+            chunk.longest = CHUNK;
+        }
+        Ok(())
+    }
+
+    /// Of what is [restricted](Self::restrict): frames in use, the most there can be, and the most there were.
+    pub fn counts(&self) -> [u64; 3] {
+        let base = self.base.unwrap_or(0);
+        [self.used, self.limit, self.peak].map(|n| n.saturating_sub(base).into())
     }
 
     /// Free frames that still hold old data, and so host memory.
@@ -97,10 +137,26 @@ impl FrameAllocator {
         let dirty = self.take_dirty(first..end);
         self.set_used(first..end);
         self.used = self.used.saturating_add(count);
+        self.peak = self.peak.max(self.used);
         if first == self.lowest {
             self.lowest = end;
         }
         Some(Run { first: Frame(first), dirty })
+    }
+
+    /// Counts memory that is used for the container and in no frame, as so many frames; whether there is room for it.
+    pub fn charge(&mut self, count: u32) -> bool {
+        if count > self.limit.saturating_sub(self.used) {
+            return false;
+        }
+        self.used = self.used.saturating_add(count);
+        self.peak = self.peak.max(self.used);
+        true
+    }
+
+    /// What was [charged](Self::charge) is used no more.
+    pub fn uncharge(&mut self, count: u32) {
+        self.used = self.used.saturating_sub(count);
     }
 
     /// Gives `count` frames back; they count as dirty. Where one was not in use, nothing changes.
@@ -151,7 +207,7 @@ impl FrameAllocator {
 
     fn checked_run(&self, first: Frame, count: u32) -> Result<Range<u32>, NotInUse> {
         let end = first.0.checked_add(count).ok_or(NotInUse(first))?;
-        if count == 0 || end > self.limit {
+        if count == 0 || end > self.all {
             return Err(NotInUse(first));
         }
         let mut at = first.0;
@@ -305,10 +361,10 @@ impl FrameAllocator {
 
     fn next_dirty(&self, from: u32) -> Option<u32> {
         let mut at = from;
-        while at < self.limit {
+        while at < self.all {
             match self.chunks.get((at / CHUNK) as usize) {
                 Some(Some(_)) => {
-                    let (word, mask, next) = piece(at, self.limit);
+                    let (word, mask, next) = piece(at, self.all);
                     let bits = self.dirty_word(word) & mask;
                     if bits != 0 {
                         return Some(
@@ -325,7 +381,7 @@ impl FrameAllocator {
     }
 
     fn end_of_dirty(&self, start: u32, most: u32) -> u32 {
-        let end = self.limit.min(start.saturating_add(most));
+        let end = self.all.min(start.saturating_add(most));
         let mut at = start;
         while at < end {
             let (word, mask, next) = piece(at, end);
@@ -343,7 +399,7 @@ impl FrameAllocator {
         while at < run.end {
             let (word, mask, next) = piece(at, run.end);
             if let Some(slot) = self.chunks.get_mut(word / WORDS) {
-                let limit = self.limit;
+                let limit = self.all;
                 let first = (word / WORDS) as u32 * CHUNK;
                 let chunk = slot.get_or_insert_with(|| {
                     let frames = limit.saturating_sub(first).min(CHUNK);
@@ -376,6 +432,35 @@ mod tests {
 
     fn first(a: &mut FrameAllocator, n: u32) -> u32 {
         a.alloc(n).unwrap().first.0
+    }
+
+    #[test]
+    fn a_limit_that_moves_is_kept() {
+        let mut a = FrameAllocator::new(3 * CHUNK);
+        assert_eq!(first(&mut a, 10), 0);
+        assert_eq!(a.restrict(Some(100)), Ok(()));
+        assert_eq!(a.counts(), [0, 100, 0]);
+        assert_eq!(first(&mut a, 60), 10);
+        assert!(a.alloc(41).is_none());
+        assert_eq!(a.restrict(Some(50)), Err(60));
+        assert_eq!(a.counts(), [60, 100, 60]);
+        // More, in the same chunk and in others, one by one and in runs.
+        for _ in 0..40 {
+            assert!(a.alloc(1).is_some());
+        }
+        assert!(a.alloc(1).is_none());
+        assert_eq!(a.restrict(Some(2 * CHUNK)), Ok(()));
+        assert_eq!(first(&mut a, 1), 110);
+        assert_eq!(first(&mut a, CHUNK), 111);
+        // Less, while what is in use lies beyond: it can be freed, and nothing there is given again.
+        a.free(Frame(10), 101).unwrap();
+        assert_eq!(a.restrict(Some(CHUNK)), Ok(()));
+        a.free(Frame(111), CHUNK).unwrap();
+        assert_eq!(a.counts(), [0, CHUNK.into(), u64::from(CHUNK) + 101]);
+        assert_eq!(first(&mut a, CHUNK), 10);
+        assert!(a.alloc(1).is_none());
+        assert_eq!(a.restrict(None), Ok(()));
+        assert_eq!(a.counts()[1], u64::from(3 * CHUNK - 10));
     }
 
     #[test]

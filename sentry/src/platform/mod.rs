@@ -276,6 +276,11 @@ pub trait Platform: Send + Sync + 'static {
     fn free_frames(&self, first: Frame, count: u32);
     /// Frames in use, and the most that there can be.
     fn frame_counts(&self) -> (u64, u64);
+    /// Lets no more than `count` be in use, beside what was before this was first called; `None`: as many as there are.
+    /// From then on, only what came later counts. An error is how many are in use, where that is more.
+    fn limit_frames(&self, count: Option<u32>) -> Result<(), u32>;
+    /// The most that were in use at once.
+    fn most_frames(&self) -> u64;
     /// Copies out of the run that begins with `frame`, from byte `offset` of it.
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]);
     /// Copies into the run that begins with `frame`, from byte `offset` of it.

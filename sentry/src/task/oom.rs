@@ -16,8 +16,9 @@ use crate::platform::{Level, platform};
 use crate::signal::Signal;
 use crate::sync::SpinLock;
 
-/// Frames that are room enough to go on with.
-const ENOUGH: u64 = 64;
+/// Frames that are room enough to go on with. A fork that found none has given back what it had taken by then (some 100:
+/// what the platform charges for it, and pages copied ahead): with less than that there was not enough.
+const ENOUGH: u64 = 256;
 /// How long a victim may take to end before another is picked, nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
 /// Of a container: who is being killed for its memory.

@@ -19,6 +19,9 @@ pub(super) const TESTS: &[Test] = &[
     ("cgroups/limits", limits),
     ("cgroups/refused", refused),
     ("cgroups/foreground", foreground),
+    ("cgroups/update", update),
+    ("cgroups/inside", inside),
+    ("cgroups/memory-of-tasks", memory_of_tasks),
     ("cgroups/killed-stand-in", killed_stand_in),
     ("cgroups/systemd-is-refused", systemd),
 ];
@@ -322,5 +325,159 @@ fn systemd(c: &Context) -> Outcome {
     let done = c.run(&["--systemd-cgroup", "run", "--bundle", &c.text_path("b"), "x"])?;
     let log = c.log_tail();
     ensure!(!done.ok() && log.contains("--systemd-cgroup is not supported"), "{}: {log}", done.end);
+    Ok(())
+}
+
+/// `update` changes the limits on the host and those inside.
+fn update(c: &Context) -> Outcome {
+    let id = unique("u");
+    let resources = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 30 } });
+    let (_b, pid) = sleeping(c, &id, Some(&unique("update")), &resources)?;
+    let same = |controller, v1, v2, value: String| (controller, v1, v2, value.clone(), value);
+    let check = |memory: u64, pids: u64| {
+        let memory = memory_on_host(c, memory).to_string();
+        let pids = pids_on_host(c, pids).to_string();
+        holds(
+            pid,
+            &[
+                same("memory", "memory.limit_in_bytes", "memory.max", memory),
+                same("pids", "pids.max", "pids.max", pids),
+            ],
+        )
+    };
+    let update = |args: &[&str]| c.must(&[&["update"], args, &[id.as_str()]].concat());
+    // More than the limit was.
+    let big = "dd if=/dev/zero of=/dev/null bs=80M count=1 2>/dev/null; echo $?";
+    let dd = |expected: &str| -> Outcome {
+        let done = c.must(&["exec", &id, "sh", "-c", big])?;
+        ensure!(done.out() == expected, "{}", done.out());
+        Ok(())
+    };
+    dd("137\n")?;
+    update(&["--memory", "134217728", "--pids-limit", "50"])?;
+    check(128 << 20, 50)?;
+    dd("0\n")?;
+    update(&["--cpu-quota", "30000", "--cpu-period", "60000", "--cpu-share", "2048"])?;
+    update(&["--memory-reservation", "20971520", "--cpuset-cpus", "0"])?;
+    holds(
+        pid,
+        &[
+            ("cpu", "cpu.cfs_quota_us", "cpu.max", "30000".into(), "30000 60000".into()),
+            ("cpu", "cpu.shares", "cpu.weight", "2048".into(), "79".into()),
+            same("memory", "memory.soft_limit_in_bytes", "memory.low", "20971520".into()),
+            same("cpuset", "cpuset.cpus", "cpuset.cpus", "0".into()),
+        ],
+    )?;
+    check(128 << 20, 50)?;
+    // Back, from a file.
+    let file = c.path("resources");
+    fs::write(&file, r#"{"memory":{"limit":67108864},"pids":{"limit":-1}}"#)?;
+    update(&["--resources", &file.display().to_string()])?;
+    let memory = memory_on_host(c, 64 << 20).to_string();
+    holds(
+        pid,
+        &[
+            same("memory", "memory.limit_in_bytes", "memory.max", memory),
+            same("pids", "pids.max", "pids.max", "max".into()),
+        ],
+    )?;
+    dd("137\n")?;
+    if !c.is_runc() {
+        // Version 2 has runc end processes for it.
+        let done = c.detached(&["update", "--memory", "100000", &id])?;
+        let log = c.log_tail();
+        ensure!(!done.ok() && log.contains("unable to set memory limit to 100000"), "{log}");
+        dd("137\n")?;
+        let done = c.must(&["exec", &id, "sh", "-c", "free -k | awk '/Mem/ { print $2 }'"])?;
+        ensure!(done.out() == "65536\n", "free: {}", done.out());
+    }
+    c.must(&["delete", "--force", &id]).map(drop)
+}
+
+/// What a container's own mount shows: runc's file names, and the limits that hold, as they are inside.
+fn inside(c: &Context) -> Outcome {
+    let id = unique("i");
+    let mut config = bundle::config(&["sleep", "1000"], &[]);
+    let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                        "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] });
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.push(mount);
+    }
+    let spaces = config["linux"]["namespaces"].as_array_mut();
+    spaces.into_iter().for_each(|all| all.push(json!({ "type": "cgroup" })));
+    config["linux"]["resources"] = json!({
+        "memory": { "limit": 67_108_864, "reservation": 33_554_432 },
+        "pids": { "limit": 40 },
+        "cpu": { "shares": 512, "quota": 50000, "period": 200_000 },
+    });
+    let _b = c.bundle_with("b", &config)?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("b"), &id])?;
+    let (script, expected) = if unified() {
+        (
+            "cd /sys/fs/cgroup; for f in memory.max memory.low pids.max cpu.max cpu.weight cgroup.type
+             do echo $f $(cat $f); done; grep -c '^0::/$' /proc/self/cgroup
+             grep -o '^oom_kill .*' memory.events; grep -cx 1 cgroup.procs; awk '$1 > 0' memory.current | wc -l
+             for c in cpuset cpu memory pids; do grep -ow $c cgroup.controllers; done
+             grep -c '^usage_usec [1-9]' cpu.stat; stat -fc %T .; touch x 2>&1 | grep -o 'Read-only.*'",
+            "memory.max 67108864\nmemory.low 33554432\npids.max 40\ncpu.max 50000 200000\ncpu.weight 20\n\
+             cgroup.type domain\n1\noom_kill 0\n1\n1\ncpuset\ncpu\nmemory\npids\n1\nUNKNOWN\n\
+             Read-only file system\n",
+        )
+    } else {
+        (
+            "cd /sys/fs/cgroup; for f in memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes \
+             memory/memory.memsw.limit_in_bytes pids/pids.max cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us \
+             cpu/cpu.shares freezer/freezer.state; do echo $f $(cat $f); done
+             grep -cE '^[0-9]+:(memory|pids|cpu|cpuset):/$' /proc/self/cgroup
+             grep -o '^oom_kill .*' memory/memory.oom_control; awk '$1 > 0' memory/memory.usage_in_bytes | wc -l
+             awk '$1 == \"memory\" { print ($2 > 0), $4 }' /proc/cgroups
+             awk '$1 > 0' cpuacct/cpuacct.usage | wc -l; grep -cx 1 pids/cgroup.procs
+             grep -c ' /sys/fs/cgroup/memory cgroup ro,.*,memory ' /proc/mounts
+             touch memory/x 2>&1 | grep -o 'Read-only.*'",
+            "memory/memory.limit_in_bytes 67108864\nmemory/memory.soft_limit_in_bytes 33554432\n\
+             memory/memory.memsw.limit_in_bytes 9223372036854771712\npids/pids.max 40\ncpu/cpu.cfs_quota_us 50000\n\
+             cpu/cpu.cfs_period_us 200000\ncpu/cpu.shares 512\nfreezer/freezer.state THAWED\n4\noom_kill 0\n1\n\
+             1 1\n1\n1\n1\nRead-only file system\n",
+        )
+    };
+    let done = c.must(&["exec", &id, "sh", "-c", script])?;
+    ensure!(done.out() == expected, "{}{}", done.out(), done.err());
+    if !c.is_runc() {
+        // A quota is no number of processors; memory is what there is.
+        let done = c.must(&[
+            "exec",
+            &id,
+            "sh",
+            "-c",
+            "nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo",
+        ])?;
+        let all = std::thread::available_parallelism()?;
+        ensure!(done.out() == format!("{all}\n65536\n"), "{}", done.out());
+    }
+    c.must(&["delete", "--force", &id]).map(drop)
+}
+
+/// Tasks cost memory that no frame holds. It counts inside, so that the host's limit is never the first to act.
+fn memory_of_tasks(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let id = unique("t");
+    let one = "(echo 500 >/proc/self/oom_score_adj; exec sleep 1000) &";
+    let script = format!(
+        "i=0; while [ $i -lt 200 ]; do {one} i=$((i+1)); done 2>/dev/null; echo alive; exec sleep 1000"
+    );
+    let mut config = bundle::config(&["sh", "-c", &script], &[]);
+    config["linux"]["resources"]["memory"] = json!({ "limit": 24 << 20 });
+    let _b = c.bundle_with("b", &config)?;
+    let running =
+        c.start(&["run", "--bundle", &c.text_path("b"), "--pid-file", &c.text_path("pid"), &id])?;
+    c.eventually("it has made them", || Ok(running.out().contains("alive")))?;
+    let group = group_of(read_pid(&c.path("pid"))?, "memory")?;
+    let file = if unified() { "memory.current" } else { "memory.max_usage_in_bytes" };
+    let most: u64 = fs::read_to_string(group.join(file))?.trim().parse().unwrap_or(u64::MAX);
+    let limit = memory_on_host(c, 24 << 20);
+    ensure!(most < limit, "{most} of {limit} bytes");
+    c.must(&["kill", &id, "KILL"])?;
+    let done = running.end(c.limit())?;
+    ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
     Ok(())
 }

@@ -6,14 +6,19 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use sentry::control::{Call, ProcessInfo, Reply, Usage};
+use oci_spec::runtime::LinuxResources;
+use sentry::control::{Call, Limits, ProcessInfo, Reply, Usage};
 use serde_json::{Value, json};
 
 use super::lifecycle::{self, call};
+use crate::cgroup::stats::Throttling;
+use crate::cgroup::{self, Group, room};
 use crate::cli::{Events, Global, ListFormat, Ps, Update};
 use crate::clock;
+use crate::config::limits;
+use crate::protocol::Platform;
 use crate::reason::reason;
-use crate::state::{self, Folder, Root, Status};
+use crate::state::{self, Folder, Root, State, Status};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +52,9 @@ pub enum Error {
     /// A number of the command line, in runc's words.
     #[error("invalid value for {0}: {1}")]
     Value(&'static str, String),
-    /// Limits that only a new container can be given.
-    #[error("cannot change {0} of a container that is there: not supported")]
-    Fixed(String),
+    /// The container's cgroup.
+    #[error("{0}")]
+    Cgroup(#[from] cgroup::Error),
     /// The sentry answered something else: a defect of ours.
     #[error("the sandbox answered another question")]
     Answer,
@@ -111,7 +116,7 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
     if interval.is_zero() {
         return Err(Error::NoInterval);
     }
-    let (folder, _) = living(global, &args.id)?;
+    let (folder, state) = living(global, &args.id)?;
     let mut kills = None;
     loop {
         let usage = match call(&folder, &args.id, Call::Usage { id: args.id.clone() }) {
@@ -125,7 +130,8 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
             super::print(&format!("{}\n", json!({ "type": "oom", "id": args.id })));
         }
         kills = Some(usage.oom_kills);
-        let line = json!({ "type": "stats", "id": args.id, "data": stats(&usage) });
+        let line =
+            json!({ "type": "stats", "id": args.id, "data": stats(&usage, throttling(&state)) });
         super::print(&format!("{line}\n"));
         if args.stats {
             return Ok(());
@@ -134,13 +140,27 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
     }
 }
 
+/// How the host has held it back; nothing where it has no cgroup.
+fn throttling(state: &State) -> Throttling {
+    let group = state.cgroup.as_ref().and_then(|group| group.open().ok());
+    group.map(|group| group.throttling()).unwrap_or_default()
+}
+
 /// What runc has of these, in its words (types/events.go); nanoseconds and bytes.
-fn stats(usage: &Usage) -> Value {
+fn stats(usage: &Usage, throttling: Throttling) -> Value {
     let (user, kernel) = (usage.user_ns, usage.system_ns);
     json!({
-        "cpu": { "usage": { "total": user.saturating_add(kernel), "kernel": kernel, "user": user } },
+        "cpu": {
+            "usage": { "total": user.saturating_add(kernel), "kernel": kernel, "user": user },
+            "throttling": {
+                "periods": throttling.periods,
+                "throttledPeriods": throttling.throttled,
+                "throttledTime": throttling.time_ns,
+            },
+        },
         "memory": { "usage": {
-            "limit": usage.memory_limit, "usage": usage.memory, "failcnt": usage.oom_kills,
+            "limit": usage.memory_limit, "usage": usage.memory, "max": usage.memory_peak,
+            "failcnt": usage.oom_kills,
         } },
         "pids": { "current": usage.pids, "limit": usage.pids_limit },
     })
@@ -163,35 +183,41 @@ fn duration(text: &str) -> Option<Duration> {
 /// `update`.
 pub fn update(global: &Global, args: &Update) -> Result<(), Error> {
     let resources = resources(args)?;
-    let mut fixed = Vec::new();
-    let mut pids = None;
-    for (group, fields) in resources.as_object().into_iter().flatten() {
-        for (name, value) in fields.as_object().into_iter().flatten() {
-            match (group.as_str(), name.as_str(), value) {
-                // runc takes these for "as before".
-                (_, _, Value::Null) => {}
-                (_, _, Value::Number(n)) if n.as_i64() == Some(0) => {}
-                (_, _, Value::String(text)) if text.is_empty() => {}
-                (_, _, Value::Array(list)) if list.is_empty() => {}
-                ("pids", "limit", Value::Number(n)) => pids = n.as_i64(),
-                _ => fixed.push(format!("{group}.{name}")),
-            }
+    let folder = Root::of(global).open(&args.id, true)?;
+    let mut state = folder.read()?;
+    if matches!(state.status(), Status::Creating | Status::Stopped) {
+        return Err(Error::NotRunning(args.id.clone()));
+    }
+    let before = state.limits;
+    let limits = limits::merge(before, &resources);
+    let platform = match state.platform.as_str() {
+        "kvm" => Platform::Kvm,
+        _ => Platform::Ptrace,
+    };
+    let group = state.cgroup.as_ref().map(Group::open).transpose()?;
+    let outside = || match &group {
+        Some(group) => group.set(&room::widen(&resources, platform, before.memory)),
+        None => Ok(()),
+    };
+    let inside = |limits| call(&folder, &args.id, Call::Limit { id: args.id.clone(), limits });
+    // The host's limit is never the narrower one.
+    let most = |limits: Limits| limits.memory.unwrap_or(u64::MAX);
+    if most(limits) < most(before) {
+        inside(limits)?;
+        if let Err(e) = outside() {
+            inside(before)?;
+            return Err(e.into());
         }
+    } else {
+        outside()?;
+        inside(limits)?;
     }
-    let (folder, _) = living(global, &args.id)?;
-    if !fixed.is_empty() {
-        return Err(Error::Fixed(fixed.join(", ")));
-    }
-    if let Some(limit) = pids {
-        // Negative: none. No sandbox has as many as do not fit.
-        let limit = u64::try_from(limit).ok().map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-        call(&folder, &args.id, Call::LimitPids { id: args.id.clone(), limit })?;
-    }
-    Ok(())
+    state.limits = limits;
+    Ok(folder.write(&state)?)
 }
 
 /// What the command line asks for, as config.json's linux.resources has it.
-fn resources(args: &Update) -> Result<Value, Error> {
+fn resources(args: &Update) -> Result<LinuxResources, Error> {
     if let Some(path) = &args.resources {
         let mut text = Vec::new();
         let read = match path.as_os_str() == "-" {
@@ -199,13 +225,16 @@ fn resources(args: &Update) -> Result<Value, Error> {
             false => std::fs::read(path).map(|read| text = read),
         };
         read.map_err(|source| Error::Resources { path: path.clone(), source })?;
-        return Ok(serde_json::from_slice(&text)?);
+        let mut resources: LinuxResources = serde_json::from_slice(&text)?;
+        // As runc: devices stay as they are.
+        resources.set_devices(None);
+        return Ok(resources);
     }
     let number = |name: &'static str, text: &str| match text {
         "" => Ok(0),
         _ => text.parse::<i64>().map_err(|e| Error::Value(name, e.to_string())),
     };
-    Ok(json!({
+    Ok(serde_json::from_value(json!({
         "pids": { "limit": args.pids_limit },
         "memory": {
             "limit": number("memory", &args.memory)?,
@@ -220,7 +249,7 @@ fn resources(args: &Update) -> Result<Value, Error> {
             "mems": args.cpuset_mems,
         },
         "blockIO": { "weight": args.blkio_weight },
-    }))
+    }))?)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod capabilities;
 pub mod devices;
 mod honoured;
+pub mod limits;
 pub mod mounts;
 mod namespaces;
 mod priority;

@@ -9,8 +9,8 @@ use oci_spec::runtime::{
 use sentry::control::{ContainerSpec, Limits, ProcessSpec, RootSpec};
 
 use super::{
-    Attach, Container, Invalid, capabilities, devices, mounts, namespaces, priority, seccomp,
-    sysctl,
+    Attach, Container, Invalid, capabilities, devices, limits, mounts, namespaces, priority,
+    seccomp, sysctl,
 };
 use crate::cgroup;
 use crate::hooks::{Hook, Hooks};
@@ -64,8 +64,6 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
     }
     let network = namespaces::check(spec)?;
     let (uid_map, gid_map) = namespaces::id_maps(linux);
-    let memory = resources.and_then(|r| r.memory().as_ref()?.limit());
-    let pids = resources.and_then(|r| r.pids().as_ref().map(|pids| pids.limit()));
     Ok(Container {
         spec: ContainerSpec {
             id: id.to_owned(),
@@ -82,11 +80,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
             masked: linux.and_then(|linux| linux.masked_paths().clone()).unwrap_or_default(),
             readonly: linux.and_then(|linux| linux.readonly_paths().clone()).unwrap_or_default(),
             process: self::process(process)?,
-            // Zero and negative mean unlimited, as in runc.
-            limits: Limits {
-                memory: memory.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0),
-                pids: pids.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
-            },
+            limits: resources.map_or(Limits::default(), |r| limits::merge(Limits::default(), r)),
             devices: devices::nodes(linux)?,
             device_rules: devices::rules(linux)?,
             personality: linux

@@ -344,7 +344,7 @@ impl Supervisor<'_> {
             | Call::Signal { id, .. }
             | Call::Processes { id }
             | Call::Usage { id }
-            | Call::LimitPids { id, .. }
+            | Call::Limit { id, .. }
             | Call::Freeze { id, .. } => Some(id),
             Call::WindowSize { stream, .. } => {
                 let known = match own {

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use super::idmap::{self, Which};
 use super::{About, Entry, What, dir, link, text};
 use crate::errno::Errno;
-use crate::fs::{FsContext, Link, nsfs};
+use crate::fs::{FsContext, Link, cgroup, nsfs};
 use crate::mm::{Mm, Usage};
 use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
@@ -30,8 +30,8 @@ const fn private(name: &'static str, what: What) -> Entry {
 pub(super) const ENTRIES: &[Entry] = &[
     dir("attr", &[]),
     private("auxv", What::Bytes(auxv)),
-    text("cgroup", |_, out| {
-        out.push_str("0::/\n");
+    text("cgroup", |about, out| {
+        cgroup::of_process(about.container, out);
         Ok(())
     }),
     Entry { name: "cmdline", perm: 0o444, what: What::Bytes(cmdline) },

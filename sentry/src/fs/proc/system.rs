@@ -6,16 +6,16 @@ use core::fmt::Write as _;
 
 use super::{About, Entry, dir, link, text};
 use crate::errno::Errno;
-use crate::fs::Link;
 use crate::fs::setup::INTERNAL;
+use crate::fs::{Link, cgroup};
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
 use crate::syscall::{RELEASE, VERSION};
 use crate::task::{Pid, Pids, TaskState};
 
 pub(super) const ENTRIES: &[Entry] = &[
-    text("cgroups", |_, out| {
-        out.push_str("#subsys_name\thierarchy\tnum_cgroups\tenabled\n");
+    text("cgroups", |about, out| {
+        cgroup::controllers(about.container, out);
         Ok(())
     }),
     text("cmdline", |_, out| {
