@@ -33,6 +33,8 @@ enum Error {
     Confine(#[from] server::ConfineError),
     #[error("user namespace: {0}")]
     Ids(Errno),
+    #[error("standard error: {0}")]
+    Streams(Errno),
     #[error("no root")]
     NoRoot,
     #[error("mounts for hooks: {0}")]
@@ -79,7 +81,11 @@ fn prepare(
         };
         *slot = Some(fd);
     }
+    let left = setup.terminal && log.is_some();
     log::init(setup.log, log, debug_log);
+    if left {
+        spawn::leave_standard_error().map_err(Error::Streams)?;
+    }
     if setup.own_users {
         // Whoever started it is nobody there, and makes no files.
         host::Linux.set_ids(0, 0).map_err(Error::Ids)?;

@@ -159,6 +159,7 @@ pub fn create(
         attaches: container.attaches.clone(),
         own_users: !container.uid_map.is_empty(),
         bare: level == Level::Bare,
+        terminal: console.is_some(),
         hooks: inner.unwrap_or_default(),
         told,
         fds: roles,

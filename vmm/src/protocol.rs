@@ -113,6 +113,8 @@ pub struct GoferSetup {
     pub own_users: bool,
     /// It has no namespaces of its own, and can make none.
     pub bare: bool,
+    /// Whether the container has a terminal, and so nobody's standard error.
+    pub terminal: bool,
     /// Hooks to run before that, in the container's root.
     pub hooks: Vec<Hook>,
     /// What they are told.

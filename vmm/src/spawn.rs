@@ -298,6 +298,13 @@ fn keep_capabilities() -> Result<(), Errno> {
     Ok(())
 }
 
+/// Lets go of the caller's standard error, once there is a log: whoever reads it to its end, as containerd's shim reads what
+/// `create` of a container with a terminal says, would wait for the end of the container.
+pub fn leave_standard_error() -> Result<(), Errno> {
+    // Standard output is /dev/null.
+    nix::unistd::dup2_stderr(std::io::stdout())
+}
+
 /// The link of a process that [`spawn`] started; `None` where somebody else started it.
 pub fn inherited_link() -> Option<OwnedFd> {
     use std::os::fd::FromRawFd;

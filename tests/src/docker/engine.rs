@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::case::Place;
@@ -42,8 +43,10 @@ pub struct Engine {
     folder: PathBuf,
     path: OsString,
     libraries: OsString,
-    dockerd: Child,
+    dockerd: Option<Child>,
     cgroup: String,
+    daemon: PathBuf,
+    busybox: PathBuf,
 }
 
 impl Engine {
@@ -62,38 +65,91 @@ impl Engine {
         fs::create_dir_all(folder.join("tmp"))?;
         install(place, folder, false)?;
         let cgroup = format!("ringwall-test-{}", std::process::id());
+        wrapper(place, &folder.join("ringwall"))?;
+        let mut engine = Engine {
+            folder: folder.to_owned(),
+            path,
+            libraries,
+            dockerd: None,
+            cgroup,
+            daemon: packages.join("usr/sbin/dockerd"),
+            busybox: place.roots.join("busybox"),
+        };
+        engine.begin(place)?;
+        engine.import(&place.roots.join("busybox"))?;
+        Ok(engine)
+    }
+
+    /// Starts the daemon, and waits until it answers.
+    fn begin(&mut self, place: &Place) -> io::Result<()> {
+        let folder = &self.folder;
         let file = |name: &str| folder.join(name).display().to_string();
-        let mut command = Command::new(packages.join("usr/sbin/dockerd"));
+        let log = |name: &str| File::options().create(true).append(true).open(folder.join(name));
+        let mut command = Command::new(&self.daemon);
         command
             .args(["--config-file", &file("daemon.json"), "--data-root", &file("data")])
             .args(["--exec-root", &file("exec"), "--pidfile", &file("pid")])
             .args(["--host", &format!("unix://{}", file("docker.sock"))])
             .args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false"])
-            .args(["--ip-forward=false", "--oom-score-adjust=0", "--cgroup-parent", &cgroup])
-            .env("PATH", &path)
-            .env("LD_LIBRARY_PATH", &libraries)
+            .args(["--ip-forward=false", "--oom-score-adjust=0", "--cgroup-parent", &self.cgroup])
+            // Containers outlive it; every script removes its own.
+            .arg("--live-restore")
+            .env("PATH", &self.path)
+            .env("LD_LIBRARY_PATH", &self.libraries)
             .env("TMPDIR", folder.join("tmp"))
             .stdin(Stdio::null())
-            .stdout(File::create(folder.join("log"))?)
-            .stderr(File::create(folder.join("log.err"))?);
-        let dockerd = command.spawn()?;
-        let engine = Engine { folder: folder.to_owned(), path, libraries, dockerd, cgroup };
+            .stdout(log("log")?)
+            .stderr(log("log.err")?);
+        self.dockerd = Some(command.spawn()?);
         let begun = Instant::now();
         loop {
             let mut command = Command::new("docker");
-            engine.environment(&mut command);
+            self.environment(&mut command);
             if command.arg("version").output()?.status.success() {
                 break;
             }
             if begun.elapsed() > PATIENCE * place.slow {
-                let tail = engine.log_tail();
-                engine.stop()?;
+                let tail = self.log_tail();
+                self.end(Signal::SIGKILL)?;
                 return Err(io::Error::other(format!("the engine does not start: {tail}")));
             }
             thread::sleep(Duration::from_millis(50));
         }
-        engine.import(&place.roots.join("busybox"))?;
-        Ok(engine)
+        Ok(())
+    }
+
+    /// Ends it with a signal, and starts it again.
+    pub fn restart(&mut self, place: &Place, signal: &str) -> io::Result<()> {
+        self.end(if signal == "KILL" { Signal::SIGKILL } else { Signal::SIGTERM })?;
+        // Its containerd goes with it, and is nobody's but this process's to reap; else the new one takes it for alive.
+        let pid = fs::read_to_string(self.folder.join("exec/containerd/containerd.pid"));
+        if let Some(pid) = pid.ok().and_then(|text| text.trim().parse().ok()) {
+            let begun = Instant::now();
+            while waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG))
+                == Ok(WaitStatus::StillAlive)
+            {
+                if begun.elapsed() > PATIENCE {
+                    return Err(io::Error::other("the engine's containerd does not end"));
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        self.begin(place)
+    }
+
+    fn end(&mut self, signal: Signal) -> io::Result<()> {
+        let Some(mut dockerd) = self.dockerd.take() else { return Ok(()) };
+        kill(Pid::from_raw(dockerd.id() as i32), signal)?;
+        let begun = Instant::now();
+        while dockerd.try_wait()?.is_none() {
+            if begun.elapsed() > PATIENCE {
+                process::kill_tree(dockerd.id() as i32);
+                dockerd.wait()?;
+                return Err(io::Error::other("the engine does not end"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Gives a command what it needs to talk to the engine.
@@ -103,7 +159,8 @@ impl Engine {
             .env("LD_LIBRARY_PATH", &self.libraries)
             .env("DOCKER_HOST", format!("unix://{}", self.folder.join("docker.sock").display()))
             .env("DOCKER_CONFIG", self.folder.join("client"))
-            .env("FOLDER", &self.folder);
+            .env("FOLDER", &self.folder)
+            .env("BUSYBOX", &self.busybox);
     }
 
     /// The test's folder.
@@ -125,7 +182,9 @@ impl Engine {
     /// Makes Ringwall the runtime of containers that name none.
     pub fn make_default(&mut self, place: &Place) -> io::Result<()> {
         install(place, &self.folder, true)?;
-        kill(Pid::from_raw(self.dockerd.id() as i32), Signal::SIGHUP)?;
+        if let Some(dockerd) = &self.dockerd {
+            kill(Pid::from_raw(dockerd.id() as i32), Signal::SIGHUP)?;
+        }
         let begun = Instant::now();
         loop {
             let mut command = Command::new("docker");
@@ -150,16 +209,7 @@ impl Engine {
 
     /// Ends it, and takes away what is not below its folder.
     pub fn stop(mut self) -> io::Result<()> {
-        kill(Pid::from_raw(self.dockerd.id() as i32), Signal::SIGTERM)?;
-        let begun = Instant::now();
-        while self.dockerd.try_wait()?.is_none() {
-            if begun.elapsed() > PATIENCE {
-                process::kill_tree(self.dockerd.id() as i32);
-                self.dockerd.wait()?;
-                return Err(io::Error::other("the engine does not end"));
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
+        self.end(Signal::SIGTERM)?;
         for controller in fs::read_dir("/sys/fs/cgroup")?.flatten() {
             // Where it was used.
             let _none = fs::remove_dir(controller.path().join(&self.cgroup));
@@ -183,4 +233,14 @@ fn install(place: &Place, folder: &Path, default: bool) -> io::Result<()> {
         true => Ok(()),
         false => Err(io::Error::other(String::from_utf8_lossy(&done.stderr).into_owned())),
     }
+}
+
+/// A program that is Ringwall with the options of these tests, for callers that take a program's name alone.
+fn wrapper(place: &Place, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let command = place.runtime.bare(&[], None);
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    fs::write(path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" ")))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }

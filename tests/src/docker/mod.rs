@@ -37,6 +37,9 @@ const THEMES: &[(&str, &str)] = &[
     ("docker/files", include_str!("files.sh")),
     ("docker/limits", include_str!("limits.sh")),
     ("docker/build", include_str!("build.sh")),
+    ("docker/terminal", include_str!("terminal.sh")),
+    ("docker/restore", include_str!("restore.sh")),
+    ("docker/ctr", include_str!("ctr.sh")),
 ];
 
 /// The tests' names.
@@ -116,7 +119,12 @@ fn compare(name: &str, script: &str, engine: &mut Engine, place: &Place) -> io::
     Ok(Compared { wrong, noted })
 }
 
-fn run_script(script: &str, engine: &Engine, place: &Place, runtime: &str) -> io::Result<String> {
+fn run_script(
+    script: &str,
+    engine: &mut Engine,
+    place: &Place,
+    runtime: &str,
+) -> io::Result<String> {
     let mut command = Command::new("sh");
     engine.environment(&mut command);
     command.args(["-c", &format!("{PRELUDE}\n{script}")]).env("RT", runtime);
@@ -126,7 +134,15 @@ fn run_script(script: &str, engine: &Engine, place: &Place, runtime: &str) -> io
     let mut child = command.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()?;
     let limit = Duration::from_secs(100) * place.slow;
     let begun = std::time::Instant::now();
+    let wish = engine.folder().join("restart");
     while child.try_wait()?.is_none() {
+        // What the script asks for: the signal that ends the engine before it starts again.
+        if let Ok(signal) = fs::read_to_string(&wish)
+            && signal.ends_with('\n')
+        {
+            engine.restart(place, signal.trim())?;
+            fs::remove_file(&wish)?;
+        }
         if begun.elapsed() > limit {
             process::kill_tree(child.id() as i32);
             child.wait()?;
@@ -160,6 +176,12 @@ fn steps(output: &str) -> Vec<(String, String)> {
 /// A line without what differs for no reason of the runtime's: ids, and whose words an error begins with.
 fn normal(line: &str) -> String {
     let mut text = line.to_owned();
+    // When containerd's client said it.
+    if let Some(rest) = text.strip_prefix("time=\"")
+        && let Some((_, rest)) = rest.split_once("\" ")
+    {
+        text = rest.to_owned();
+    }
     for words in ["runc create failed: ", "unable to start container process: "] {
         text = text.replace(words, "");
     }

@@ -30,3 +30,10 @@ step read-only-paths once busybox sh -c 'echo 1 >/proc/sys/kernel/sysrq; echo 1 
 step label once --label a=b busybox true
 step cidfile once --cidfile "$FOLDER/cid-$RT" busybox true
 step create-start sh -c 'docker create --name made --network none --runtime "$RT" busybox echo made >/dev/null; docker start -a made; docker rm made'
+step mount-bind once --mount "type=bind,source=$FOLDER/client,target=/c,readonly" busybox sh -c 'ls /c; touch /c/x'
+step mount-tmpfs once --mount type=tmpfs,destination=/t,tmpfs-size=65536,tmpfs-mode=1700 busybox sh -c 'stat -c %a /t; dd if=/dev/zero of=/t/f bs=1k count=100 2>&1 | grep -o "No space.*"'
+docker volume create "vol-$RT" >/dev/null
+step mount-volume once --mount "type=volume,source=vol-$RT,target=/v" busybox sh -c 'echo kept >/v/file; ls /v'
+step mount-volume-again once -v "vol-$RT:/v:ro" busybox sh -c 'cat /v/file; touch /v/x'
+docker volume rm "vol-$RT" >/dev/null
+step devices-rules once --device /dev/null:/dev/only-read:r busybox sh -c 'cat /dev/only-read; mknod /tmp/x b 7 7; cat /tmp/x; ls -l /dev/only-read | cut -c 1-10'

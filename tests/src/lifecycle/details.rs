@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,12 +11,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use serde_json::Value;
 
 use super::{Context, Outcome, Stop, Test, ensure};
+use crate::bundle;
 use crate::process::End;
 
 pub(super) const TESTS: &[Test] = &[
     ("details/one-file-for-all", one_file_for_all),
     ("details/preserved-descriptors", preserved_descriptors),
     ("details/preserved-refused", preserved_refused),
+    ("details/create-lets-go", create_lets_go),
     ("details/missing-program", missing_program),
     ("details/under-strace", under_strace),
     ("details/nothing-is-left", nothing_is_left),
@@ -110,6 +113,20 @@ fn preserved_refused(c: &Context) -> Outcome {
         ensure!(done.end == End::Exit(1) && done.out().is_empty(), "{script}: {}", done.end);
         ensure!(done.err().lines().count() == 1 && done.err().contains(words), "{}", done.err());
     }
+    Ok(())
+}
+
+/// Whoever reads what `create` of a container with a terminal says comes to its end, though the container lives on.
+fn create_lets_go(c: &Context) -> Outcome {
+    let mut config = bundle::config(&["sleep", "1000"], &[]);
+    config["process"]["terminal"] = true.into();
+    let _b = c.bundle_with("b", &config)?;
+    let _listener = UnixListener::bind(c.path("socket"))?;
+    let script = "$RUNTIME create --console-socket socket --bundle b x 2>&1 | cat";
+    let done = c.start_command(&mut shell(c, script)?)?.end(c.limit())?;
+    ensure!(done.ok() && done.out().is_empty(), "{}: {}", done.end, done.out());
+    ensure!(c.status("x")? == "created", "it is {}", c.status("x")?);
+    c.must(&["delete", "--force", "x"])?;
     Ok(())
 }
 

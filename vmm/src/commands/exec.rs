@@ -209,8 +209,9 @@ fn detached(
 ) -> u8 {
     let begin = || -> Result<Inside, Error> {
         setsid().map_err(|e| Error::Host("setsid", e))?;
+        let terminal = process.terminal;
         let inside = start(folder, args, process, preserved)?;
-        run::leave_streams()?;
+        run::leave_streams(terminal)?;
         if let Some(path) = &args.pid_file {
             write_pid(path)?;
         }

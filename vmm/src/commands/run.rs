@@ -342,7 +342,7 @@ fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
     let host = |errno: Errno| Error::StandIn(errno.to_string());
     setsid().map_err(host)?;
     let mut created = plan.create()?;
-    leave_streams()?;
+    leave_streams(plan.container.spec.process.terminal)?;
     if let Some(path) = &plan.pid_file {
         write_pid(path)?;
     }
@@ -354,13 +354,18 @@ fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
 }
 
 /// The container's streams are the sandbox's now; whoever reads them is not to wait for us.
-pub(super) fn leave_streams() -> Result<(), Error> {
+pub(super) fn leave_streams(terminal: bool) -> Result<(), Error> {
     let host = |errno: Errno| Error::StandIn(errno.to_string());
     let flags = nix::fcntl::OFlag::O_RDWR;
     let null =
         nix::fcntl::open(c"/dev/null", flags, nix::sys::stat::Mode::empty()).map_err(host)?;
     nix::unistd::dup2_stdin(&null).map_err(host)?;
-    nix::unistd::dup2_stdout(&null).map_err(host)
+    nix::unistd::dup2_stdout(&null).map_err(host)?;
+    if terminal {
+        // It is not the container's, and whoever reads it to its end would wait for the container's.
+        nix::unistd::dup2_stderr(&null).map_err(host)?;
+    }
+    Ok(())
 }
 
 /// Writes this process's id, as a whole: who watches the file never sees half of it.

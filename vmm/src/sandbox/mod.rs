@@ -26,6 +26,8 @@ use crate::spawn;
 enum Error {
     #[error("link to the stand-in: {0}")]
     Link(#[from] link::Error),
+    #[error("standard error: {0}")]
+    Host(nix::errno::Errno),
     #[error("the first message is no setup")]
     NoSetup,
     #[error("the setup lacks a descriptor: {0}")]
@@ -70,8 +72,12 @@ fn run(link: &Link<FromSandbox, ToSandbox>) -> Result<(), Error> {
     };
     let Setup { log, ids, platform, memory, container, fds: roles } = *setup;
     let given = Given::sort(&roles, fds)?;
+    let left = container.process.terminal && given.log.is_some();
     log::init(log, given.log, given.debug_log);
     crate::debug!("setup received");
+    if left {
+        spawn::leave_standard_error().map_err(Error::Host)?;
+    }
     match bare {
         true => confine::without_namespaces(&Linux)?,
         false => confine::drop_privileges(&Linux, ids)?,
