@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use sentry::control::{Call, Failure};
 use sentry::platform::StreamId;
 
-use crate::cgroup::{self, Group, Origin, room};
+use crate::cgroup::{self, Group, Origin, Processors, room};
 use crate::config::Container;
 use crate::console::{self, Console};
 use crate::hooks::{self, Hook, Hooks};
@@ -426,12 +426,15 @@ impl Removed {
         let (Some(wanted), Some((group, _))) = (&container.cgroup, &mut self.group) else {
             return Ok(());
         };
-        let open = group.make(wanted)?;
-        state.cgroup = Some(group.clone());
         let mut all = vec![nix::unistd::getpid().as_raw()];
         all.extend(pids);
+        let processors = Processors::of_caller();
+        let open = group.make(wanted)?;
+        state.cgroup = Some(group.clone());
         open.join(&all)?;
+        processors.keep(&all);
         open.set(&room::widen(&wanted.resources, platform, None))?;
+        processors.keep(&all);
         crate::debug!("cgroups joined and set");
         Ok(())
     }

@@ -18,17 +18,6 @@ pub const DIFFERENCES: &[(&str, &str, &str)] = &[
         "oom-killed",
         "Docker reads it from the host's cgroup; the kill is the sentry's, and `events` tells it",
     ),
-    (
-        "docker/limits",
-        "update-memory",
-        "the memory of a container that is there cannot be changed yet: refused",
-    ),
-    ("docker/limits", "update-cpus", "no limits of processor time yet: refused"),
-    (
-        "docker/limits",
-        "stats-pids",
-        "Docker reads it from the host's cgroup, which a container has none of yet",
-    ),
 ];
 
 /// Why a step differs, where that is known.

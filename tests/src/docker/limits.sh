@@ -5,7 +5,9 @@ run --name hungry --memory 64m busybox dd if=/dev/zero of=/dev/null bs=200M coun
 step oom-killed state hungry
 docker rm -f hungry >/dev/null
 step pids once --pids-limit 10 busybox sh -c 'for i in $(seq 20); do sleep 1 & done'
-step cpus once --cpus 0.5 busybox true
+step cpus once --cpus 0.5 busybox sh -c 'cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/cpu.max'
+step cpuset once --cpuset-cpus 0 busybox nproc
+step reservation once --memory 64m --memory-reservation 32m busybox sh -c 'cat /sys/fs/cgroup/memory/memory.soft_limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.low'
 up box busybox sleep 1000
 step update-pids sh -c 'docker update --pids-limit 20 box 2>/dev/null'
 step updated-pids docker exec box sh -c 'for i in $(seq 30); do sleep 1 & done'

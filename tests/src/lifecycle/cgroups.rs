@@ -217,7 +217,7 @@ fn limits(c: &Context) -> Outcome {
     const MEMORY: u64 = 96 << 20;
     let resources = json!({
         "memory": { "limit": MEMORY, "reservation": 32 << 20 },
-        "cpu": { "shares": 512, "quota": 50000, "period": 200_000, "cpus": "0", "mems": "0" },
+        "cpu": { "shares": 512, "quota": 50000, "period": 200_000, "cpus": "1", "mems": "0" },
         "pids": { "limit": 30 },
     });
     let (_b, pid) = sleeping(c, &unique("l"), Some(&unique("limits")), &resources)?;
@@ -233,7 +233,7 @@ fn limits(c: &Context) -> Outcome {
             ("cpu", "cpu.shares", "cpu.weight", "512".into(), "20".into()),
             ("cpu", "cpu.cfs_quota_us", "cpu.max", "50000".into(), "50000 200000".into()),
             same("cpu", "cpu.cfs_period_us", "", "200000"),
-            same("cpuset", "cpuset.cpus", "cpuset.cpus", "0"),
+            same("cpuset", "cpuset.cpus", "cpuset.cpus", "1"),
             same("cpuset", "cpuset.mems", "cpuset.mems", "0"),
             same("pids", "pids.max", "pids.max", &pids),
         ],
@@ -358,14 +358,14 @@ fn update(c: &Context) -> Outcome {
     check(128 << 20, 50)?;
     dd("0\n")?;
     update(&["--cpu-quota", "30000", "--cpu-period", "60000", "--cpu-share", "2048"])?;
-    update(&["--memory-reservation", "20971520", "--cpuset-cpus", "0"])?;
+    update(&["--memory-reservation", "20971520", "--cpuset-cpus", "1"])?;
     holds(
         pid,
         &[
             ("cpu", "cpu.cfs_quota_us", "cpu.max", "30000".into(), "30000 60000".into()),
             ("cpu", "cpu.shares", "cpu.weight", "2048".into(), "79".into()),
             same("memory", "memory.soft_limit_in_bytes", "memory.low", "20971520".into()),
-            same("cpuset", "cpuset.cpus", "cpuset.cpus", "0".into()),
+            same("cpuset", "cpuset.cpus", "cpuset.cpus", "1".into()),
         ],
     )?;
     check(128 << 20, 50)?;

@@ -17,6 +17,8 @@ use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
@@ -245,6 +247,28 @@ impl Open {
             v2::set(self, resources)
         } else {
             v1::set(self, resources)
+        }
+    }
+}
+
+/// The processors that the caller is bound to. Linux before 6.2 forgets them where a process comes into another cpuset.
+#[derive(Debug)]
+pub struct Processors(Option<CpuSet>);
+
+impl Processors {
+    /// Those of this process.
+    pub fn of_caller() -> Processors {
+        Processors(sched_getaffinity(Pid::from_raw(0)).ok())
+    }
+
+    /// Binds processes to them again, as far as their cgroup has them.
+    pub fn keep(&self, pids: &[i32]) {
+        let Some(set) = &self.0 else { return };
+        for pid in pids {
+            // Where the group has none of them, its own are what counts.
+            if let Err(e) = sched_setaffinity(Pid::from_raw(*pid), set) {
+                crate::debug!("processors of {pid} are its cgroup's: {e}");
+            }
         }
     }
 }

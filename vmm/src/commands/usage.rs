@@ -122,7 +122,10 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
         let usage = match call(&folder, &args.id, Call::Usage { id: args.id.clone() }) {
             Ok(Reply::Usage(usage)) => usage,
             Ok(_) => return Err(Error::Answer),
-            // It has ended: there is nothing more to tell.
+            // It has ended, whether or not its stand-in has said so yet: there is nothing more to tell.
+            Err(lifecycle::Error::NotRunning | lifecycle::Error::Refused(_)) if !args.stats => {
+                return Ok(());
+            }
             Err(_) if !args.stats && living(global, &args.id).is_err() => return Ok(()),
             Err(e) => return Err(e.into()),
         };
