@@ -259,11 +259,26 @@ pub struct ContainerSpec {
     pub uid_map: Vec<(u32, u32, u32)>,
     /// The same of groups.
     pub gid_map: Vec<(u32, u32, u32)>,
+    /// Another container of the sandbox, with which it shares namespaces.
+    pub shares: Option<Shares>,
     /// The filter that all its processes begin with: a program of classic BPF, 8 bytes an instruction as in `struct
     /// sock_filter` (seccomp(2)).
     pub seccomp: Option<Vec<u8>>,
     /// Whether `--strace` was given.
     pub strace: bool,
+}
+
+/// Which namespaces of another container of the same sandbox a container is in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shares {
+    /// That container's id.
+    pub with: String,
+    /// Its names of the host and the domain.
+    pub uts: bool,
+    /// Its System V objects and POSIX message queues.
+    pub ipc: bool,
+    /// Its network: the abstract names of AF_UNIX.
+    pub net: bool,
 }
 
 /// A device node.

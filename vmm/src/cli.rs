@@ -103,6 +103,22 @@ pub enum PlatformChoice {
     Ptrace,
 }
 
+impl PlatformChoice {
+    /// As the command line has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            PlatformChoice::Auto => "auto",
+            PlatformChoice::Kvm => "kvm",
+            PlatformChoice::Ptrace => "ptrace",
+        }
+    }
+
+    /// Whether this one will do.
+    pub fn fits(self, platform: crate::protocol::Platform) -> bool {
+        self == PlatformChoice::Auto || self.name() == platform.name()
+    }
+}
+
 /// What to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
-use sentry::control::{Call, Failure};
+use sentry::control::{Call, ContainerSpec, Failure};
 use sentry::platform::StreamId;
 
 use crate::cgroup::{self, Group, Origin, Processors, room};
@@ -20,9 +20,10 @@ use crate::config::Container;
 use crate::console::{self, Console};
 use crate::hooks::{self, Hook, Hooks};
 use crate::link::{self, Link};
+use crate::pod::Pod;
 use crate::preserved;
-use crate::protocol::{GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
-use crate::spawn::{self, IdMaps, NAMESPACES};
+use crate::protocol::{FromSandbox, GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
+use crate::spawn::{self, Child, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
 use crate::wall::level::Level;
@@ -87,51 +88,60 @@ pub struct Created {
     state: State,
 }
 
+/// How a container is to be made.
+#[derive(Debug)]
+pub struct Options {
+    /// What runs it.
+    pub platform: Platform,
+    /// How high the wall can be.
+    pub level: Level,
+    /// The pod in whose sandbox it is to be; `None`: in one of its own.
+    pub pod: Option<Pod>,
+    /// Its terminal.
+    pub console: Option<Console>,
+    /// Whether its system calls are logged.
+    pub strace: bool,
+    /// Descriptors for its init.
+    pub preserved: Vec<OwnedFd>,
+}
+
 /// Makes a container. The calling process becomes its stand-in, and has one thread.
 pub fn create(
     mut container: Container,
     folder: Folder,
-    platform: Platform,
-    level: Level,
-    console: Option<Console>,
-    strace: bool,
-    preserved: Vec<OwnedFd>,
+    options: Options,
 ) -> Result<Created, Error> {
+    let Options { platform, level, pod, console, strace, preserved } = options;
     let uid = spawn::own_ids().0;
     let mut state = state_of(&container, platform, uid)?;
     let mut folder = Removed::new(folder, &state);
     folder.network = network::enter(&container.network)?;
-    let path = folder.get()?.socket();
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
-    let listener = link::listener(&path)?;
-    // Once the limits are set, this process may open no device.
-    let device = match platform {
-        Platform::Kvm => Some(open_kvm()?),
-        Platform::Ptrace => None,
+    let home = match pod {
+        None => Home::Own(Own::start(folder.get()?, platform, level, &container.spec.id)?),
+        Some(pod) => {
+            if container.spec.limits.memory.take().is_some() {
+                crate::warning!(
+                    "config.json: linux.resources.memory.limit is not enforced in the sandbox of {}: its first container's \
+                     is that of all",
+                    pod.id
+                );
+            }
+            Home::Pod(pod)
+        }
     };
     folder.plan_group(&mut container, &mut state)?;
-    let (link, sandbox_end) = link::pair()?;
     let (gofer_link, gofer_end) = link::pair()?;
     let (client, server) = link::pair()?;
     let id = container.spec.id.clone();
 
-    let gid = spawn::own_ids().1;
-    let (namespaces, maps, ids) = match level {
-        Level::Root => (NAMESPACES, Some(IdMaps::only(NOBODY, NOBODY)), Some((NOBODY, NOBODY))),
-        Level::UserNamespaces => (NAMESPACES, Some(IdMaps::only(uid, gid)), None),
-        Level::Bare => {
-            crate::warning!(
-                "this user can make no namespaces: {} (`ringwall check --wall` says more)",
-                level.text()
-            );
-            (CloneFlags::empty(), None, None)
-        }
-    };
-    let sandbox = spawn::spawn(spawn::SANDBOX, &id, namespaces, maps.as_ref(), sandbox_end)?;
-    sandbox.may_open(DESCRIPTORS);
     let gofer = start_gofer(&container, &id, level, gofer_end)?;
     // While they execute. They wait for what they are to do, and have nothing of the container yet.
-    folder.join_group(&container, &mut state, &[sandbox.pid(), gofer.pid()], platform)?;
+    let mut members = vec![gofer.pid()];
+    if let Home::Own(own) = &home {
+        members.push(own.child.pid());
+    }
+    folder.join_group(&container, &mut state, &members, platform)?;
     if !container.spec.root.overlay {
         mountpoints::make(&container.rootfs, &mut container.spec.mounts)?;
     }
@@ -140,7 +150,14 @@ pub fn create(
         container.spec.process.window = console.window().or(container.spec.process.window);
     }
     let (settings, log, debug_log) = log::for_child("gofer");
-    state.sandbox = Process::find(sandbox.pid());
+    state.sandbox = match &home {
+        Home::Own(own) => Process::find(own.child.pid()),
+        Home::Pod(pod) => {
+            folder.get()?.link_socket(&pod.socket)?;
+            state.pod = Some(pod.id.clone());
+            pod.sandbox
+        }
+    };
     state.gofer = Process::find(gofer.pid());
     folder.get()?.write(&state)?;
     folder.hooks(&state, "prestart", |hooks| &hooks.prestart)?;
@@ -167,8 +184,7 @@ pub fn create(
     gofer_link.send(&setup, &fds)?;
     drop(server);
 
-    let (settings, log, debug_log) = log::for_child("sandbox");
-    let mut fds = vec![(SandboxFd::Control, listener.as_fd()), (SandboxFd::Gofer, client.as_fd())];
+    let mut fds = vec![(SandboxFd::Gofer, client.as_fd())];
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     match &console {
         Some(console) => {
@@ -184,18 +200,9 @@ pub fn create(
     let others = fds.iter().filter(|(role, _)| *role == SandboxFd::Stream).count();
     container.spec.process.preserved = preserved::streams(&preserved, others)?;
     fds.extend(preserved.iter().map(|fd| (SandboxFd::Stream, fd.as_fd())));
-    fds.extend(device.as_ref().map(|device| (SandboxFd::Kvm, device.as_fd())));
-    fds.extend(log.map(|fd| (SandboxFd::Log, fd)));
-    fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
-    let (roles, fds): (Vec<SandboxFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     container.spec.strace = strace;
-    // The sentry holds the container to less, and to what that becomes.
-    let memory = container.spec.limits.memory.map_or(MEMORY, |limit| limit.max(MEMORY));
-    let setup =
-        Setup { log: settings, ids, platform, memory, container: container.spec, fds: roles };
-    let link = Link::new(link);
-    link.send(&ToSandbox::Setup(Box::new(setup)), &fds)?;
-    drop((listener, client, preserved));
+    let (sandbox, link) = home.take_in(container.spec, platform, fds)?;
+    drop((client, preserved));
     crate::debug!("sandbox and gofer have their setup");
 
     let stand_in = StandIn {
@@ -226,6 +233,86 @@ pub fn create(
     Ok(created)
 }
 
+/// The sandbox that a container is to be in.
+enum Home {
+    /// One of its own.
+    Own(Own),
+    /// That of its pod.
+    Pod(Pod),
+}
+
+/// A sandbox that has been started and knows nothing yet.
+struct Own {
+    child: Child,
+    link: Link<ToSandbox, FromSandbox>,
+    listener: OwnedFd,
+    device: Option<OwnedFd>,
+    /// The user and group that it is to become.
+    ids: Option<(u32, u32)>,
+}
+
+impl Own {
+    fn start(folder: &Folder, platform: Platform, level: Level, id: &str) -> Result<Own, Error> {
+        let listener = link::listener(&folder.socket())?;
+        // Once the container's limits are set, this process may open no device.
+        let device = match platform {
+            Platform::Kvm => Some(open_kvm()?),
+            Platform::Ptrace => None,
+        };
+        let (link, end) = link::pair()?;
+        let (uid, gid) = spawn::own_ids();
+        let (namespaces, maps, ids) = match level {
+            Level::Root => (NAMESPACES, Some(IdMaps::only(NOBODY, NOBODY)), Some((NOBODY, NOBODY))),
+            Level::UserNamespaces => (NAMESPACES, Some(IdMaps::only(uid, gid)), None),
+            Level::Bare => {
+                crate::warning!(
+                    "this user can make no namespaces: {} (`ringwall check --wall` says more)",
+                    level.text()
+                );
+                (CloneFlags::empty(), None, None)
+            }
+        };
+        let child = spawn::spawn(spawn::SANDBOX, id, namespaces, maps.as_ref(), end)?;
+        child.may_open(DESCRIPTORS);
+        Ok(Own { child, link: Link::new(link), listener, device, ids })
+    }
+}
+
+impl Home {
+    /// Has it make the container, with its file server and its streams: the sandbox, if it is the container's own, and the
+    /// link to it.
+    fn take_in(
+        self,
+        container: ContainerSpec,
+        platform: Platform,
+        fds: Vec<(SandboxFd, BorrowedFd<'_>)>,
+    ) -> Result<(Option<Child>, Link<ToSandbox, FromSandbox>), Error> {
+        match self {
+            Home::Own(own) => {
+                let (log, log_fd, debug_log) = log::for_child("sandbox");
+                let mut fds = fds;
+                fds.push((SandboxFd::Control, own.listener.as_fd()));
+                fds.extend(own.device.as_ref().map(|device| (SandboxFd::Kvm, device.as_fd())));
+                fds.extend(log_fd.map(|fd| (SandboxFd::Log, fd)));
+                fds.extend(debug_log.map(|fd| (SandboxFd::DebugLog, fd)));
+                let (roles, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+                // The sentry holds the container to less, and to what that becomes.
+                let memory = container.limits.memory.map_or(MEMORY, |limit| limit.max(MEMORY));
+                let ids = own.ids;
+                let setup = Setup { log, ids, platform, memory, container, fds: roles };
+                own.link.send(&ToSandbox::Setup(Box::new(setup)), &fds)?;
+                Ok((Some(own.child), own.link))
+            }
+            Home::Pod(pod) => {
+                let (roles, fds): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
+                let join = ToSandbox::Join { container: Box::new(container), fds: roles };
+                pod.link.send(&join, &fds)?;
+                Ok((None, pod.link))
+            }
+        }
+    }
+}
+
 /// What is known of a container whose making begins.
 fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<State, Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -243,6 +330,7 @@ fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<Sta
         stand_in: Process::current()
             .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
         sandbox: None,
+        pod: None,
         gofer: None,
         hooks: container.hooks.clone(),
         cgroup: None,
@@ -336,7 +424,9 @@ impl Created {
     pub fn finish(mut self, keep: bool) -> Result<Outcome, Error> {
         let outcome = self.stand_in.wait();
         crate::debug!("container has ended: {outcome:?}");
-        self.stand_in.sandbox.kill();
+        if let Some(sandbox) = &self.stand_in.sandbox {
+            sandbox.kill();
+        }
         self.stand_in.gofer.kill();
         if let Some(mut folder) = self.folder.folder.take() {
             // Whoever holds the lock, to start the container or to delete it, waits for nothing here.

@@ -30,6 +30,7 @@ pub mod link;
 pub mod log;
 pub mod mountpoints;
 pub mod network;
+pub mod pod;
 pub mod preserved;
 mod protocol;
 pub mod reason;

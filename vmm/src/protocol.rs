@@ -49,6 +49,15 @@ pub enum ToSandbox {
         /// What to run.
         process: Box<ProcessSpec>,
     },
+    /// Takes another container in, at most one over a link. The descriptors of the message are its file server and its
+    /// streams; the numbers in the configuration are of those. Answered with init's pid; its end is told by `Exited`, and
+    /// it is killed when the link is closed.
+    Join {
+        /// The container.
+        container: Box<ContainerSpec>,
+        /// What the descriptors are, in order: `Gofer` and `Stream`.
+        fds: Vec<SandboxFd>,
+    },
     /// Asks what KVM has counted; the sandbox's own process answers.
     Counters,
 }

@@ -62,8 +62,8 @@ impl Outcome {
 pub struct StandIn {
     /// The container.
     pub id: String,
-    /// The sandbox.
-    pub sandbox: Child,
+    /// The sandbox; `None`: another container's.
+    pub sandbox: Option<Child>,
     /// The file server.
     pub gofer: Child,
     /// To the sandbox.
@@ -159,7 +159,7 @@ impl StandIn {
     /// Something of ours is gone: the container ends too, in order if it can.
     fn last_call(&mut self, reason: String) -> Outcome {
         let id = self.id.clone();
-        if self.sandbox.pid() != 0
+        if self.sandbox.as_ref().is_none_or(|sandbox| sandbox.pid() != 0)
             && self.send(Call::Signal { id, pid: None, signal: 9, all: true }).is_ok()
         {
             while let Found::Message(message) = self.look(PollTimeout::from(LAST_CALL)) {
@@ -269,7 +269,11 @@ impl StandIn {
             Ok(Some((GoferFailure(reason), _))) => {
                 Some(format!("file server of container {}: {reason}", self.id))
             }
-            _ => self.gofer.try_wait().map(|status| self.gofer_end(status)),
+            // It ends so when the sentry has let go of it, which is no cause of anything.
+            _ => match self.gofer.try_wait() {
+                None | Some(WaitStatus::Exited(_, 0)) => None,
+                Some(status) => Some(self.gofer_end(status)),
+            },
         }
     }
 
@@ -286,7 +290,7 @@ impl StandIn {
     /// Why the sandbox has closed its link.
     fn autopsy(&mut self) -> String {
         let id = self.id.clone();
-        match self.sandbox.end() {
+        match self.sandbox.as_mut().and_then(Child::end) {
             Some(status) => format!("sandbox of container {id} {}", ended(status)),
             None => format!("sandbox of container {id} is gone"),
         }

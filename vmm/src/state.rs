@@ -169,6 +169,9 @@ pub struct State {
     pub stand_in: Process,
     /// The sandbox that it runs in.
     pub sandbox: Option<Process>,
+    /// The container whose sandbox that is, where it is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Its file server.
     pub gofer: Option<Process>,
     /// Its hooks.
@@ -372,6 +375,17 @@ impl Folder {
         }
     }
 
+    /// The control socket, where others find it.
+    pub fn socket_file(&self) -> PathBuf {
+        self.path.join(SOCKET)
+    }
+
+    /// Has commands at this container find the control socket of another's sandbox.
+    pub fn link_socket(&self, socket: &Path) -> Result<(), Error> {
+        let path = self.socket_file();
+        std::os::unix::fs::symlink(socket, &path).map_err(io(&path))
+    }
+
     /// Reads state.json.
     pub fn read(&self) -> Result<State, Error> {
         let path = self.path.join(STATE);
@@ -393,7 +407,7 @@ impl Folder {
 
     /// Removes the control socket: nobody listens there any more.
     pub fn remove_socket(&self) {
-        let path = self.path.join(SOCKET);
+        let path = self.socket_file();
         if let Err(e) = fs::remove_file(&path)
             && e.kind() != ErrorKind::NotFound
         {
@@ -447,6 +461,7 @@ mod tests {
             unstarted: false,
             stand_in: Process::current().unwrap(),
             sandbox: None,
+            pod: None,
             gofer: None,
             hooks: None,
             cgroup: None,

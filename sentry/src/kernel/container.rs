@@ -39,6 +39,8 @@ pub struct Container {
     pub pids: Arc<Pids>,
     /// Its mounts, as init began with them.
     mounts: spin::Once<Arc<MountNamespace>>,
+    /// The gofer of its files.
+    pub gofer: u32,
     /// Namespaces of its init.
     pub namespaces: Arc<Namespaces>,
     /// The user namespace of its processes.
@@ -59,6 +61,8 @@ pub struct Container {
     pub oom: task::oom::OomKiller,
     /// What it may use.
     limits: SpinLock<Limits>,
+    /// It has come to the sandbox of another, which memory is limited for.
+    joined: bool,
     /// Whether its tasks are held.
     pub freezer: task::Freezer,
     /// Processor time of its tasks that have ended.
@@ -107,6 +111,7 @@ impl Container {
             id: id.into(),
             kernel: Kernel::new(Arc::new(Nobody)),
             mounts: spin::Once::new(),
+            gofer: 0,
             namespaces: Arc::new(Namespaces::new(id, "", &pids, &UserNamespace::INITIAL)),
             userns: UserNamespace::INITIAL,
             device_rules: Vec::new(),
@@ -118,6 +123,7 @@ impl Container {
             running: AtomicBool::new(true),
             oom: Default::default(),
             limits: Default::default(),
+            joined: false,
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
@@ -141,10 +147,17 @@ impl Container {
                 .ahead(monotonic, boottime)
                 .map_err(|e| Failure::other(format!("linux.timeOffsets: {}", e.text())))?;
         }
+        if let Some(shares) = &spec.shares {
+            let other = kernel.container(&shares.with).ok_or_else(|| {
+                Failure::other(format!("container {}: not in this sandbox", shares.with))
+            })?;
+            namespaces = namespaces.sharing(&other.namespaces, shares);
+        }
         let container = Arc::new(Container {
             id: spec.id.clone(),
             kernel: kernel.clone(),
             mounts: spin::Once::new(),
+            gofer: spec.root.gofer,
             namespaces: Arc::new(namespaces),
             userns,
             device_rules: spec.device_rules.clone(),
@@ -156,6 +169,7 @@ impl Container {
             running: AtomicBool::new(false),
             oom: Default::default(),
             limits: Default::default(),
+            joined: spec.shares.is_some(),
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
@@ -297,22 +311,20 @@ impl Container {
 
     /// Changes what it may use. Less memory than is used is an error: nobody is killed for a wish from outside.
     pub(super) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
-        let frames = |bytes: u64| u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
-        platform().limit_frames(limits.memory.map(frames)).map_err(|used| {
-            let bytes = |frames: u64| frames.saturating_mul(PAGE_SIZE as u64);
-            let (used, peak) = (bytes(used.into()), bytes(platform().most_frames()));
-            let limit = limits.memory.unwrap_or(0);
-            // runc's words.
-            Failure::other(format!(
-                "unable to set memory limit to {limit} (current usage: {used}, peak usage: {peak})"
-            ))
-        })?;
+        if !self.joined {
+            limit_memory(limits.memory)?;
+        } else if limits.memory != self.limits().memory {
+            return Err(Failure::other(format!(
+                "container {}: the limit of memory is that of its sandbox's first container",
+                self.id
+            )));
+        }
         self.pids.set_limit(limits.pids.unwrap_or(PID_MAX));
         *self.limits.lock() = *limits;
         Ok(())
     }
 
-    /// What it uses. Memory is the sandbox's, which has no other container yet.
+    /// What it uses. Memory is the sandbox's, with all containers that are in it.
     pub fn usage(&self) -> Usage {
         let mut cpu = *self.ended.lock();
         for task in self.pids.processes().iter().flat_map(|process| process.tasks()) {
@@ -635,6 +647,20 @@ fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
         let number = core::str::from_utf8(fields.nth(2)?).ok()?.parse::<u32>().ok()?;
         let home = fields.nth(2)?;
         (number == uid && !home.is_empty()).then_some(home)
+    })
+}
+
+/// Sets the most memory of all containers, bytes; `None`: as much as there is.
+fn limit_memory(limit: Option<u64>) -> Result<(), Failure> {
+    let frames = |bytes: u64| u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
+    platform().limit_frames(limit.map(frames)).map_err(|used| {
+        let bytes = |frames: u64| frames.saturating_mul(PAGE_SIZE as u64);
+        let (used, peak) = (bytes(used.into()), bytes(platform().most_frames()));
+        let limit = limit.unwrap_or(0);
+        // runc's words.
+        Failure::other(format!(
+            "unable to set memory limit to {limit} (current usage: {used}, peak usage: {peak})"
+        ))
     })
 }
 

@@ -47,7 +47,8 @@ impl Kernel {
                 if self.container(&spec.id).is_some() {
                     return Err(Failure::other(format!("container {} exists", spec.id)));
                 }
-                let container = Container::create(self, &spec)?;
+                let container = Container::create(self, &spec)
+                    .inspect_err(|_| self.gofers.forget(spec.root.gofer))?;
                 let pid = container.init_pid();
                 self.containers.lock().insert(spec.id, container);
                 Ok(Reply::Pid(pid))
@@ -90,6 +91,7 @@ impl Kernel {
                     return Err(Failure::other(format!("container {id} is running")));
                 }
                 self.containers.lock().remove(&id);
+                self.gofers.forget(container.gofer);
                 Ok(Reply::Done)
             }
             Call::Statistics => Ok(Reply::Statistics(self.statistics())),
@@ -105,7 +107,8 @@ impl Kernel {
         let signal = Signal::new(i32::from(signal))
             .map_err(|_| Failure::other(format!("signal {signal} does not exist")))?;
         let init = pid.is_none_or(|pid| pid == container.init_pid());
-        if init && container.signal_unstarted(signal) {
+        let unstarted = init && container.signal_unstarted(signal);
+        if unstarted && !all {
             return Ok(Reply::Done);
         }
         let processes: Vec<Arc<Process>> = if all {
@@ -113,7 +116,7 @@ impl Kernel {
         } else {
             container.pids.process(pid.unwrap_or(1)).into_iter().collect()
         };
-        if processes.is_empty() {
+        if processes.is_empty() && !unstarted {
             return Err(Failure::other(format!("container {id}: no such process")));
         }
         for process in &processes {

@@ -8,6 +8,7 @@ use super::timens::in_range;
 use super::{
     CloneFlags, Creds, Current, PidNamespace, Pids, Task, TimeNamespace, UserNamespace, cap, pidfd,
 };
+use crate::control::Shares;
 use crate::errno::Errno;
 use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
@@ -99,6 +100,21 @@ impl Namespaces {
             time,
             cgroup: Arc::new(Cgroup { id: NamespaceId::CGROUP, owner: owner.clone() }),
         }
+    }
+
+    /// The same with some of another container's in the place of its own.
+    pub fn sharing(self, other: &Namespaces, shares: &Shares) -> Namespaces {
+        let mut own = self;
+        if shares.uts {
+            own.uts = other.uts.clone();
+        }
+        if shares.ipc {
+            own.ipc = other.ipc.clone();
+        }
+        if shares.net {
+            own.net = other.net.clone();
+        }
+        own
     }
 
     /// The same whose clocks are nanoseconds ahead of the container's, which no task is to see otherwise. `ERANGE` where

@@ -15,6 +15,7 @@ mod hooks;
 mod limits;
 mod machine;
 mod mounts;
+mod pods;
 mod seccomp;
 mod states;
 mod streams;
@@ -85,6 +86,7 @@ fn tests() -> impl Iterator<Item = Test> {
         limits::TESTS,
         cgroups::TESTS,
         mounts::TESTS,
+        pods::TESTS,
         seccomp::TESTS,
         calls::TESTS,
         machine::TESTS,

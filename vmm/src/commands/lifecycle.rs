@@ -162,7 +162,9 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
         }
     }
     // A stand-in that was killed took both with it, unless they were wedged.
-    for process in [state.sandbox, state.gofer].into_iter().flatten() {
+    // The sandbox of a pod has others in it.
+    let sandbox = state.sandbox.filter(|_| state.pod.is_none());
+    for process in [sandbox, state.gofer].into_iter().flatten() {
         kill_process(process);
     }
     if remove(folder, state.cgroup.as_ref(), args.force)?

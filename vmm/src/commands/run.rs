@@ -19,6 +19,7 @@ use crate::config::{self, Container};
 use crate::console::{self, Console};
 use crate::launch::{self, Created};
 use crate::link::{self, Link};
+use crate::pod::{self, Pod};
 use crate::protocol::Platform;
 use crate::reason::reason;
 use crate::signals;
@@ -38,6 +39,9 @@ pub enum Error {
     /// `--require-wall`.
     #[error("{0}")]
     Wall(#[from] level::TooLow),
+    /// The pod that it is in.
+    #[error("{0}")]
+    Pod(#[from] pod::Error),
     /// The launch.
     #[error("{0}")]
     Launch(#[from] launch::Error),
@@ -185,7 +189,16 @@ impl Plan {
         if terminal && detach && args.console_socket.is_none() {
             return Err(Error::TerminalWithoutSocket);
         }
-        let platform = platform(global)?;
+        // A pod has one platform, which its first container has chosen.
+        let pod = container.pod.as_deref().map(|pod| Pod::find(&root, pod)).transpose()?;
+        let platform = match (&pod, global.platform) {
+            (None, _) => platform(global)?,
+            (Some(pod), choice) if choice.fits(pod.platform) => pod.platform,
+            (Some(pod), choice) => {
+                let (id, platform) = (pod.id.clone(), pod.platform.name());
+                return Err(pod::Error::Platform(id, platform, choice.name()).into());
+            }
+        };
         Ok(Plan {
             root,
             container,
@@ -202,21 +215,25 @@ impl Plan {
     fn create(&self) -> Result<Created, Error> {
         let id = &self.container.spec.id;
         let folder = self.root.create(id)?;
-        match self.console() {
-            Ok(console) => Ok(launch::create(
-                self.container.clone(),
-                folder,
-                self.platform,
-                self.level,
-                console,
-                self.strace,
-                self.preserved.take(),
-            )?),
+        match self.options() {
+            Ok(options) => Ok(launch::create(self.container.clone(), folder, options)?),
             Err(e) => {
                 folder.remove()?;
                 Err(e)
             }
         }
+    }
+
+    fn options(&self) -> Result<launch::Options, Error> {
+        let pod = self.container.pod.as_deref();
+        Ok(launch::Options {
+            platform: self.platform,
+            level: self.level,
+            pod: pod.map(|pod| Pod::find(&self.root, pod)).transpose()?,
+            console: self.console()?,
+            strace: self.strace,
+            preserved: self.preserved.take(),
+        })
     }
 
     fn console(&self) -> Result<Option<Console>, Error> {

@@ -118,6 +118,8 @@ pub struct Container {
     pub hooks: Option<Hooks>,
     /// The network namespace of the process that stands for it.
     pub network: Network,
+    /// The container in whose sandbox it is to be; `None`: in one of its own.
+    pub pod: Option<String>,
     /// Its cgroup on the host; `None`: it stays in the caller's.
     pub cgroup: Option<cgroup::Wanted>,
     /// User ids, where the bundle asks for a user namespace.

@@ -5,13 +5,19 @@
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
+use sentry::control::Shares;
+
 use super::{IdRange, Invalid, Network};
 
-/// The network namespace of the process that stands for the container; names in the log what the container does not share
+/// The network namespace of the process that stands for the container, and what it shares with the first container of
+/// its `pod`, if it is in one; names in the log what the container does not share
 /// with the host although it should.
-pub fn check(spec: &Spec) -> Result<Network, Invalid> {
+pub fn check(spec: &Spec, pod: Option<&str>) -> Result<(Network, Option<Shares>), Invalid> {
     let linux = spec.linux().as_ref();
     let mut network = Network::Host;
+    // Those that are handed over are the pod's: its engine has them from the stand-in of its first container, or of its own.
+    let mut shares =
+        pod.map(|with| Shares { with: with.into(), uts: false, ipc: false, net: false });
     let mut found = Vec::new();
     let all = linux.and_then(|linux| linux.namespaces().as_ref());
     for (index, namespace) in all.into_iter().flatten().enumerate() {
@@ -23,9 +29,25 @@ pub fn check(spec: &Spec) -> Result<Network, Invalid> {
         let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
         match (namespace.typ(), path) {
             (LinuxNamespaceType::Network, None) => network = Network::New,
-            (LinuxNamespaceType::Network, Some(path)) => network = Network::Joined(path.clone()),
+            (LinuxNamespaceType::Network, Some(path)) => {
+                network = Network::Joined(path.clone());
+                if let Some(shares) = &mut shares {
+                    shares.net = true;
+                }
+            }
             (_, None) => {}
             (kind, Some(path)) => {
+                match (kind, &mut shares) {
+                    (LinuxNamespaceType::Uts, Some(shares)) => {
+                        shares.uts = true;
+                        continue;
+                    }
+                    (LinuxNamespaceType::Ipc, Some(shares)) => {
+                        shares.ipc = true;
+                        continue;
+                    }
+                    _ => {}
+                }
                 let reason = format!(
                     "{}: a {kind} namespace of the host cannot be joined: a container's is its sandbox's own",
                     path.display()
@@ -86,7 +108,7 @@ pub fn check(spec: &Spec) -> Result<Network, Invalid> {
             );
         }
     }
-    Ok(network)
+    Ok((network, shares))
 }
 
 /// Its name in a configuration.

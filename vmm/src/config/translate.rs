@@ -12,8 +12,8 @@ use super::{
     Attach, Container, Invalid, capabilities, devices, limits, mounts, namespaces, priority,
     seccomp, sysctl,
 };
-use crate::cgroup;
 use crate::hooks::{Hook, Hooks};
+use crate::{cgroup, pod};
 
 /// What can go wrong.
 pub enum Error {
@@ -62,7 +62,9 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         let reason = format!("{word:?} is not supported");
         return Err(Invalid::new("linux.rootfsPropagation", reason).into());
     }
-    let network = namespaces::check(spec)?;
+    let annotations = spec.annotations().clone().unwrap_or_default();
+    let pod = pod::wanted(&annotations, id);
+    let (network, shares) = namespaces::check(spec, pod.as_deref())?;
     let (uid_map, gid_map) = namespaces::id_maps(linux);
     Ok(Container {
         spec: ContainerSpec {
@@ -86,6 +88,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
             personality: linux
                 .and_then(|linux| linux.personality().as_ref())
                 .map_or(0, personality),
+            shares,
             clocks_ahead: namespaces::clocks_ahead(linux)?,
             uid_map: uid_map.clone(),
             gid_map: gid_map.clone(),
@@ -100,7 +103,8 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         bundle: bundle.to_owned(),
         rootfs,
         oci_version: spec.version().clone(),
-        annotations: spec.annotations().clone().unwrap_or_default(),
+        annotations,
+        pod,
         hooks: hooks(spec)?,
         network,
         cgroup: Some(cgroup(linux)),

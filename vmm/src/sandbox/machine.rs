@@ -8,7 +8,7 @@ use guest::contract::mode;
 use kvm_ioctls::Kvm;
 use nix::sys::stat::SFlag;
 use ptrace_fallback::{Config, ControlHost, Prepared, PtracePlatform, control_pair};
-use sentry::platform::{Level, StreamId};
+use sentry::platform::{ChannelId, Level, StreamId};
 
 use crate::host::stat;
 use crate::kvm;
@@ -136,6 +136,16 @@ impl Machine {
             Machine::Kvm(machine) => machine.borrow().handle().add_stream(fd),
             #[cfg(feature = "fake-sentry")]
             Machine::Fake => Err(std::io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Adds the file server of a container to the running platform.
+    pub fn add_gofer(&self, fd: OwnedFd) -> ChannelId {
+        match self {
+            Machine::Ptrace(platform) => platform.add_gofer(fd),
+            Machine::Kvm(machine) => machine.borrow().handle().add_gofer(fd),
+            #[cfg(feature = "fake-sentry")]
+            Machine::Fake => ChannelId::Control,
         }
     }
 

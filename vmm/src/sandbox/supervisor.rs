@@ -5,6 +5,8 @@
 //! container that is not there, ends the sandbox. What comes from a command is the word of somebody
 //! who may write to the state folder, that is, of the sandbox's owner.
 
+mod joined;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -19,6 +21,8 @@ use sentry::control::{
     Request, decode, encode,
 };
 use sentry::platform::StreamId;
+
+use joined::Joining;
 
 use super::execs::{Begun, Execs};
 use super::machine::Machine;
@@ -72,13 +76,15 @@ pub fn run(
     };
     // Its threads end with the process, which the filter lets nobody wait for.
     std::mem::forget(virtual_machine.clone());
+    let first = Container { stand_in: Some(stand_in_fd), ended: false, streams: Vec::new() };
     let supervisor = Rc::new(RefCell::new(Supervisor {
         control,
         machine,
         listener,
         stand_in,
         clients: HashMap::new(),
-        containers: HashMap::from([(id, Container { stand_in: stand_in_fd, ended: false })]),
+        containers: HashMap::from([(id, first)]),
+        joining: Vec::new(),
         pending: VecDeque::new(),
         execs: Execs::default(),
         ends: Vec::new(),
@@ -108,9 +114,11 @@ pub fn run(
 
 /// One container of the sandbox.
 struct Container {
-    /// Its stand-in's link.
-    stand_in: RawFd,
+    /// Its stand-in's link; `None`: that has gone.
+    stand_in: Option<RawFd>,
     ended: bool,
+    /// What the platform calls its streams; empty: as the stand-in does.
+    streams: Vec<StreamId>,
 }
 
 /// A request that the sentry has not answered.
@@ -128,6 +136,7 @@ struct Supervisor<'a> {
     stand_in: &'a Peer,
     clients: HashMap<RawFd, Peer>,
     containers: HashMap<String, Container>,
+    joining: Vec<Joining>,
     pending: VecDeque<Pending>,
     execs: Execs,
     /// Ends that stand-ins have not been told of yet.
@@ -160,8 +169,12 @@ impl Supervisor<'_> {
         Ok(Some(number))
     }
 
+    fn stand_in_fd(&self) -> RawFd {
+        self.stand_in.as_raw_fd()
+    }
+
     fn peer(&self, fd: RawFd) -> Option<&Peer> {
-        if fd == self.stand_in.as_raw_fd() {
+        if fd == self.stand_in_fd() {
             return Some(self.stand_in);
         }
         self.clients.get(&fd)
@@ -196,6 +209,7 @@ impl Supervisor<'_> {
             .ok_or(Error::Sentry("an answer to nothing"))?;
         let client = self.pending.remove(index).and_then(|pending| pending.client);
         let begun = self.execs.answered(number, &result)?;
+        let made = result.is_ok();
         if let Some(client) = client {
             self.tell(client, &FromSandbox::Answer(result));
         }
@@ -209,6 +223,7 @@ impl Supervisor<'_> {
             Some(Begun::Runs { .. }) => {}
             Some(Begun::Over { client, status }) => self.exec_ended(client, status),
         }
+        self.joined(number, made)?;
         self.tell_ends();
         Ok(())
     }
@@ -237,8 +252,14 @@ impl Supervisor<'_> {
     }
 
     fn exited(&mut self, id: &str, pid: u32, status: ExitStatus) -> Result<(), Error> {
-        let container =
-            self.containers.get_mut(id).ok_or(Error::Sentry("the end of no container"))?;
+        let Some(container) = self.containers.get_mut(id) else {
+            // Of one that has been deleted, whose other processes took longer.
+            return if pid == INIT {
+                Err(Error::Sentry("the end of no container"))
+            } else {
+                Ok(())
+            };
+        };
         crate::debug!("{id}: process {pid} has ended: {status:?}");
         if pid != INIT {
             if let Some(client) = self.execs.ended(id, pid, status, container.ended)? {
@@ -255,7 +276,10 @@ impl Supervisor<'_> {
         for client in self.execs.container_ended(id) {
             self.exec_ended(client, ExitStatus::Signaled(9));
         }
-        self.ends.push((stand_in, status));
+        match stand_in {
+            Some(stand_in) => self.ends.push((stand_in, status)),
+            None => self.end(id.to_owned())?,
+        }
         self.tell_ends();
         Ok(())
     }
@@ -295,12 +319,7 @@ impl Supervisor<'_> {
                 }
             }
         }
-        process.stdio = process.stdio.map(|n| streams.get(n?.0 as usize).copied());
-        for (n, _) in &mut process.preserved {
-            if let Some(stream) = streams.get(n.0 as usize) {
-                *n = *stream;
-            }
-        }
+        number(&mut process, &streams);
         match self.ask(Some(fd), Call::Exec { id: id.clone(), process: Box::new(process) })? {
             Some(number) => self.execs.begin(number, fd, id, streams),
             None => streams.into_iter().for_each(|stream| self.machine.remove_stream(stream)),
@@ -315,6 +334,9 @@ impl Supervisor<'_> {
             Ok(None) => return Ok(()),
             Ok(Some((ToSandbox::Exec { id, process }, fds))) => {
                 return self.exec(fd, id, *process, fds);
+            }
+            Ok(Some((ToSandbox::Join { container, fds: roles }, fds))) => {
+                return self.join(fd, *container, &roles, fds);
             }
             Ok(Some((ToSandbox::Call(call), _no_descriptors))) => *call,
             Ok(Some((ToSandbox::Setup(_), _))) => {
@@ -350,7 +372,7 @@ impl Supervisor<'_> {
                 let known = match own {
                     _ if fd == self.stand_in.as_raw_fd() => Some(*stream),
                     Some(own) => own.stream(*stream),
-                    None => None,
+                    None => self.stream_of(fd, *stream),
                 };
                 let Some(known) = known else {
                     self.refuse(fd, "no terminal of yours");
@@ -372,6 +394,12 @@ impl Supervisor<'_> {
             }
             _ => self.request(fd, call),
         }
+    }
+
+    /// What the platform calls a stream of the container that this link is for.
+    fn stream_of(&self, fd: RawFd, own: StreamId) -> Option<StreamId> {
+        let container = self.containers.values().find(|c| c.stand_in == Some(fd))?;
+        container.streams.get(own.0 as usize).copied()
     }
 
     /// What KVM has counted for this sandbox.
@@ -402,25 +430,23 @@ impl Supervisor<'_> {
             self.kill(id, pid)?;
         }
         self.tell_ends();
-        let orphans: Vec<String> = self
-            .containers
-            .iter()
-            .filter(|(_, container)| container.stand_in == fd)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in orphans {
-            if self.containers.remove(&id).is_some_and(|container| !container.ended) {
-                crate::debug!("{id}: its stand-in is gone");
-            }
-        }
-        if fd == self.stand_in.as_raw_fd() {
+        if fd == self.stand_in_fd() {
             ops.remove(Events::empty(self.stand_in))?;
-        } else if let Some(client) = self.clients.remove(&fd) {
-            ops.remove(Events::empty(&client))?;
-        }
-        if self.containers.is_empty() {
+            crate::debug!("the stand-in of the first container is gone");
             // The end of this process is the end of everything in it.
             self.outcome = Some(Ok(()));
+            return Ok(());
+        }
+        if let Some(client) = self.clients.remove(&fd) {
+            ops.remove(Events::empty(&client))?;
+        }
+        self.ends.retain(|(stand_in, _)| *stand_in != fd);
+        let orphan = self.containers.iter_mut().find(|(_, c)| c.stand_in == Some(fd));
+        if let Some((id, container)) = orphan {
+            crate::debug!("{id}: its stand-in is gone");
+            container.stand_in = None;
+            let id = id.clone();
+            self.end(id)?;
         }
         Ok(())
     }
@@ -470,4 +496,14 @@ impl MutEventSubscriber for Supervisor<'_> {
 /// The streams that a process is to have.
 fn named(process: &ProcessSpec) -> impl Iterator<Item = &StreamId> {
     process.stdio.iter().flatten().chain(process.preserved.iter().map(|(stream, _)| stream))
+}
+
+/// Gives the streams of a process the platform's numbers.
+fn number(process: &mut ProcessSpec, streams: &[StreamId]) {
+    process.stdio = process.stdio.map(|n| streams.get(n?.0 as usize).copied());
+    for (n, _) in &mut process.preserved {
+        if let Some(stream) = streams.get(n.0 as usize) {
+            *n = *stream;
+        }
+    }
 }

@@ -1,0 +1,352 @@
+//! Several containers in one sandbox, as containerd and CRI-O ask for them by annotations.
+
+use std::os::unix::net::UnixListener;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde_json::{Value, json};
+
+use super::{Context, Outcome, Stop, Test, ensure, read_pid, terminals};
+use crate::bundle::{self, Bundle};
+use crate::process::{self, End};
+
+pub(super) const TESTS: &[Test] = &[
+    ("pods/one-sandbox", one_sandbox),
+    ("pods/namespaces", namespaces),
+    ("pods/crio", crio),
+    ("pods/ends", ends),
+    ("pods/pod-ends", pod_ends),
+    ("pods/stand-in-dies", stand_in_dies),
+    ("pods/deleted-unstarted", deleted_unstarted),
+    ("pods/failures", failures),
+    ("pods/refused", refused),
+    ("pods/terminal", terminal),
+];
+
+const KIND: &str = "io.kubernetes.cri.container-type";
+const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+
+/// The configuration of a pod's first container.
+fn first(script: &str) -> Value {
+    let mut config = bundle::config(&["sh", "-c", script], &[]);
+    config["hostname"] = "the-pod".into();
+    config["annotations"] = json!({ KIND: "sandbox", SANDBOX: "pod" });
+    mqueue(&mut config);
+    config
+}
+
+/// That of another one, with the pod's names and IPC.
+fn member(script: &str) -> Value {
+    let mut config = bundle::config(&["sh", "-c", script], &[]);
+    config["annotations"] = json!({ KIND: "container", SANDBOX: "pod" });
+    if let Some(config) = config.as_object_mut() {
+        config.remove("hostname");
+    }
+    for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if let Some(kind) = namespace["type"].as_str().filter(|kind| ["ipc", "uts"].contains(kind))
+        {
+            namespace["path"] = format!("/proc/1/ns/{kind}").into();
+        }
+    }
+    mqueue(&mut config);
+    config
+}
+
+/// Message queues, where busybox can make them and see them: names of the IPC namespace.
+fn mqueue(config: &mut Value) {
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.retain(|mount| mount["destination"] != "/dev/mqueue");
+        mounts.push(json!({ "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue" }));
+    }
+}
+
+/// A pod whose first container sleeps.
+fn pod(c: &Context) -> Result<Bundle, Stop> {
+    let bundle = c.bundle_with("pod", &first("trap exit TERM; while :; do sleep 1; done"))?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("pod"), "pod"])?;
+    Ok(bundle)
+}
+
+/// Makes a container of the pod with this name.
+fn create(c: &Context, id: &str, config: &Value) -> Result<Bundle, Stop> {
+    let bundle = c.bundle_with(id, config)?;
+    c.must(&["create", "--bundle", &c.text_path(id), id])?;
+    Ok(bundle)
+}
+
+fn prints(c: &Context, args: &[&str], expect: &str) -> Outcome {
+    let done = c.must(args)?;
+    ensure!(done.out() == expect, "{args:?}: {:?}, not {expect:?}", done.out());
+    Ok(())
+}
+
+/// Our processes of this role.
+fn roles(role: &str) -> usize {
+    let name = format!("ringwall {role} ");
+    let pids = process::descendants(std::process::id() as i32);
+    pids.into_iter().filter(|pid| process::command_line(*pid).starts_with(&name)).count()
+}
+
+/// Each has processes, files and a life of its own; the sandbox is one.
+fn one_sandbox(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let script = "echo $0 $$; echo mine > /tmp/mine; ls /tmp; exec sleep 1000";
+    let (_a, _b) = (create(c, "a", &member(script))?, create(c, "b", &member(script))?);
+    ensure!(c.status("a")? == "created", "{}", c.status("a")?);
+    ensure!(
+        (roles("sandbox"), roles("gofer")) == (1, 3),
+        "{} and {}",
+        roles("sandbox"),
+        roles("gofer")
+    );
+    c.must(&["start", "a"])?;
+    c.must(&["start", "b"])?;
+    prints(c, &["exec", "a", "sh", "-c", "echo a > /tmp/a"], "")?;
+    c.eventually("the file of a is there", || {
+        Ok(c.must(&["exec", "a", "ls", "/tmp"])?.out() == "a\nmine\n")
+    })?;
+    c.eventually("the file of b is there", || {
+        Ok(c.must(&["exec", "b", "ls", "/tmp"])?.out() == "mine\n")
+    })?;
+    prints(c, &["exec", "pod", "ls", "/tmp"], "")?;
+    // Processes of one are not the other's.
+    prints(c, &["exec", "b", "sh", "-c", "kill -0 1 && ls -d /proc/[0-9]* | wc -l"], "4\n")?;
+    let ps = c.must(&["ps", "--format", "json", "a"])?;
+    let listed: Vec<Value> = serde_json::from_slice(&ps.stdout)?;
+    ensure!(listed.len() == 1, "{}", ps.out());
+    let done = c.detached(&["update", "--memory", "268435456", "a"])?;
+    ensure!(
+        done.end == End::Exit(1) && done.err().contains("first container"),
+        "{}: {}",
+        done.end,
+        done.err()
+    );
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    ensure!(roles("sandbox") == 0, "the sandbox lives");
+    Ok(())
+}
+
+/// Names and message queues are the pod's where the configuration hands them over, and else not.
+fn namespaces(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = create(c, "a", &member("sleep 1000"))?;
+    let mut own = member("sleep 1000");
+    for namespace in own["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if let Some(namespace) = namespace.as_object_mut() {
+            namespace.remove("path");
+        }
+    }
+    own["hostname"] = "own".into();
+    let _b = create(c, "b", &own)?;
+    prints(c, &["exec", "a", "hostname"], "the-pod\n")?;
+    prints(c, &["exec", "b", "hostname"], "own\n")?;
+    c.must(&["exec", "pod", "touch", "/dev/mqueue/queue"])?;
+    prints(c, &["exec", "a", "ls", "/dev/mqueue"], "queue\n")?;
+    prints(c, &["exec", "b", "ls", "/dev/mqueue"], "")?;
+    let same = |id: &str| {
+        let script = "readlink /proc/self/ns/ipc; readlink /proc/self/ns/uts";
+        c.must(&["exec", id, "sh", "-c", script])
+    };
+    let (pod, a, b) = (same("pod")?.out(), same("a")?.out(), same("b")?.out());
+    ensure!(pod == a && a != b, "{pod}{a}{b}");
+    for id in ["b", "a", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// CRI-O's words.
+fn crio(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let mut config = member("hostname");
+    config["annotations"] = json!({ "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "pod" });
+    let _a = c.bundle_with("a", &config)?;
+    prints(c, &["run", "--bundle", &c.text_path("a"), "a"], "the-pod\n")?;
+    ensure!(roles("sandbox") == 1, "{} sandboxes", roles("sandbox"));
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// A container ends as its init does, and the others live; its name can be used again.
+fn ends(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _b = create(c, "b", &member("trap 'exit 3' TERM; while :; do sleep 1; done"))?;
+    c.must(&["start", "b"])?;
+    for (script, signal, status) in [("exit 7", None, "7\n"), ("sleep 1000", Some("KILL"), "137\n")]
+    {
+        let a = c.bundle_with("a", &member(script))?;
+        c.must(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        c.must(&["start", "a"])?;
+        if let Some(signal) = signal {
+            c.must(&["kill", "a", signal])?;
+        }
+        prints(c, &["wait", "a"], status)?;
+        c.await_status("a", "stopped")?;
+        c.must(&["delete", "a"])?;
+        drop(a);
+    }
+    c.must(&["kill", "b", "TERM"])?;
+    prints(c, &["wait", "b"], "3\n")?;
+    prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+    c.must(&["delete", "b"])?;
+    c.must(&["kill", "pod", "TERM"])?;
+    prints(c, &["wait", "pod"], "0\n")?;
+    c.must(&["delete", "pod"])?;
+    Ok(())
+}
+
+/// With its first container a pod ends.
+fn pod_ends(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = create(c, "a", &member("sleep 1000"))?;
+    c.must(&["start", "a"])?;
+    c.must(&["kill", "pod", "KILL"])?;
+    c.await_status("pod", "stopped")?;
+    prints(c, &["wait", "a"], "137\n")?;
+    ensure!(c.status("a")? == "stopped", "{}", c.status("a")?);
+    ensure!(roles("sandbox") == 0, "the sandbox lives");
+    c.must(&["delete", "a"])?;
+    c.must(&["delete", "pod"])?;
+    Ok(())
+}
+
+/// A container whose stand-in is killed ends inside, and the others live.
+fn stand_in_dies(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = c.bundle_with("a", &member("sleep 1000"))?;
+    let pid_file = c.text_path("pid");
+    c.must(&["run", "--detach", "--bundle", &c.text_path("a"), "--pid-file", &pid_file, "a"])?;
+    let inside = c.start(&["exec", "a", "sh", "-c", "echo in; exec sleep 1000"])?;
+    c.eventually("the exec runs", || Ok(inside.out() == "in\n"))?;
+    kill(Pid::from_raw(read_pid(&c.path("pid"))?), Signal::SIGKILL)?;
+    let done = inside.end(c.limit())?;
+    ensure!(
+        done.end == End::Exit(137) || done.end == End::Signal(9),
+        "exec: {}: {}",
+        done.end,
+        done.err()
+    );
+    c.await_status("a", "stopped")?;
+    c.must(&["delete", "a"])?;
+    // The sandbox forgets it a moment later.
+    c.eventually("its name is free", || {
+        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        ensure!(done.ok() || done.err().contains("of this name"), "{}", done.err());
+        Ok(done.ok())
+    })?;
+    prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+    c.must(&["delete", "a"])?;
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// What was executed beside an init that never ran ends with its container.
+fn deleted_unstarted(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = create(c, "a", &member("sleep 1000"))?;
+    let inside = c.start(&["exec", "a", "sh", "-c", "echo in; exec sleep 1000"])?;
+    c.eventually("the exec runs", || Ok(inside.out() == "in\n"))?;
+    c.must(&["delete", "a"])?;
+    let done = inside.end(c.limit())?;
+    ensure!(
+        done.end == End::Exit(137) || done.end == End::Signal(9),
+        "exec: {}: {}",
+        done.end,
+        done.err()
+    );
+    prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// What cannot be made leaves the pod as it was.
+fn failures(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let mut config = member("true");
+    config["process"]["args"] = json!(["/nowhere"]);
+    let _a = c.bundle_with("a", &config)?;
+    for _ in 0..3 {
+        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        ensure!(
+            done.end == End::Exit(1) && done.err().contains("/nowhere"),
+            "{}: {}",
+            done.end,
+            done.err()
+        );
+    }
+    let done = c.detached(&["state", "a"])?;
+    ensure!(done.end == End::Exit(1), "{}", done.out());
+    prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// There must be a pod, and what is asked of it must be possible.
+fn refused(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let config = member("true");
+    let a = c.bundle_with("a", &config)?;
+    let refused = |words: &str| {
+        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        ensure!(
+            done.end == End::Exit(1) && done.err().contains(words),
+            "{words:?}: {}: {}",
+            done.end,
+            done.err()
+        );
+        Ok::<(), Stop>(())
+    };
+    refused("container pod, in whose sandbox this one is to be: container does not exist")?;
+    let _pod = pod(c)?;
+    let mut pids = config.clone();
+    for namespace in pids["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if namespace["type"] == "pid" {
+            namespace["path"] = "/proc/1/ns/pid".into();
+        }
+    }
+    a.write_config(&pids.to_string())?;
+    refused("/proc/1/ns/pid")?;
+    a.write_config(&config.to_string())?;
+    c.must(&["kill", "pod", "KILL"])?;
+    c.await_status("pod", "stopped")?;
+    refused("is stopped")?;
+    c.must(&["delete", "pod"])?;
+    Ok(())
+}
+
+/// A terminal of a container, whose new size finds the right one.
+fn terminal(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let mut config =
+        member("trap 'stty size; exit' WINCH; stty size; echo ready; while :; do sleep 0.1; done");
+    config["process"]["terminal"] = true.into();
+    config["process"]["consoleSize"] = json!({ "height": 33, "width": 44 });
+    let _a = c.bundle_with("a", &config)?;
+    let socket = c.text_path("console");
+    let listener = UnixListener::bind(&socket)?;
+    c.must(&["create", "--bundle", &c.text_path("a"), "--console-socket", &socket, "a"])?;
+    let master = terminals::receive_master(&listener)?;
+    c.must(&["start", "a"])?;
+    let mut session = terminals::Session::on(c, master);
+    let before = session.expect("ready")?;
+    ensure!(before.contains("33 44"), "{before:?}");
+    let size = Winsize { ws_row: 12, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&session.master, size).map_err(std::io::Error::from)?;
+    session.expect("12 99")?;
+    prints(c, &["wait", "a"], "0\n")?;
+    c.must(&["delete", "a"])?;
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
