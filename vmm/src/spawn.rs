@@ -40,6 +40,9 @@ pub enum Error {
          kernel.unprivileged_userns_clone, or run as root"
     )]
     UserNamespace(Errno),
+    /// There is no /dev/null.
+    #[error("cannot open /dev/null: {0}")]
+    Null(Errno),
     /// clone(2) failed.
     #[error("cannot start a process: {0}")]
     Clone(Errno),
@@ -179,13 +182,20 @@ pub fn spawn(
     if maps.is_some() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
+    // Here and not in the child, whose cgroup may let it open no device by the time that it comes to it.
+    let null = nix::fcntl::open(
+        c"/dev/null",
+        nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )
+    .map_err(Error::Null)?;
     // SAFETY: without CLONE_VM and a new stack this is fork(2): the child goes on with a copy of
     // everything. There is one thread, so no lock is held by another.
     let result = unsafe {
         libc::syscall(libc::SYS_clone, (flags.bits() | libc::SIGCHLD) as libc::c_long, 0, 0, 0, 0)
     };
     let pid = match Errno::result(result) {
-        Ok(0) => child(&arguments, maps.is_some(), &link),
+        Ok(0) => child(&arguments, maps.is_some(), &link, &null),
         Ok(pid) => Pid::from_raw(pid as i32),
         Err(e @ (Errno::EPERM | Errno::ENOSPC | Errno::EUSERS)) if maps.is_some() => {
             return Err(Error::UserNamespace(e));
@@ -237,8 +247,8 @@ pub fn take_name(role: &str) {
 }
 
 /// The child's way to execve(2).
-fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd) -> ! {
-    let problem = match prepare(user_namespace, link) {
+fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd, null: &OwnedFd) -> ! {
+    let problem = match prepare(user_namespace, link, null) {
         Ok(()) => {
             let mut argv: Vec<*const libc::c_char> =
                 arguments.strings.iter().map(|text| text.as_ptr()).collect();
@@ -256,16 +266,14 @@ fn child(arguments: &Arguments, user_namespace: bool, link: &OwnedFd) -> ! {
     unsafe { libc::_exit(125) }
 }
 
-fn prepare(user_namespace: bool, link: &OwnedFd) -> Result<(), Errno> {
+fn prepare(user_namespace: bool, link: &OwnedFd, null: &OwnedFd) -> Result<(), Errno> {
     // A session of its own: no terminal sends it signals, and no terminal that it reads for the
     // container stops it as a background job.
     nix::unistd::setsid()?;
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    let null =
-        nix::fcntl::open(c"/dev/null", nix::fcntl::OFlag::O_RDWR, nix::sys::stat::Mode::empty())?;
     // Standard error stays: what goes wrong before the log is there has nowhere else to go.
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stdin(null)?;
+    nix::unistd::dup2_stdout(null)?;
     if link.as_raw_fd() == LINK {
         // SAFETY: clears a flag of a descriptor that is open.
         Errno::result(unsafe { libc::fcntl(LINK, libc::F_SETFD, 0) })?;
