@@ -10,6 +10,7 @@ mod control;
 mod deaths;
 mod details;
 mod exec;
+mod faults;
 mod fields;
 mod hooks;
 mod limits;
@@ -76,6 +77,7 @@ fn tests() -> impl Iterator<Item = Test> {
         streams::TESTS,
         control::TESTS,
         exec::TESTS,
+        faults::TESTS,
         fields::TESTS,
         hooks::TESTS,
         terminals::TESTS,
