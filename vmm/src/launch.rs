@@ -379,7 +379,10 @@ fn start_gofer(
     if maps.is_some() {
         namespaces |= CloneFlags::CLONE_NEWNS;
     }
-    Ok(spawn::spawn(spawn::GOFER, id, namespaces, maps.as_ref(), link)?)
+    let child = spawn::spawn(spawn::GOFER, id, namespaces, maps.as_ref(), link)?;
+    // In a user namespace of its own it may not raise the limit itself, and then the files of its client are soon too many.
+    child.may_open(gofer::server::DESCRIPTORS_MAX);
+    Ok(child)
 }
 
 /// Whether a container's gofer must be the host's root to serve it.

@@ -15,7 +15,7 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 /// The most fids whatever the limit on descriptors: bounds the table's memory to some 20 MB.
 const FIDS_MAX: u64 = 128 * 1024;
 /// Descriptors that this process can have a use for.
-pub(super) const DESCRIPTORS_MAX: u64 = FIDS_MAX + RESERVED_DESCRIPTORS;
+pub const DESCRIPTORS_MAX: u64 = FIDS_MAX + RESERVED_DESCRIPTORS;
 /// The most bytes in values of extended attributes that plain clients are reading or writing.
 const XATTR_BYTES_MAX: usize = 4 << 20;
 

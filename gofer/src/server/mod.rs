@@ -37,6 +37,7 @@ use rustix::net::SocketType;
 use transport::{Received, Sent, Transport};
 
 pub use confine::{ConfineError, confine};
+pub use fids::DESCRIPTORS_MAX;
 pub use filter::{FilterError, program as filter};
 pub use session::Session;
 

@@ -47,6 +47,9 @@ fn confined_processes(c: &Context) -> Outcome {
             let (own, its) = (of("self")?, of(&pid.to_string())?);
             ensure!(own != its, "{name}: it is in this {kind} namespace");
         }
+        let descriptors = soft_limit(pid)?;
+        let enough = descriptors_to_be_had()?;
+        ensure!(descriptors >= enough, "{name}: {descriptors} descriptors of {enough}");
         if role == "sandbox" {
             let count = fs::read_dir(format!("/proc/{pid}/root"))?.count();
             ensure!(count == 0, "{name}: its root has {count} entries");
@@ -67,6 +70,26 @@ fn confined_processes(c: &Context) -> Outcome {
     }
     c.must(&["delete", "--force", "x"])?;
     Ok(())
+}
+
+/// How many descriptors a process may have now.
+fn soft_limit(pid: i32) -> Result<u64, Stop> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let words = line.map(str::split_whitespace).and_then(|mut words| words.nth(3));
+    Ok(words.and_then(|word| word.parse().ok()).unwrap_or(0))
+}
+
+/// What a cache of files is given of descriptors: plenty, as far as this test's process may give that.
+fn descriptors_to_be_had() -> Result<u64, Stop> {
+    /// CAP_SYS_RESOURCE (linux/capability.h)
+    const SYS_RESOURCE: u64 = 1 << 24;
+    const PLENTY: u64 = 20_000;
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
+    let raises = u64::from_str_radix(line.trim(), 16).unwrap_or(0) & SYS_RESOURCE != 0;
+    Ok(if raises { PLENTY } else { hard.min(PLENTY) })
 }
 
 /// This container's processes: all descendants, because the test is their subreaper.
