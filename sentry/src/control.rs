@@ -158,6 +158,17 @@ pub enum FailureKind {
     Other,
 }
 
+impl FailureKind {
+    /// What a shell exits with; `None`: whatever the command has for other failures.
+    pub fn shell(self) -> Option<u8> {
+        match self {
+            FailureKind::NotFound => Some(127),
+            FailureKind::NotExecutable => Some(126),
+            FailureKind::Other => None,
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {

@@ -69,14 +69,10 @@ impl Pod {
         if !matches!(status, Status::Created | Status::Running | Status::Paused) {
             return Err(Error::NotThere(id.to_owned(), status.name()));
         }
-        let platform = match state.platform.as_str() {
-            "kvm" => Platform::Kvm,
-            _ => Platform::Ptrace,
-        };
         let link = Link::connect(&folder.socket());
         Ok(Pod {
             id: id.to_owned(),
-            platform,
+            platform: state.platform(),
             sandbox: state.sandbox,
             socket: folder.socket_file(),
             link: link.map_err(|e| Error::Link(id.to_owned(), e))?,

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::Group;
 use crate::cli::Global;
 use crate::hooks::Hooks;
+use crate::protocol::Platform;
 use crate::reason::reason;
 
 /// Name of the control socket in a container's folder.
@@ -192,6 +193,14 @@ pub struct State {
 }
 
 impl State {
+    /// What it runs on.
+    pub fn platform(&self) -> Platform {
+        match self.platform.as_str() {
+            "kvm" => Platform::Kvm,
+            _ => Platform::Ptrace,
+        }
+    }
+
     /// Where it stands now.
     pub fn status(&self) -> Status {
         if self.status == Status::Stopped || !self.stand_in.alive() {

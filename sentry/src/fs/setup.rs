@@ -145,20 +145,12 @@ pub fn root_creds(userns: &UserNamespace) -> Creds {
     // One without a root has none to give files to.
     let (uid, gid) = (userns.kuid(0).unwrap_or(0), userns.kgid(0).unwrap_or(0));
     Creds {
-        uid,
-        euid: uid,
-        suid: uid,
-        fsuid: uid,
-        gid,
-        egid: gid,
-        sgid: gid,
-        fsgid: gid,
         capabilities: Capabilities {
             effective: u64::MAX,
             permitted: u64::MAX,
             ..Default::default()
         },
-        ..Creds::default()
+        ..Creds::of(uid, gid)
     }
 }
 

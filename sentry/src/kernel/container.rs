@@ -699,19 +699,11 @@ fn creds_of(spec: &ProcessSpec, userns: &UserNamespace) -> Result<Creds, Failure
     // The kernel lets nobody raise what is not both (capabilities(7)).
     capabilities.ambient &= capabilities.permitted & capabilities.inheritable;
     Ok(Creds {
-        uid,
-        euid: uid,
-        suid: uid,
-        fsuid: uid,
-        gid,
-        egid: gid,
-        sgid: gid,
-        fsgid: gid,
         groups,
         capabilities,
-        securebits: 0,
         no_new_privs: spec.no_new_privs,
         userns: userns.clone(),
+        ..Creds::of(uid, gid)
     })
 }
 

@@ -91,6 +91,21 @@ pub struct Creds {
 }
 
 impl Creds {
+    /// Those of one user and one group in every part, without anything else.
+    pub fn of(uid: u32, gid: u32) -> Creds {
+        Creds {
+            uid,
+            euid: uid,
+            suid: uid,
+            fsuid: uid,
+            gid,
+            egid: gid,
+            sgid: gid,
+            fsgid: gid,
+            ..Creds::default()
+        }
+    }
+
     /// Whether capability number `cap` is effective over the whole container: in the initial user namespace.
     pub fn capable(&self, cap: u32) -> bool {
         self.userns.is_initial() && has(self.capabilities.effective, cap)

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 
-use super::{Context, Outcome, Stop, Test, ensure, read_pid, terminals};
+use super::{Context, Outcome, Started, Stop, Test, ensure, read_pid, terminals};
 use crate::bundle::{self, Bundle};
 use crate::process::{self, End};
 
@@ -218,16 +218,15 @@ fn pod_ends(c: &Context) -> Outcome {
     Ok(())
 }
 
-/// A container whose stand-in is killed ends inside, and the others live.
-fn stand_in_dies(c: &Context) -> Outcome {
-    c.only_ringwall()?;
-    let _pod = pod(c)?;
-    let _a = c.bundle_with("a", &member("sleep 1000"))?;
-    let pid_file = c.text_path("pid");
-    c.must(&["run", "--detach", "--bundle", &c.text_path("a"), "--pid-file", &pid_file, "a"])?;
+/// Another process of the container `a`, which runs by now.
+fn sleeper(c: &Context) -> Result<Started, Stop> {
     let inside = c.start(&["exec", "a", "sh", "-c", "echo in; exec sleep 1000"])?;
     c.eventually("the exec runs", || Ok(inside.out() == "in\n"))?;
-    kill(Pid::from_raw(read_pid(&c.path("pid"))?), Signal::SIGKILL)?;
+    Ok(inside)
+}
+
+/// Such a process was killed, and its command says so.
+fn was_killed(c: &Context, inside: Started) -> Outcome {
     let done = inside.end(c.limit())?;
     ensure!(
         done.end == End::Exit(137) || done.end == End::Signal(9),
@@ -235,6 +234,19 @@ fn stand_in_dies(c: &Context) -> Outcome {
         done.end,
         done.err()
     );
+    Ok(())
+}
+
+/// A container whose stand-in is killed ends inside, and the others live.
+fn stand_in_dies(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = c.bundle_with("a", &member("sleep 1000"))?;
+    let pid_file = c.text_path("pid");
+    c.must(&["run", "--detach", "--bundle", &c.text_path("a"), "--pid-file", &pid_file, "a"])?;
+    let inside = sleeper(c)?;
+    kill(Pid::from_raw(read_pid(&c.path("pid"))?), Signal::SIGKILL)?;
+    was_killed(c, inside)?;
     c.await_status("a", "stopped")?;
     c.must(&["delete", "a"])?;
     // The sandbox forgets it a moment later.
@@ -254,16 +266,9 @@ fn deleted_unstarted(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _pod = pod(c)?;
     let _a = create(c, "a", &member("sleep 1000"))?;
-    let inside = c.start(&["exec", "a", "sh", "-c", "echo in; exec sleep 1000"])?;
-    c.eventually("the exec runs", || Ok(inside.out() == "in\n"))?;
+    let inside = sleeper(c)?;
     c.must(&["delete", "a"])?;
-    let done = inside.end(c.limit())?;
-    ensure!(
-        done.end == End::Exit(137) || done.end == End::Signal(9),
-        "exec: {}: {}",
-        done.end,
-        done.err()
-    );
+    was_killed(c, inside)?;
     prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
     c.must(&["delete", "--force", "pod"])?;
     Ok(())

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::setsid;
-use sentry::control::{ExitStatus, Failure, FailureKind, ProcessSpec};
+use sentry::control::{ExitStatus, Failure, ProcessSpec};
 
 use super::run::{self, Report, stand_in_of_its_own, write_pid};
 use crate::cli::{Exec, Global};
@@ -62,20 +62,19 @@ pub enum Error {
     Host(&'static str, Errno),
 }
 
+/// runc's exit status, whatever went wrong.
+const STATUS: u8 = 255;
+
 impl Error {
     /// The exit status: a shell's for a program that is not there or cannot be run, else runc's.
     pub fn status(&self) -> u8 {
         match self {
-            Error::Inside(inside::Error::Refused(Failure {
-                kind: FailureKind::NotFound, ..
-            })) => 127,
-            Error::Inside(inside::Error::Refused(Failure {
-                kind: FailureKind::NotExecutable,
-                ..
-            })) => 126,
+            Error::Inside(inside::Error::Refused(Failure { kind, .. })) => {
+                kind.shell().unwrap_or(STATUS)
+            }
             // What the stand-in of a detached one has found.
             Error::Run(run::Error::Reported { status, .. }) => *status,
-            _ => 255,
+            _ => STATUS,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
-use sentry::control::{ExitStatus, Failure, FailureKind};
+use sentry::control::{ExitStatus, Failure};
 use serde::{Deserialize, Serialize};
 
 use super::host_config;
@@ -91,11 +91,9 @@ impl Error {
     /// else runc's.
     pub fn status(&self) -> u8 {
         match self {
-            Error::Launch(launch::Error::Refused(Failure { kind, .. })) => match kind {
-                FailureKind::NotFound => 127,
-                FailureKind::NotExecutable => 126,
-                FailureKind::Other => 1,
-            },
+            Error::Launch(launch::Error::Refused(Failure { kind, .. })) => {
+                kind.shell().unwrap_or(1)
+            }
             Error::Reported { status, .. } => *status,
             _ => 1,
         }

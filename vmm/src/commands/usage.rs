@@ -16,7 +16,6 @@ use crate::cgroup::{self, Group, room};
 use crate::cli::{Events, Global, ListFormat, Ps, Update};
 use crate::clock;
 use crate::config::limits;
-use crate::protocol::Platform;
 use crate::reason::reason;
 use crate::state::{self, Folder, Root, State, Status};
 
@@ -193,13 +192,9 @@ pub fn update(global: &Global, args: &Update) -> Result<(), Error> {
     }
     let before = state.limits;
     let limits = limits::merge(before, &resources);
-    let platform = match state.platform.as_str() {
-        "kvm" => Platform::Kvm,
-        _ => Platform::Ptrace,
-    };
     let group = state.cgroup.as_ref().map(Group::open).transpose()?;
     let outside = || match &group {
-        Some(group) => group.set(&room::widen(&resources, platform, before.memory)),
+        Some(group) => group.set(&room::widen(&resources, state.platform(), before.memory)),
         None => Ok(()),
     };
     let inside = |limits| call(&folder, &args.id, Call::Limit { id: args.id.clone(), limits });

@@ -215,9 +215,7 @@ impl Supervisor<'_> {
         }
         match begun {
             None => {}
-            Some(Begun::Failed(streams)) => {
-                streams.into_iter().for_each(|stream| self.machine.remove_stream(stream));
-            }
+            Some(Begun::Failed(streams)) => self.remove_streams(&streams),
             // Whoever asked for it has gone.
             Some(Begun::Runs { id, pid, client: None }) => self.kill(id, pid)?,
             Some(Begun::Runs { .. }) => {}
@@ -284,6 +282,27 @@ impl Supervisor<'_> {
         Ok(())
     }
 
+    /// Gives the platform descriptors that a client has sent; `None`: one is no stream, and the client has been told.
+    fn take_streams(&self, client: RawFd, fds: Vec<OwnedFd>) -> Option<Vec<StreamId>> {
+        let mut streams = Vec::new();
+        for given in fds {
+            match self.machine.add_stream(given) {
+                Ok(stream) => streams.push(stream),
+                Err(e) => {
+                    self.remove_streams(&streams);
+                    self.refuse(client, &format!("standard streams: {e}"));
+                    return None;
+                }
+            }
+        }
+        Some(streams)
+    }
+
+    /// Lets streams go that no process has taken.
+    fn remove_streams(&self, streams: &[StreamId]) {
+        streams.iter().for_each(|stream| self.machine.remove_stream(*stream));
+    }
+
     /// Starts a process for a client.
     fn exec(
         &mut self,
@@ -308,21 +327,11 @@ impl Supervisor<'_> {
             self.refuse(fd, refusal);
             return Ok(());
         }
-        let mut streams = Vec::new();
-        for given in fds {
-            match self.machine.add_stream(given) {
-                Ok(stream) => streams.push(stream),
-                Err(e) => {
-                    streams.into_iter().for_each(|stream| self.machine.remove_stream(stream));
-                    self.refuse(fd, &format!("standard streams: {e}"));
-                    return Ok(());
-                }
-            }
-        }
+        let Some(streams) = self.take_streams(fd, fds) else { return Ok(()) };
         number(&mut process, &streams);
         match self.ask(Some(fd), Call::Exec { id: id.clone(), process: Box::new(process) })? {
             Some(number) => self.execs.begin(number, fd, id, streams),
-            None => streams.into_iter().for_each(|stream| self.machine.remove_stream(stream)),
+            None => self.remove_streams(&streams),
         }
         Ok(())
     }

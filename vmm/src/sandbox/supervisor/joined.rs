@@ -3,7 +3,7 @@
 use std::os::fd::{OwnedFd, RawFd};
 
 use sentry::control::{Call, ContainerSpec, MountSource};
-use sentry::platform::{ChannelId, StreamId};
+use sentry::platform::ChannelId;
 
 use super::{Container, Error, Supervisor, named, number};
 use crate::protocol::SandboxFd;
@@ -48,22 +48,13 @@ impl Supervisor<'_> {
             self.refuse(fd, refusal);
             return Ok(());
         }
-        let mut given = Vec::new();
-        let mut gofer = None;
-        for (role, descriptor) in roles.iter().zip(fds) {
-            match role {
-                SandboxFd::Gofer => gofer = Some(descriptor),
-                _ => match self.machine.add_stream(descriptor) {
-                    Ok(stream) => given.push(stream),
-                    Err(e) => {
-                        self.remove_streams(&given);
-                        self.refuse(fd, &format!("standard streams: {e}"));
-                        return Ok(());
-                    }
-                },
-            }
-        }
-        let Some(ChannelId::Gofer(gofer)) = gofer.map(|gofer| self.machine.add_gofer(gofer)) else {
+        let (file_servers, streams): (Vec<_>, Vec<_>) =
+            roles.iter().zip(fds).partition(|(role, _)| **role == SandboxFd::Gofer);
+        let streams = streams.into_iter().map(|(_, stream)| stream).collect();
+        let Some(given) = self.take_streams(fd, streams) else { return Ok(()) };
+        let file_server =
+            file_servers.into_iter().map(|(_, socket)| self.machine.add_gofer(socket)).next();
+        let Some(ChannelId::Gofer(gofer)) = file_server else {
             self.remove_streams(&given);
             self.refuse(fd, "no file server can be added");
             return Ok(());
@@ -120,9 +111,5 @@ impl Supervisor<'_> {
             None => return Ok(()),
         };
         self.ask(None, call).map(drop)
-    }
-
-    fn remove_streams(&self, streams: &[StreamId]) {
-        streams.iter().for_each(|stream| self.machine.remove_stream(*stream));
     }
 }
