@@ -69,6 +69,11 @@ pub enum Call {
         /// Whether to freeze.
         frozen: bool,
     },
+    /// Where the container stands.
+    Status {
+        /// The container.
+        id: String,
+    },
     /// What the container uses.
     Usage {
         /// The container.
@@ -136,6 +141,13 @@ pub enum Reply {
     Statistics(Statistics),
     /// What a container uses.
     Usage(Usage),
+    /// Where a container stands.
+    Status {
+        /// Whether its init has been let run.
+        started: bool,
+        /// Whether its tasks are held.
+        frozen: bool,
+    },
 }
 
 /// A bad answer.

@@ -552,9 +552,9 @@ pub struct Bench {
     /// exits (of the VM, per operation), bare_loops (under ptrace, per system call)
     #[arg(long)]
     pub json: bool,
-    /// Measure only operations whose name contains this
+    /// Measure only operations whose name contains this; may be given again
     #[arg(long, value_name = "NAME")]
-    pub only: Option<String>,
+    pub only: Vec<String>,
     /// Runs of each operation; the median counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub runs: u32,

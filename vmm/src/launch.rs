@@ -326,6 +326,7 @@ fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<Sta
         annotations: container.annotations.clone(),
         platform: platform.name().to_owned(),
         status: Status::Creating,
+        changing: false,
         unstarted: false,
         stand_in: Process::current()
             .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,

@@ -2,7 +2,8 @@
 //! the sandbox's control socket and a lock.
 //!
 //! - The folder is made by the one `mkdir` that can succeed, so an id exists at most once.
-//! - `state.json` is replaced as a whole, so a reader never sees half of one.
+//! - `state.json` is replaced as a whole, so a reader never sees half of one. Room to do so is kept, so that what
+//!   becomes of a container can be written down where the file system is full.
 //! - The lock is flock(2) on the folder itself: held while a command changes the state, and let go
 //!   by the kernel when its holder dies.
 //! - Processes are named by pid and start time, so that a pid that was given to somebody else is
@@ -10,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,12 @@ use crate::reason::reason;
 /// Name of the control socket in a container's folder.
 pub const SOCKET: &str = "control.sock";
 const STATE: &str = "state.json";
+/// What `state.json` is to be, until it is.
+const NEW: &str = ".state.json.new";
+/// Room for one more of them, given up where the file system is full.
+const RESERVE: &str = ".reserve";
+/// What a state may grow by, bytes.
+const GROWTH: usize = 4096;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +170,9 @@ pub struct State {
     pub platform: String,
     /// As last written; see [`State::status`].
     pub status: Status,
+    /// A command has begun to change where it stands. Until that is written down, the sandbox knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub changing: bool,
     /// It was paused before it was started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstarted: bool,
@@ -407,11 +417,27 @@ impl Folder {
 
     /// Replaces state.json.
     pub fn write(&self, state: &State) -> Result<(), Error> {
-        let (path, new) = (self.path.join(STATE), self.path.join(".state.json.new"));
+        let [path, new, reserve] = [STATE, NEW, RESERVE].map(|name| self.path.join(name));
         let bytes = serde_json::to_vec(state)
             .map_err(|source| Error::Parse { path: path.clone(), source })?;
-        File::create(&new).and_then(|mut file| file.write_all(&bytes)).map_err(io(&new))?;
-        fs::rename(&new, &path).map_err(io(&path))
+        let first = !path.exists();
+        let full = match fs::write(&new, &bytes) {
+            Err(e) if is_full(&e) && !first => {
+                fs::remove_file(&reserve).map_err(io(&reserve))?;
+                fs::write(&new, &bytes).map_err(io(&new))?;
+                true
+            }
+            other => other.map(|()| false).map_err(io(&new))?,
+        };
+        fs::rename(&new, &path).map_err(io(&path))?;
+        if first || full {
+            // Without one nothing is begun; later, what could not be had again may be next time.
+            match fs::write(&reserve, vec![0; bytes.len().saturating_add(GROWTH)]) {
+                Err(e) if !first => crate::debug!("{}: {e}", reserve.display()),
+                other => other.map_err(io(&reserve))?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes the control socket: nobody listens there any more.
@@ -427,7 +453,7 @@ impl Folder {
     /// Removes the folder.
     pub fn remove(self) -> Result<(), Error> {
         // Only files of ours are in it; each by name is quicker than a walk.
-        for name in [SOCKET, STATE, ".state.json.new"] {
+        for name in [SOCKET, STATE, NEW, RESERVE] {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(&path)(e)),
@@ -443,6 +469,11 @@ impl Folder {
             Err(e) => Err(io(&self.path)(e)),
         }
     }
+}
+
+/// Whether there is no room, for files or for this user's.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]
@@ -467,6 +498,7 @@ mod tests {
             annotations: HashMap::new(),
             platform: "ptrace".into(),
             status: Status::Running,
+            changing: false,
             unstarted: false,
             stand_in: Process::current().unwrap(),
             sandbox: None,

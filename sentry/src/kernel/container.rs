@@ -218,6 +218,11 @@ impl Container {
         })
     }
 
+    /// Whether its init has been let run, whatever has become of it.
+    pub(super) fn is_started(&self) -> bool {
+        self.waiting.lock().is_none()
+    }
+
     /// Starts another process in the container, whose init may not have been started yet; its id.
     pub(super) fn exec(self: &Arc<Self>, spec: &ProcessSpec) -> Result<Pid, Failure> {
         if !self.is_running() && self.waiting.lock().is_none() {

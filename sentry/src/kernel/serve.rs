@@ -69,6 +69,11 @@ impl Kernel {
                 }
                 Ok(Reply::Done)
             }
+            Call::Status { id } => {
+                let container = self.known(&id)?;
+                let started = container.is_started();
+                Ok(Reply::Status { started, frozen: container.freezer.is_frozen() })
+            }
             Call::Usage { id } => Ok(Reply::Usage(self.known(&id)?.usage())),
             Call::Limit { id, limits } => {
                 self.known(&id)?.limit(&limits)?;

@@ -12,6 +12,7 @@ pub(super) const TESTS: &[Test] = &[
     ("hooks/network", network),
     ("hooks/mounts", mounts),
     ("hooks/failures", failures),
+    ("hooks/failed-start", failed_start),
     ("hooks/timeouts", timeouts),
     ("hooks/refused", refused),
 ];
@@ -165,6 +166,32 @@ fn failures(c: &Context) -> Outcome {
             if kind == "startContainer" { ("poststop", kind) } else { (kind, "poststop") };
         ensure!(logged == format!("{first}\n{second}\n"), "{kind}: {logged:?}");
     }
+    Ok(())
+}
+
+/// Where a hook of `startContainer` fails, the container has ended before its program began. That `start` says so is the
+/// specification's ("the runtime MUST generate an error"); runc's has ended by then, and the container's standard error is
+/// where it is told.
+fn failed_start(c: &Context) -> Outcome {
+    let hooks = json!({ "startContainer": [hook("echo reasons >&2; exit 3")],
+        "poststop": [hook(&format!("echo poststop >>{}", c.text_path("hooks")))] });
+    let _bundle = bundle_with(c, hooks, "echo ran")?;
+    let created = c.start(&["create", "--bundle", &c.text_path("b"), "x"])?.waited(c.limit())?;
+    let done = c.detached(&["start", "x"])?;
+    if c.is_runc() {
+        ensure!(done.ok(), "{}: {}", done.end, done.err());
+    } else {
+        ensure!(done.end.shell_status() == Some(1), "{}: {}", done.end, done.err());
+        ensure!(done.err().contains("error running hook #0"), "{}", done.err());
+        ensure!(done.err().contains("reasons"), "{}", done.err());
+    }
+    c.await_status("x", "stopped")?;
+    ensure!(created.out().is_empty(), "it ran: {}", created.out());
+    let again = c.detached(&["start", "x"])?;
+    ensure!(again.end.shell_status() == Some(1), "again: {}", again.end);
+    c.must(&["delete", "x"])?;
+    let logged = logged(c)?;
+    ensure!(logged == "poststop\n", "{logged:?}");
     Ok(())
 }
 

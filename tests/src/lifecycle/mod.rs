@@ -6,13 +6,16 @@
 mod bad_input;
 mod calls;
 mod cgroups;
+mod concurrent;
 mod control;
 mod deaths;
 mod details;
 mod exec;
 mod faults;
 mod fields;
+mod full;
 mod hooks;
+mod kills;
 mod limits;
 mod machine;
 mod mounts;
@@ -78,6 +81,9 @@ fn tests() -> impl Iterator<Item = Test> {
         control::TESTS,
         exec::TESTS,
         faults::TESTS,
+        kills::TESTS,
+        concurrent::TESTS,
+        full::TESTS,
         fields::TESTS,
         hooks::TESTS,
         terminals::TESTS,
@@ -119,6 +125,7 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     let more: Vec<String> =
         self::mounts().into_iter().filter(|mount| !mounts.contains(mount)).collect();
     left.extend(more);
+    left.extend(cgroups());
     Ok(match outcome {
         Err(Stop::Skipped(why)) => Verdict::Skipped(why),
         Err(Stop::Failed(why)) => Verdict::Failed(format!("{why}\n{}", context.log_tail())),
@@ -140,6 +147,28 @@ fn mounts() -> Vec<String> {
         .filter_map(|line| line.split(' ').nth(4))
         .map(|point| format!("mount on {point}"))
         .collect()
+}
+
+/// Groups of this test's containers, whose names begin with its process's id: others may run at the same time.
+fn cgroups() -> Vec<String> {
+    let own = format!("rw-{}-", std::process::id());
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found = Vec::new();
+    let is_cgroup = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
+    let points = table.lines().filter(is_cgroup).filter_map(|line| line.split(' ').nth(4));
+    let mut folders: Vec<PathBuf> = points.map(PathBuf::from).collect();
+    while let Some(folder) = folders.pop() {
+        // One that goes meanwhile is not there.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name().to_string_lossy().starts_with(&own) {
+                    found.push(format!("cgroup {}", entry.path().display()));
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
 }
 
 /// What a test has at hand: the runtime, and a folder of its own.
@@ -262,6 +291,21 @@ impl Started {
     /// What it has written so far.
     fn out(&self) -> String {
         fs::read_to_string(&self.out).unwrap_or_default()
+    }
+
+    /// Waits for its end, which must be a good one; what it has started goes on writing to its files.
+    fn waited(mut self, limit: Duration) -> Result<Started, Stop> {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            ensure!(begun.elapsed() < limit, "it does not end");
+            thread::sleep(Duration::from_millis(2));
+        };
+        let err = fs::read_to_string(&self.err)?;
+        ensure!(status.success(), "{status}: {err}");
+        Ok(self)
     }
 
     /// Waits for its end.

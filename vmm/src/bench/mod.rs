@@ -10,6 +10,7 @@
 
 mod bare_loop;
 mod commands;
+mod lives;
 pub mod program;
 mod tiny;
 
@@ -29,21 +30,13 @@ use serde_json::json;
 
 use program::{OPERATIONS, Operation, median};
 
-/// How long the host gets to forget a probe.
-const SETTLE: Duration = Duration::from_millis(300);
-
 /// How long a measured program may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// From the command to the container's first instruction, and to its end.
-const STARTS: [&str; 2] = ["start to first", "start to end"];
-/// The memory of an idle container.
-const IDLE: &str = "idle memory";
 
 /// Names of all that is measured.
 pub fn names() -> impl Iterator<Item = &'static str> {
     let commands = commands::COMMANDS.iter().map(|command| command.name);
-    OPERATIONS.iter().map(|operation| operation.name).chain(STARTS).chain([IDLE]).chain(commands)
+    OPERATIONS.iter().map(|operation| operation.name).chain(lives::NAMES).chain(commands)
 }
 
 /// What `--help` says at its end.
@@ -55,9 +48,12 @@ pub fn help() -> String {
          turns; a page fault is of anonymous memory, for each page. `exits` are those of the VM for one \
          operation. A bare loop is one PTRACE_SYSEMU round with the registers read and written: what a \
          system call under ptrace costs at least; `bare loops` are for each system call of the operation. \
-         Starts are of a program that says a word and ends, with `auto` once with its verdict cached and \
-         once without (cold), and beside runc's where runc is installed. Idle memory is the proportional \
-         set size of all processes of a container that waits. `malloc` is one allocation of each of so many \
+         Lives of containers are beside runc's where runc is installed. Starts are of a program that says a \
+         word and ends, with `auto` once with its verdict cached and once without (cold); `create to delete` \
+         are the commands create, start and delete, with the program's end before the last; `exec` is that \
+         program in a running container; `20 at once` is from the first start to the last end. Idle memory \
+         is the proportional set size of all processes of a container that waits, and idle CPU time what \
+         they use in 10 s. `malloc` is one allocation of each of so many \
          threads, which may use all CPUs. What comes behind it in the list are commands of a Debian root \
          (--rootfs), the second time that they run in their container; runc's container stands for the \
          native system there.",
@@ -70,8 +66,8 @@ pub fn help() -> String {
 pub struct Options {
     /// One JSON object a line instead of a table.
     pub json: bool,
-    /// Only operations whose name contains this.
-    pub only: Option<String>,
+    /// Only operations whose name contains one of these; none: all.
+    pub only: Vec<String>,
     /// Runs of each operation; the median counts.
     pub runs: u32,
     /// Platforms to measure beside native, by name.
@@ -89,11 +85,11 @@ pub struct Figure {
     pub platform: String,
     /// How much.
     pub value: f64,
-    /// `ns`, `ms`, `KiB`.
+    /// `ns`, `us`, `ms`, `KiB`.
     pub unit: &'static str,
     /// To the native figure of the same run.
     pub ratio: Option<f64>,
-    /// To runc's, for starts, where runc is installed.
+    /// To runc's, for lives, where runc is installed.
     pub to_runc: Option<f64>,
     /// VM exits per operation.
     pub exits: Option<f64>,
@@ -107,9 +103,11 @@ pub type Counters<'a> = &'a dyn Fn(&Path, &str) -> Result<BTreeMap<String, u64>,
 
 /// Runs it all and prints to standard output.
 pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let wanted = |name: &str| {
+        options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()))
+    };
     if !names().any(wanted) {
-        let only = options.only.as_deref().unwrap_or_default();
+        let only = options.only.join(", ");
         return Err(format!("no operation is called {only:?}; --help names them"));
     }
     let dir = Scratch::new()?;
@@ -125,15 +123,7 @@ pub fn run(options: &Options, counters: Counters<'_>) -> Result<(), String> {
     for operation in OPERATIONS.iter().filter(|o| wanted(o.name)) {
         bench.operation(operation, options, ptrace, &mut out)?;
     }
-    if STARTS.into_iter().any(wanted) {
-        bench.start(options, &mut out)?;
-    }
-    if wanted(IDLE) {
-        for platform in &options.platforms {
-            let kib = bench.idle(platform)?;
-            out.print(&Figure::new(IDLE, platform, kib, "KiB"));
-        }
-    }
+    bench.lives(&wanted, options, &mut out)?;
     if let Some(rootfs) = &options.rootfs {
         for command in commands::COMMANDS.iter().filter(|c| wanted(c.name)) {
             bench.command(command, rootfs, options, &mut out)?;
@@ -480,8 +470,15 @@ impl Bench<'_> {
             .map_err(|_| format!("bare loop: {}", String::from_utf8_lossy(&out.stderr).trim()))
     }
 
-    /// The command that runs the bundle in a container of `runtime`.
+    /// The command that runs the bundle in a container on `platform`.
     fn runtime(&self, platform: &str, id: &str) -> Command {
+        let mut command = self.verb(platform, "run");
+        command.arg("--bundle").arg(self.dir.bundle()).arg(id);
+        command
+    }
+
+    /// A command of the runtime of `platform`.
+    fn verb(&self, platform: &str, verb: &str) -> Command {
         let mut command = match platform {
             "runc" => Command::new("runc"),
             _ => {
@@ -491,8 +488,7 @@ impl Bench<'_> {
                 own
             }
         };
-        command.arg("--root").arg(self.dir.state());
-        command.arg("run").arg("--bundle").arg(self.dir.bundle()).arg(id);
+        command.arg("--root").arg(self.dir.state()).arg(verb);
         command
     }
 
@@ -550,139 +546,12 @@ impl Bench<'_> {
         running.end()?;
         Ok((sample, grown(&before, &after)))
     }
-
-    /// From the command to the container's first instruction, and to its end. With `auto`, also
-    /// where its verdict has to be found first.
-    fn start(&self, options: &Options, out: &mut Printer) -> Result<(), String> {
-        self.configure(&["/tiny"])?;
-        let runc = Command::new("runc")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|s| s.success());
-        let mut kinds: Vec<(&str, bool)> = vec![("native", false)];
-        kinds.extend(runc.then_some(("runc", false)));
-        kinds.extend(options.platforms.iter().map(|p| (p.as_str(), false)));
-        kinds.extend([("auto", true), ("auto", false)]);
-        let mut found = vec![(Vec::new(), Vec::new()); kinds.len()];
-        for n in 0..options.rounds().max(9) {
-            for ((platform, cold), (first, whole)) in kinds.iter().zip(&mut found) {
-                if *cold {
-                    let verdicts = self.dir.verdicts();
-                    fs::remove_dir_all(&verdicts)
-                        .and_then(|()| fs::create_dir(&verdicts))
-                        .map_err(|e| format!("{}: {e}", verdicts.display()))?;
-                }
-                let mut command = match *platform {
-                    "native" => Command::new(self.dir.tiny()),
-                    _ => self.runtime(platform, &format!("start-{n}")),
-                };
-                let start = Instant::now();
-                let mut running = Running::spawn(&mut command)?;
-                if running.byte(start + PATIENCE)?.is_none() {
-                    return Err(format!("start on {platform}: {}", running.wait()?));
-                }
-                first.push(start.elapsed().as_secs_f64() * 1e3);
-                running.end().map_err(|e| format!("start on {platform}: {e}"))?;
-                whole.push(start.elapsed().as_secs_f64() * 1e3);
-                if *cold {
-                    // The probe's machine is taken down behind everybody's back.
-                    std::thread::sleep(SETTLE);
-                }
-            }
-        }
-        let mut bases: [(Option<f64>, Option<f64>); 2] = Default::default();
-        for ((platform, cold), (first, whole)) in kinds.into_iter().zip(found) {
-            let names = match cold {
-                false => STARTS,
-                true => ["start to first, cold", "start to end, cold"],
-            };
-            for ((name, values), (native, runc)) in
-                names.into_iter().zip([first, whole]).zip(&mut bases)
-            {
-                let value = middle(values)?;
-                let mut figure = Figure::new(name, platform, value, "ms");
-                match platform {
-                    "native" => *native = Some(value),
-                    "runc" => *runc = Some(value),
-                    _ => {}
-                }
-                if platform != "native" {
-                    figure.ratio = native.map(|native| value / native);
-                    figure.to_runc = runc.map(|runc| value / runc);
-                }
-                out.print(&figure);
-            }
-        }
-        Ok(())
-    }
-
-    /// The proportional set size of all processes of an idle container, KiB.
-    fn idle(&self, platform: &str) -> Result<f64, String> {
-        self.configure(&["/tiny", "wait"])?;
-        let mut running = Running::spawn(&mut self.runtime(platform, "idle"))?;
-        running.line()?;
-        // What starting it has used goes back within 2 s.
-        std::thread::sleep(Duration::from_millis(2500));
-        let sum =
-            distinct(family(running.child.id())).into_iter().filter_map(proportional_size).sum();
-        running.go()?;
-        running.end()?;
-        Ok(sum)
-    }
 }
 
 /// How much each counter has grown.
 fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, f64> {
     let of = |name: &String| before.get(name).copied().unwrap_or(0);
     after.iter().map(|(name, n)| (name.clone(), *n as f64 - of(name) as f64)).collect()
-}
-
-/// A process and all its descendants.
-fn family(root: u32) -> Vec<u32> {
-    let mut parents = Vec::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
-            continue;
-        };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
-        // The name, in parentheses, may hold anything; the parent is the second field behind it.
-        let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-        if let Some(parent) = parent.and_then(|p| p.parse::<u32>().ok()) {
-            parents.push((pid, parent));
-        }
-    }
-    let mut found = vec![root];
-    let mut at = 0;
-    while let Some(parent) = found.get(at).copied() {
-        at += 1;
-        found.extend(parents.iter().filter(|(_, p)| *p == parent).map(|(pid, _)| *pid));
-    }
-    found
-}
-
-/// Of processes that share their memory (a stub and its thread are two to the host), one each.
-fn distinct(pids: Vec<u32>) -> Vec<u32> {
-    /// include/uapi/linux/kcmp.h
-    const KCMP_VM: i32 = 1;
-    let mut found: Vec<u32> = Vec::new();
-    for pid in pids {
-        // SAFETY: no memory arguments. Where the host cannot compare, all count.
-        let same =
-            |other: &u32| unsafe { libc::syscall(libc::SYS_kcmp, *other, pid, KCMP_VM, 0, 0) == 0 };
-        if !found.iter().any(same) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-/// A process's proportional set size, KiB.
-fn proportional_size(pid: u32) -> Option<f64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find(|l| l.starts_with("Pss:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The hidden commands that the measured copies of the binary are started with. `None` where

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::setsid;
 use sentry::control::{ExitStatus, Failure, ProcessSpec};
 
+use super::lifecycle::known;
 use super::run::{self, Report, stand_in_of_its_own, write_pid};
 use crate::cli::{Exec, Global};
 use crate::config;
@@ -82,7 +83,7 @@ impl Error {
 /// `exec`; the process's exit status.
 pub fn exec(global: &Global, args: &Exec, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
     let folder = Root::of(global).open(&args.id, false)?;
-    let state = folder.read()?;
+    let state = known(&folder)?;
     match state.status() {
         // As runc: a container whose init waits is there already.
         Status::Created | Status::Running => {}

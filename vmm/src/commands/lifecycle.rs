@@ -71,7 +71,7 @@ const LAST_CALL: u16 = 2000;
 /// `start`.
 pub fn start(global: &Global, args: &Id) -> Result<(), Error> {
     let folder = Root::of(global).open(&args.id, true)?;
-    let mut state = folder.read()?;
+    let mut state = known(&folder)?;
     match state.status() {
         Status::Created => {}
         Status::Running => return Err(Error::AlreadyRunning),
@@ -83,9 +83,55 @@ pub fn start(global: &Global, args: &Id) -> Result<(), Error> {
         send_signal(&folder, &args.id, 9, true)?;
         return Err(e.into());
     }
-    call(&folder, &args.id, Call::Start { id: args.id.clone() })?;
-    state.status = Status::Running;
-    Ok(folder.write(&state)?)
+    change(&folder, &mut state, Call::Start { id: args.id.clone() }, Status::Running)
+}
+
+/// What is known of a container: from its sandbox, where a command did not come to writing down what it has done.
+pub(super) fn known(folder: &Folder) -> Result<State, state::Error> {
+    let mut state = folder.read()?;
+    if !state.changing || state.status() == Status::Stopped {
+        return Ok(state);
+    }
+    match call(folder, &state.id, Call::Status { id: state.id.clone() }) {
+        Ok(Reply::Status { started, frozen }) => {
+            state.unstarted = frozen && !started;
+            state.status = match (started, frozen) {
+                (_, true) => Status::Paused,
+                (true, false) => Status::Running,
+                (false, false) => Status::Created,
+            };
+        }
+        Ok(_) => {}
+        // It has ended, or does so.
+        Err(e) => crate::debug!("{e}"),
+    }
+    Ok(state)
+}
+
+/// Has the sandbox change where a container stands, and writes that down.
+fn change(folder: &Folder, state: &mut State, request: Call, becomes: Status) -> Result<(), Error> {
+    let before = state.status;
+    state.changing = true;
+    folder.write(state)?;
+    match call(folder, &state.id, request) {
+        Ok(_) => {
+            state.status = becomes;
+            state.unstarted = becomes == Status::Paused && before == Status::Created;
+        }
+        Err(Error::Refused(failure)) => {
+            state.changing = false;
+            folder.write(state)?;
+            return Err(Error::Refused(failure));
+        }
+        // Whether it was done is not known.
+        Err(e) => return Err(e),
+    }
+    state.changing = false;
+    if let Err(e) = folder.write(state) {
+        // It is done all the same, as the sandbox tells whoever asks.
+        crate::warning!("{e}");
+    }
+    Ok(())
 }
 
 /// `kill`.
@@ -117,35 +163,43 @@ pub fn resume(global: &Global, args: &Id) -> Result<(), Error> {
 /// sandbox, and answers requests about it.
 fn freeze(global: &Global, id: &str, frozen: bool) -> Result<(), Error> {
     let folder = Root::of(global).open(id, true)?;
-    let mut state = folder.read()?;
-    let before = state.status();
-    match (frozen, before) {
+    let mut state = known(&folder)?;
+    match (frozen, state.status()) {
         (true, Status::Created | Status::Running) | (false, Status::Paused) => {}
         (true, _) => return Err(Error::NotRunning),
         (false, _) => return Err(Error::NotPaused),
     }
-    call(&folder, id, Call::Freeze { id: id.to_owned(), frozen })?;
-    state.status = match frozen {
+    let becomes = match frozen {
         true => Status::Paused,
         // One that was paused before its start waits for that again.
         false if state.unstarted => Status::Created,
         false => Status::Running,
     };
-    state.unstarted = before == Status::Created;
-    Ok(folder.write(&state)?)
+    change(&folder, &mut state, Call::Freeze { id: id.to_owned(), frozen }, becomes)
 }
 
 /// `delete`.
 pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
     let root = Root::of(global);
-    let folder = match root.open(&args.id, false) {
+    let mut folder = match root.open(&args.id, false) {
         Err(state::Error::NotFound) if args.force => return Ok(()),
         other => other?,
     };
-    let state = match folder.read() {
-        Ok(state) => state,
+    let mut state = known(&folder);
+    if let Err(state::Error::NotFound) = state {
         // Its creation was killed before it had a state, or is under way: the lock tells.
-        Err(state::Error::NotFound) => return remove(folder, None, args.force).map(drop),
+        match folder.lock() {
+            Err(state::Error::NotFound) => return Ok(()),
+            other => other?,
+        }
+        state = folder.read();
+        if let Err(state::Error::NotFound) = state {
+            return remove(folder, None, args.force).map(drop);
+        }
+        folder.unlock();
+    }
+    let state = match state {
+        Ok(state) => state,
         Err(e) if args.force => {
             crate::warning!("{e}");
             return remove(folder, None, true).map(drop);

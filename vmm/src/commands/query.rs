@@ -7,12 +7,13 @@ use std::path::Path;
 use nix::unistd::{Uid, User};
 use serde::Serialize;
 
+use super::lifecycle::known;
 use crate::cli::{Global, Id, List, ListFormat};
 use crate::state::{self, Root, State, Status};
 
 /// `state`.
 pub fn state(global: &Global, args: &Id) -> Result<(), state::Error> {
-    let state = Root::of(global).open(&args.id, false)?.read()?;
+    let state = known(&Root::of(global).open(&args.id, false)?)?;
     let value = describe(&state, String::new());
     super::print(&serde_json::to_string_pretty(&value).unwrap_or_default());
     Ok(())
@@ -20,7 +21,14 @@ pub fn state(global: &Global, args: &Id) -> Result<(), state::Error> {
 
 /// `list`.
 pub fn list(global: &Global, args: &List) -> Result<(), state::Error> {
-    let states = Root::of(global).list()?;
+    let root = Root::of(global);
+    let mut states = root.list()?;
+    for state in states.iter_mut().filter(|state| state.changing) {
+        // One that has been deleted meanwhile was there.
+        if let Ok(latest) = root.open(&state.id, false).and_then(|folder| known(&folder)) {
+            *state = latest;
+        }
+    }
     if args.quiet {
         let ids: String = states.iter().map(|state| format!("{}\n", state.id)).collect();
         super::print(&ids);

@@ -374,6 +374,7 @@ impl Supervisor<'_> {
             Call::Start { id }
             | Call::Signal { id, .. }
             | Call::Processes { id }
+            | Call::Status { id }
             | Call::Usage { id }
             | Call::Limit { id, .. }
             | Call::Freeze { id, .. } => Some(id),
