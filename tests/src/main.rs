@@ -48,6 +48,9 @@ enum Action {
         /// Attaches the userland suite's root instead, at /roots/debian-userland.
         #[arg(long, conflicts_with = "roots")]
         userland: bool,
+        /// Boots with systemd as init; implies --roots.
+        #[arg(long, conflicts_with = "userland")]
+        systemd: bool,
         /// Seconds.
         #[arg(long, default_value_t = 300)]
         limit: u64,
@@ -138,13 +141,13 @@ fn main() -> ExitCode {
             run_case(&name, &place)
         }
         _ if std::env::var_os(WORKER).is_none() => supervise(),
-        Some(Action::Vm { file, roots, userland, limit, qemu, command }) => {
-            let disk = match (roots, userland) {
+        Some(Action::Vm { file, roots, userland, systemd, limit, qemu, command }) => {
+            let disk = match (roots || systemd, userland) {
                 (true, _) => Disk::Roots,
                 (_, true) => Disk::Userland,
                 _ => Disk::None,
             };
-            in_vm(&file, disk, limit, &qemu, command)
+            in_vm(&file, disk, systemd, limit, &qemu, command)
         }
         Some(Action::Userland(options)) => process::become_subreaper()
             .map_err(Error::from)
@@ -246,6 +249,7 @@ enum Disk {
 fn in_vm(
     files: &[String],
     disk: Disk,
+    systemd: bool,
     limit: u64,
     qemu: &[String],
     argv: Vec<String>,
@@ -273,6 +277,10 @@ fn in_vm(
             Some(tests::roots::disk(&cache.join("userland"), &userland::root::make(&cache)?)?)
         }
     };
+    let systemd = match systemd {
+        true => Some(vm::systemd::disk(&cache, &mut apt)?),
+        false => None,
+    };
     let folder = Scratch::new("vm")?;
     let initramfs = folder.path().join("initramfs");
     parts.initramfs(&initramfs, &std::env::current_exe()?, &extra)?;
@@ -280,6 +288,7 @@ fn in_vm(
         parts,
         initramfs,
         disk,
+        systemd,
         folder: folder.path().to_owned(),
         memory: 4096,
         cpus: 2,

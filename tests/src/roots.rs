@@ -171,19 +171,45 @@ fn busybox_root(busybox: &Path, root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn debian_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
+/// A Debian that boots, from these packages.
+pub fn system(apt: &mut Apt, packages: &[&str], root: &Path) -> Result<(), Error> {
+    unpacked(apt, packages, root)?;
+    // What maintainer scripts would have done.
+    for (name, line) in [
+        (
+            "passwd",
+            "messagebus:x:100:100::/nonexistent:/bin/false\nuser:x:1000:1000::/home:/bin/sh\n",
+        ),
+        ("group", "messagebus:x:100:\nuser:x:1000:\n"),
+    ] {
+        let path = root.join("etc").join(name);
+        let text = fs::read_to_string(&path).map_err(|e| io_error(&path, e))?;
+        fs::write(&path, text + line).map_err(|e| io_error(&path, e))?;
+    }
+    symlink("bash", root.join("usr/bin/sh")).map_err(|e| io_error(root, e))?;
+    let path = root.join("etc/machine-id");
+    fs::write(&path, "0123456789abcdef0123456789abcdef\n").map_err(|e| io_error(&path, e))
+}
+
+/// These packages with what they depend on, on a merged /usr.
+fn unpacked(apt: &mut Apt, packages: &[&str], root: &Path) -> Result<(), Error> {
     // As Debian's installer does: the merged /usr first, then the packages over it.
     for name in ["bin", "sbin", "lib", "lib64"] {
         create(&root.join("usr").join(name))?;
         symlink(format!("usr/{name}"), root.join(name)).map_err(|e| io_error(root, e))?;
     }
-    let mut packages = apt.closure("bookworm", &DEBIAN)?;
+    let mut packages = apt.closure("bookworm", packages)?;
     packages.retain(|name| !NOT_UNPACKED.contains(&name.as_str()));
     apt.unpack("bookworm", &packages, root)?;
     skeleton(root)?;
     for folder in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"] {
         let _ = fs::remove_dir_all(root.join(folder));
     }
+    Ok(())
+}
+
+fn debian_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
+    unpacked(apt, &DEBIAN, root)?;
     // What maintainer scripts would have done.
     for (link, target) in [("usr/bin/awk", "gawk"), ("usr/bin/sh", "dash")] {
         let link = root.join(link);

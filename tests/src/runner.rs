@@ -28,6 +28,8 @@ const VM_SLOWNESS: u32 = 4;
 const CASE_LIMIT: Duration = Duration::from_secs(150);
 /// The lints' names.
 const LINTS: [&str; 4] = ["lint/unsafe", "lint/licences", "lint/readme", "lint/image"];
+/// What the names of tests begin with that need systemd.
+const SYSTEMD: &str = "systemd/";
 /// How long building the runtime may take.
 const BUILD_BUDGET: Duration = Duration::from_secs(1200);
 
@@ -42,10 +44,12 @@ pub enum Suite {
     Ptrace,
     /// Container tests on the KVM platform: on this machine if its KVM is sane, else in the VM.
     Kvm,
+    /// Containers whose cgroups systemd makes, with each runtime and platform, in a VM that systemd has booted.
+    Systemd,
 }
 
 impl Suite {
-    const ALL: [Suite; 4] = [Suite::Unit, Suite::Lint, Suite::Ptrace, Suite::Kvm];
+    const ALL: [Suite; 5] = [Suite::Unit, Suite::Lint, Suite::Ptrace, Suite::Kvm, Suite::Systemd];
 
     /// Its name, which begins its tests' names.
     pub fn name(self) -> &'static str {
@@ -54,6 +58,7 @@ impl Suite {
             Suite::Lint => "lint",
             Suite::Ptrace => "ptrace",
             Suite::Kvm => "kvm",
+            Suite::Systemd => "systemd",
         }
     }
 
@@ -63,6 +68,7 @@ impl Suite {
             Suite::Lint => 1300,
             Suite::Ptrace => 600,
             Suite::Kvm => 1200,
+            Suite::Systemd => 300,
         })
     }
 }
@@ -125,14 +131,21 @@ impl Paths {
     /// The job that runs one container test, whose name begins with the suite's.
     pub(crate) fn job(&self, name: &str, suite: Suite, slow: u32, limit: Duration) -> Job {
         let short = name.split_once('/').map_or(name, |(_, short)| short);
+        let (platform, short, runtime) = match (suite, short.split_once('/')) {
+            (Suite::Systemd, Some((platform, short))) => {
+                let runtime = if platform == "runc" { vm::RUNC } else { &self.runtime };
+                (platform, format!("{SYSTEMD}{short}"), runtime)
+            }
+            _ => (suite.name(), short.to_owned(), self.runtime.as_str()),
+        };
         let words = [
             self.harness.as_str(),
             "case",
-            short,
+            &short,
             "--platform",
-            suite.name(),
+            platform,
             "--runtime",
-            &self.runtime,
+            runtime,
             "--reference",
             &self.reference,
             "--roots",
@@ -181,7 +194,7 @@ pub fn run(options: &Options) -> Result<bool, Error> {
         let outcome = match suite {
             Suite::Unit => unit_tests(suite.budget()),
             Suite::Lint => Ok(lints(names, &options.profile)),
-            Suite::Ptrace | Suite::Kvm => (|| {
+            Suite::Ptrace | Suite::Kvm | Suite::Systemd => (|| {
                 let prepared = match &mut prepared {
                     Some(prepared) => prepared,
                     none => none.insert(Prepared::new(options)?),
@@ -238,12 +251,22 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
             Suite::Ptrace | Suite::Kvm => {
                 // Tests of the machine are of KVM's alone. Docker's engine would take minutes of the VM's time.
                 let only = if suite == Suite::Kvm { docker::PREFIX } else { "machine/" };
-                let here = |name: &String| !name.starts_with(only);
+                let here = |name: &String| !name.starts_with(only) && !name.starts_with(SYSTEMD);
                 case::names()
                     .into_iter()
                     .filter(here)
                     .map(|name| format!("{}/{name}", suite.name()))
                     .collect()
+            }
+            Suite::Systemd => {
+                let all = case::names();
+                let tests = all.iter().filter_map(|name| name.strip_prefix(SYSTEMD));
+                let each = |test| {
+                    let by = ["runc", "ptrace", "kvm"].into_iter();
+                    let by = by.filter(move |by| lifecycle::systemd_is_with(test, by));
+                    by.map(move |by| format!("{SYSTEMD}{by}/{test}"))
+                };
+                tests.flat_map(each).collect()
             }
         };
         let names: Vec<String> = names.into_iter().filter(|name| wanted(name)).collect();
@@ -372,7 +395,7 @@ pub(crate) fn place(
 ) -> Result<(Machine, Paths, u32), Error> {
     let on_host = match (suite, &prepared.ringwall) {
         (Suite::Kvm, Some(ringwall)) => host_kvm_is_sane(ringwall),
-        (Suite::Kvm, None) => false,
+        (Suite::Kvm, None) | (Suite::Systemd, _) => false,
         _ => true,
     };
     let harness = std::env::current_exe()?;
@@ -392,7 +415,7 @@ pub(crate) fn place(
         };
         (Machine::Host, paths, 1)
     } else {
-        let vm = make_vm(prepared, &harness, folder)?;
+        let vm = make_vm(prepared, suite == Suite::Systemd, &harness, folder)?;
         let paths = Paths {
             harness: vm::HARNESS.to_owned(),
             runtime: runtime(vm::RUNC, vm::RINGWALL),
@@ -409,7 +432,16 @@ pub(crate) fn place(
     Ok((machine, paths, slow))
 }
 
-fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm, Error> {
+fn make_vm(
+    prepared: &mut Prepared,
+    systemd: bool,
+    harness: &Path,
+    folder: &Path,
+) -> Result<Vm, Error> {
+    let systemd = match systemd {
+        true => Some(vm::systemd::disk(&prepared.cache, &mut prepared.apt)?),
+        false => None,
+    };
     let parts = Parts::fetch(&prepared.cache, &mut prepared.apt)?;
     let disk = roots::disk(&prepared.disks, &prepared.roots)?;
     let initramfs = folder.join("initramfs");
@@ -420,6 +452,7 @@ fn make_vm(prepared: &mut Prepared, harness: &Path, folder: &Path) -> Result<Vm,
         parts,
         initramfs,
         disk: Some(disk),
+        systemd,
         folder: folder.to_owned(),
         memory: 4096,
         cpus: 2,

@@ -66,8 +66,8 @@ pub struct Global {
         hide_possible_values = true
     )]
     pub rootless: String,
-    /// Not supported: containers are not made with it
-    #[arg(long, global = true, hide = true)]
+    /// Have systemd make containers' cgroups, as transient scopes; linux.cgroupsPath is SLICE:PREFIX:NAME then
+    #[arg(long, global = true)]
     pub systemd_cgroup: bool,
     /// Accepted for callers of runc
     #[arg(long, value_name = "PATH", global = true, hide = true)]

@@ -523,7 +523,7 @@ impl Removed {
         let mut all = vec![nix::unistd::getpid().as_raw()];
         all.extend(pids);
         let processors = Processors::of_caller();
-        let open = group.make(wanted)?;
+        let open = group.make(wanted, &all)?;
         state.cgroup = Some(group.clone());
         open.join(&all)?;
         processors.keep(&all);

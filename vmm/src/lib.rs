@@ -7,6 +7,7 @@
 //! - [`bench`]: what things cost;
 //! - [`cgroup`]: a container's cgroups on the host;
 //! - [`check`]: what this machine can do, and which platform `auto` takes;
+//! - `dbus`: what systemd is asked by;
 //! - [`kvm`]: the KVM machine that runs the sentry as a ring-0 guest;
 //! - [`wall`]: what its processes may ask of the host's kernel.
 
@@ -19,6 +20,7 @@ pub mod commands;
 pub mod config;
 pub mod confine;
 pub mod console;
+mod dbus;
 mod footprint;
 pub mod gofer_process;
 pub mod hooks;

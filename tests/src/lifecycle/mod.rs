@@ -23,11 +23,13 @@ mod pods;
 mod seccomp;
 mod states;
 mod streams;
+mod systemd;
 mod terminals;
 mod values;
 mod wall;
 
 pub use calls::for_vm as answers_for_vm;
+pub use systemd::is_with as systemd_is_with;
 
 use std::fs::{self, File};
 use std::io;
@@ -98,6 +100,7 @@ fn tests() -> impl Iterator<Item = Test> {
         seccomp::TESTS,
         calls::TESTS,
         machine::TESTS,
+        systemd::TESTS,
         wall::TESTS,
     ]
     .into_iter()

@@ -18,12 +18,12 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, chdir, chroot};
 
-use super::{HARNESS, PORT, ROOTS};
+use super::{HARNESS, PORT, ROOTS, systemd};
 use crate::process;
 use crate::protocol::{self, Ended, Job, Report};
 
 /// The path of jobs' programs.
-const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
+pub(super) const PATH: &str = "/bin:/sbin:/usr/bin:/usr/sbin";
 
 /// Init's first life, in the initramfs: moves everything into a tmpfs and starts anew there.
 pub fn init() -> io::Result<()> {
@@ -61,10 +61,15 @@ fn leave_first_cpu() -> io::Result<()> {
 /// Init's second life: makes the system, runs the agent, powers off.
 pub fn system() -> io::Result<()> {
     leave_first_cpu()?;
+    fs::create_dir_all("/dev")?;
+    mount_at("devtmpfs", Path::new("/dev"), "devtmpfs", "mode=755")?;
+    load_modules(Path::new("/lib/modules"))?;
+    if Path::new(systemd::DISK).exists() {
+        return systemd::enter();
+    }
     for (source, target, kind, data) in [
         ("proc", "/proc", "proc", ""),
         ("sysfs", "/sys", "sysfs", ""),
-        ("devtmpfs", "/dev", "devtmpfs", "mode=755"),
         ("devpts", "/dev/pts", "devpts", "gid=5,mode=620,ptmxmode=666"),
         ("shm", "/dev/shm", "tmpfs", "mode=1777"),
         ("mqueue", "/dev/mqueue", "mqueue", ""),
@@ -87,7 +92,6 @@ pub fn system() -> io::Result<()> {
     {
         symlink(target, Path::new("/dev").join(name))?;
     }
-    load_modules(Path::new("/lib/modules"))?;
     let applets = Command::new("/bin/busybox").args(["--install", "-s", "/bin"]).status()?;
     if !applets.success() {
         return Err(io::Error::other("busybox --install failed"));
@@ -189,7 +193,7 @@ fn load_modules(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn mount_at(source: &str, target: &Path, kind: &str, data: &str) -> io::Result<()> {
+pub(super) fn mount_at(source: &str, target: &Path, kind: &str, data: &str) -> io::Result<()> {
     mount(Some(source), target, Some(kind), MsFlags::empty(), Some(data))
         .map_err(|e| io::Error::other(format!("mounting {}: {e}", target.display())))
 }

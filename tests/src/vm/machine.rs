@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::image::{self, Parts};
+use super::systemd;
 use crate::process::{End, Stream};
 use crate::protocol::{self, Ended, Job, Report};
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub initramfs: PathBuf,
     /// The roots' file system image, read-only.
     pub disk: Option<PathBuf>,
+    /// An image with a root whose systemd is to be init.
+    pub systemd: Option<PathBuf>,
     /// A folder for the console's log and the socket (whose path must be short).
     pub folder: PathBuf,
     /// Memory in MiB.
@@ -205,14 +208,18 @@ impl Vm {
         command.args(["-device", "virtio-serial-pci"]);
         command.args(["-chardev", &format!("socket,id=port,path={}", socket.display())]);
         command.args(["-device", &format!("virtserialport,chardev=port,name={}", super::PORT)]);
-        if let Some(disk) = &config.disk {
+        for disk in [&config.disk, &config.systemd].into_iter().flatten() {
             command.args([
                 "-drive",
                 &format!("file={},format=raw,if=virtio,readonly=on", disk.display()),
             ]);
         }
         command.arg("-kernel").arg(config.parts.vmlinuz()?).arg("-initrd").arg(&config.initramfs);
-        command.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=auto"]);
+        let mut line = "console=ttyS0 quiet panic=-1 mitigations=auto".to_owned();
+        if config.systemd.is_some() {
+            line = format!("{line} {}", systemd::COMMAND_LINE);
+        }
+        command.args(["-append", &line]);
         command.args(&config.more);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
         Ok(command)

@@ -2,11 +2,13 @@
 //!
 //! A host without a usable /dev/kvm still runs the KVM tests: QEMU's software CPU implements SVM with nested paging, and
 //! Debian's kernel drives it. [`image`] makes what the VM boots from, [`machine`] starts it and hands it jobs, and [`agent`]
-//! is what runs inside it: this same binary, statically linked, as the VM's init. What a job does is not known here.
+//! is what runs inside it: this same binary, statically linked, as the VM's init. [`systemd`] has another init in its place.
+//! What a job does is not known here.
 
 pub mod agent;
 pub mod image;
 pub mod machine;
+pub mod systemd;
 
 /// The name of the virtio-serial port between harness and agent.
 pub const PORT: &str = "org.ringwall.harness";

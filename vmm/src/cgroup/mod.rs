@@ -10,9 +10,11 @@ mod folder;
 mod places;
 pub mod room;
 pub mod stats;
+pub mod systemd;
 mod v1;
 mod v2;
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -22,9 +24,11 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+use crate::dbus;
 use crate::reason::reason;
 use folder::Folder;
 use places::Place;
+use systemd::{Manager, Unit, Wish};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,37 @@ pub enum Error {
     /// A value that makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// There is nobody to ask for a scope.
+    #[error(
+        "--systemd-cgroup: systemd is not running on this host; leave it out, or give Docker's daemon --exec-opt \
+         native.cgroupdriver=cgroupfs"
+    )]
+    NoSystemd,
+    /// A user who is not root, without a bus.
+    #[error(
+        "--systemd-cgroup: neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR names this user's bus; install \
+         dbus-user-session and log in again"
+    )]
+    NoUserBus,
+    /// systemd cannot be reached.
+    #[error("--systemd-cgroup: cannot reach systemd over D-Bus: {0}")]
+    Bus(dbus::Error),
+    /// systemd refuses something.
+    #[error("systemd's unit {unit}: {source}")]
+    Unit {
+        /// The unit.
+        unit: String,
+        /// Why.
+        source: dbus::Error,
+    },
+    /// runc's words.
+    #[error("error creating systemd unit `{unit}`: got `{result}`")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// How its job ended.
+        result: String,
+    },
 }
 
 impl Error {
@@ -82,20 +117,32 @@ pub struct Wanted {
     pub resources: LinuxResources,
     /// Whether to go on where the caller may not make a group, and none is named (`--rootless`).
     pub rootless: bool,
+    /// The scope of systemd's that it is to be (`--systemd-cgroup`).
+    pub systemd: Option<Wish>,
 }
 
 /// A container's groups, one in each hierarchy that the host has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     places: Vec<Place>,
+    /// The unit of systemd's that they are.
+    #[serde(default)]
+    unit: Option<Unit>,
 }
 
 impl Group {
     /// Where a container's groups will be. Nothing is made yet, so that it can be written down before.
     pub fn plan(wanted: &Wanted, id: &str) -> Result<Group, Error> {
         let (mountinfo, cgroup) = (read("/proc/self/mountinfo")?, read("/proc/self/cgroup")?);
-        let path = wanted.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(id);
-        let group = Group { places: places::places(&mountinfo, &cgroup, path) };
+        let (unit, path) = match &wanted.systemd {
+            None => (None, wanted.path.clone().filter(|path| !path.is_empty())),
+            Some(wish) => {
+                let (unit, path) = wish.plan(wanted.rootless, places::unified(&mountinfo))?;
+                (Some(unit), Some(path))
+            }
+        };
+        let path = path.as_deref().unwrap_or(id);
+        let group = Group { places: places::places(&mountinfo, &cgroup, path), unit };
         if group.places.is_empty() {
             crate::warning!(
                 "no cgroups are mounted here: the container's host processes have none"
@@ -116,8 +163,20 @@ impl Group {
         if self.is_unified() { 2 } else { 1 }
     }
 
-    /// Makes them. Where the caller may not, and `wanted` allows for that, the container has none there.
-    pub fn make(&mut self, wanted: &Wanted) -> Result<Open, Error> {
+    /// Makes them. Where the caller may not, and `wanted` allows for that, the container has none there. systemd puts
+    /// these processes in at once.
+    pub fn make(&mut self, wanted: &Wanted, pids: &[i32]) -> Result<Open, Error> {
+        let unit = match (&wanted.systemd, &self.unit) {
+            (Some(wish), Some(unit)) => match unit.start(wish, self.is_unified(), pids) {
+                Ok(manager) => Some((unit.clone(), RefCell::new(Some(manager)))),
+                Err(e) => {
+                    // One of this name that there may be is another container's, and stays.
+                    *self = Group::default();
+                    return Err(e);
+                }
+            },
+            _ => None,
+        };
         let tolerant = wanted.rootless && wanted.path.as_deref().is_none_or(str::is_empty);
         let unified = self.is_unified();
         let mut folders = Vec::new();
@@ -139,26 +198,36 @@ impl Group {
             );
         }
         self.places = made;
-        if let Some((_, folder)) = folders.first() {
+        if let Some((_, folder)) = folders.first()
+            && unit.is_none()
+        {
             let count = folder.read("cgroup.procs")?.lines().count();
             if count > 0 {
                 // runc's words.
                 crate::warning!("container's cgroup is not empty: {count} process(es) found");
             }
         }
-        Ok(Open { unified, folders })
+        Ok(Open { unified, folders, unit })
     }
 
     /// Opens what has been made.
     pub fn open(&self) -> Result<Open, Error> {
         let open = |place: &Place| Ok((place.controllers.clone(), enter(place, &place.names)?));
         let folders = self.places.iter().map(open).collect::<Result<_, Error>>()?;
-        Ok(Open { unified: self.is_unified(), folders })
+        let unit = self.unit.clone().map(|unit| (unit, RefCell::new(None)));
+        Ok(Open { unified: self.is_unified(), folders, unit })
     }
 
     /// Removes them; those that are not there are no error. The folders above stay, as runc leaves them.
     pub fn remove(&self) -> Result<(), Error> {
         let mut outcome = Ok(());
+        if let Some(unit) = &self.unit {
+            if unit.is_own() {
+                // A user's process may not always go back to where it was. A scope goes with its last process.
+                return Ok(());
+            }
+            outcome = unit.stop();
+        }
         for place in &self.places {
             let [above @ .., last] = place.names.as_slice() else { continue };
             match enter(place, above).and_then(|folder| folder.remove(last)) {
@@ -206,6 +275,8 @@ pub struct Open {
     unified: bool,
     /// Each with the controllers that it has, in version 1.
     folders: Vec<(Vec<String>, Folder)>,
+    /// The unit of systemd's that they are, and the connection to systemd, once there is one.
+    unit: Option<(Unit, RefCell<Option<Manager>>)>,
 }
 
 impl Open {
@@ -243,6 +314,14 @@ impl Open {
 
     /// Sets limits: those of the container, made as wide as the host's have to be.
     pub fn set(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some((unit, manager)) = &self.unit {
+            // systemd sets what it has been told again, whenever it likes.
+            let mut manager = match manager.take() {
+                Some(manager) => manager,
+                None => Manager::connect(unit.user)?,
+            };
+            unit.set(&mut manager, resources, self.unified)?;
+        }
         if self.unified && !self.folders.is_empty() {
             v2::set(self, resources)
         } else {

@@ -73,6 +73,12 @@ fn is_unified(hierarchies: &[Hierarchy]) -> bool {
     hierarchies.iter().all(|hierarchy| hierarchy.controllers.is_empty())
 }
 
+/// Whether a host with these mounts has version 2 alone.
+pub fn unified(mountinfo: &str) -> bool {
+    let mut mounts = mountinfo.lines().filter_map(Mount::parse);
+    mounts.rfind(|m| m.point == Path::new(ROOT)).is_some_and(|m| m.kind == "cgroup2")
+}
+
 /// The groups that this process is in, as `mountinfo` and `cgroup` of /proc/self have it.
 pub fn own(mountinfo: &str, cgroup: &str) -> Vec<Place> {
     let place = |h: Hierarchy| Place { controllers: h.controllers, point: h.point, names: h.own };

@@ -111,7 +111,7 @@ fn set_memory(group: &Open, memory: &LinuxMemory) -> Result<(), Error> {
 }
 
 /// Swap alone, of a limit of memory and of both together (ConvertMemorySwapToCgroupV2Value()). `None`: as it is.
-fn swap(memory: i64, both: i64) -> Result<Option<i64>, Error> {
+pub fn swap(memory: i64, both: i64) -> Result<Option<i64>, Error> {
     let invalid = |text: &str| Err(Error::Invalid(text.into()));
     match (memory, both) {
         (-1, 0) | (_, -1) => Ok(Some(-1)),

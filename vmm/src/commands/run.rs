@@ -13,6 +13,7 @@ use sentry::control::{ExitStatus, Failure};
 use serde::{Deserialize, Serialize};
 
 use super::host_config;
+use crate::cgroup::{self, systemd::Wish};
 use crate::check;
 use crate::cli::{Create, Do, Global, PlatformChoice, Run};
 use crate::config::{self, Container};
@@ -62,11 +63,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// A scope of systemd's is asked for over D-Bus, which is not spoken here.
-    #[error(
-        "--systemd-cgroup is not supported: cgroups are made in the cgroup file system (cgroupfs)"
-    )]
-    SystemdCgroup,
+    /// What is asked for the container's cgroup.
+    #[error("{0}")]
+    Cgroup(#[from] cgroup::Error),
     /// The platform asked for does not work here.
     #[error("--platform=kvm: KVM cannot be used here: {0}")]
     Kvm(check::KvmProblem),
@@ -172,12 +171,13 @@ impl Plan {
         let root = Root::of(global);
         state::check_id(&args.id)?;
         let bundle = args.bundle.as_deref().unwrap_or(Path::new("."));
-        if global.systemd_cgroup {
-            return Err(Error::SystemdCgroup);
-        }
         let mut container = config::load(bundle, &args.id)?;
         if let Some(cgroup) = &mut container.cgroup {
             cgroup.rootless = rootless(global);
+            if global.systemd_cgroup {
+                let path = cgroup.path.as_deref();
+                cgroup.systemd = Some(Wish::parse(path, &args.id, &container.annotations)?);
+            }
         }
         crate::debug!("configuration read");
         let terminal = container.spec.process.terminal;

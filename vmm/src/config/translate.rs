@@ -170,6 +170,7 @@ fn cgroup(linux: Option<&Linux>) -> cgroup::Wanted {
         path: path.map(|path| path.to_string_lossy().into_owned()),
         resources: linux.and_then(|linux| linux.resources().clone()).unwrap_or_default(),
         rootless: false,
+        systemd: None,
     }
 }
 
