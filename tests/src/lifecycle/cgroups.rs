@@ -323,7 +323,9 @@ fn without_systemd(c: &Context) -> Outcome {
     if Path::new("/run/systemd/system").exists() {
         return Err(Stop::Skipped("systemd runs here".into()));
     }
-    let _b = c.bundle("b", "true")?;
+    let mut config = bundle::config(&["true"], &[]);
+    config["linux"]["cgroupsPath"] = json!("system.slice:runc:x");
+    let _b = c.bundle_with("b", &config)?;
     let done = c.run(&["--systemd-cgroup", "run", "--bundle", &c.text_path("b"), "x"])?;
     let log = c.log_tail();
     ensure!(!done.ok() && log.contains("systemd"), "{}: {log}", done.end);

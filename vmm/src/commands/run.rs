@@ -176,7 +176,7 @@ impl Plan {
             cgroup.rootless = rootless(global);
             if global.systemd_cgroup {
                 let path = cgroup.path.as_deref();
-                cgroup.systemd = Some(Wish::parse(path, &args.id, &container.annotations)?);
+                cgroup.systemd = Some(Wish::new(path, &args.id, &container.annotations)?);
             }
         }
         crate::debug!("configuration read");

@@ -49,8 +49,20 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// What is asked for, where there is somebody to ask.
+    pub fn new(
+        path: Option<&str>,
+        id: &str,
+        annotations: &HashMap<String, String>,
+    ) -> Result<Wish, Error> {
+        match Path::new(BOOTED).is_dir() {
+            true => Wish::parse(path, id, annotations),
+            false => Err(Error::NoSystemd),
+        }
+    }
+
     /// What `linux.cgroupsPath` (`slice:prefix:name`) and annotations ask for.
-    pub fn parse(
+    fn parse(
         path: Option<&str>,
         id: &str,
         annotations: &HashMap<String, String>,
@@ -94,9 +106,6 @@ impl Wish {
 
     /// The unit, and its path in the hierarchies.
     pub fn plan(&self, user: bool, unified: bool) -> Result<(Unit, String), Error> {
-        if !Path::new(BOOTED).is_dir() {
-            return Err(Error::NoSystemd);
-        }
         if user && !unified {
             // runc's words.
             let reason = "cannot use rootless systemd cgroups manager on cgroup v1";
