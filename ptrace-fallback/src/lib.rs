@@ -251,6 +251,10 @@ impl Platform for PtracePlatform {
         self.machine.memory.peak()
     }
 
+    fn refused_frames(&self) -> u64 {
+        self.machine.memory.refused()
+    }
+
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
         self.machine.memory.read(frame, offset, buf);
     }

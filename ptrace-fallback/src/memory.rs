@@ -124,6 +124,11 @@ impl Memory {
         peak
     }
 
+    /// How often there were none.
+    pub(crate) fn refused(&self) -> u64 {
+        self.book().refused()
+    }
+
     /// Gives the memory of free frames back to the host.
     pub(crate) fn release(&self) -> std::io::Result<()> {
         loop {

@@ -117,7 +117,7 @@ pub(crate) fn reserve_kernel(pages: u64) -> u64 {
     at
 }
 
-/// Maps one page for the kernel, for good.
+/// Maps one page for the kernel.
 pub(crate) fn map_kernel(addr: u64, physical: u64, device: bool) -> Result<(), NoMemory> {
     let _lock = KERNEL_LOCK.lock();
     let mut table = Table::at(boot::kernel_root());
@@ -139,6 +139,18 @@ pub(crate) fn map_kernel(addr: u64, physical: u64, device: bool) -> Result<(), N
         Ordering::Release,
     );
     Ok(())
+}
+
+/// Takes back what [`map_kernel`] mapped; the page, where there was one. Every CPU may go on to know it there: whoever maps
+/// another one has each drop the translation before it looks.
+pub(crate) fn unmap_kernel(addr: u64) -> Option<u64> {
+    let _lock = KERNEL_LOCK.lock();
+    let mut table = Table::at(boot::kernel_root());
+    for level in [3, 2, 1] {
+        table = table.below(index(addr, level))?;
+    }
+    let entry = table.entry(index(addr, 0)).swap(0, Ordering::AcqRel);
+    (entry & PRESENT != 0).then_some(entry & ADDRESS)
 }
 
 /// Maps a device's page; 0 where there is no memory for that.

@@ -74,6 +74,8 @@ pub struct Thread {
     /// From here on, what only the CPU that has the thread touches.
     rsp: Cell<u64>,
     stack: Cell<Option<Stack>>,
+    /// CPUs that must forget what was at the stack's addresses before ([`Stack::stale`]).
+    stale: Cell<u64>,
     main: Cell<Option<Main>>,
     dead: Cell<bool>,
     /// Its vector state, while it has an application.
@@ -116,6 +118,7 @@ impl Thread {
             measured: Cell::new(0),
             rsp: Cell::new(0),
             stack: Cell::new(None),
+            stale: Cell::new(0),
             main: Cell::new(None),
             dead: Cell::new(false),
             fpu: Cell::new(core::ptr::null_mut()),
@@ -303,11 +306,25 @@ pub fn current() -> &'static Thread {
     this_cpu().current.get()
 }
 
-/// Starts a thread that may run on the CPUs of `affinity`; `None` where memory or slots are short.
-pub fn spawn(main: Main, affinity: u64) -> Option<Id> {
-    let stack = Stack::new()?;
-    let thread = take_slot()?;
+/// What a thread could not be started for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Short {
+    /// Memory for its stack.
+    Memory,
+    /// A slot.
+    Slots,
+}
+
+/// Starts a thread that may run on the CPUs of `affinity`.
+pub fn spawn(main: Main, affinity: u64) -> Result<Id, Short> {
+    let mut stack = Stack::new().ok_or(Short::Memory)?;
+    let thread = take_slot().ok_or(Short::Slots)?;
+    let here = 1 << this_cpu().number;
+    if stack.stale() & here != 0 {
+        stack.forget(here);
+    }
     let top = stack.top();
+    thread.stale.set(stack.stale());
     // What `ring0_switch_stack` pops: six registers, then where to go; then a null return address for backtraces. At
     // `first` the stack pointer is as after a call: 8 below a multiple of 16.
     let frame: [u64; 8] = [0, 0, 0, 0, 0, 0, first as *const () as u64, 0];
@@ -334,7 +351,7 @@ pub fn spawn(main: Main, affinity: u64) -> Option<Id> {
     thread.cpu.store(this_cpu().number, Ordering::Relaxed);
     let id = thread.id();
     enqueue(thread);
-    Some(id)
+    Ok(id)
 }
 
 /// Where a thread begins.
@@ -613,9 +630,23 @@ fn switch_to(next: &'static Thread) {
     cpu.previous.set(Some(previous));
     cpu.current.set(next);
     next.cpu.store(cpu.number, Ordering::SeqCst);
+    let here = 1 << cpu.number;
+    if next.stale.get() & here != 0 {
+        forget_stack(next, here);
+    }
     // SAFETY: `next` was left here by this same call, or prepared by `spawn`; nobody else runs it.
     unsafe { entry::ring0_switch_stack(previous.rsp.as_ptr(), next.rsp.get()) };
     finish_switch();
+}
+
+/// Before this CPU uses a thread's stack for the first time, whose addresses it may know from an earlier one.
+#[cold]
+fn forget_stack(thread: &Thread, cpu: u64) {
+    if let Some(mut stack) = thread.stack.take() {
+        stack.forget(cpu);
+        thread.stale.set(stack.stale());
+        thread.stack.set(Some(stack));
+    }
 }
 
 /// On the new thread's stack: the old one is complete, and can be run elsewhere, or reaped.

@@ -95,7 +95,7 @@ extern "sysv64" fn main(boot: *const BootPage) -> ! {
         mode::PANIC => panic_on_purpose,
         _ => run_sentry,
     };
-    if ring0::thread::spawn(Box::new(first), u64::MAX).is_none() {
+    if ring0::thread::spawn(Box::new(first), u64::MAX).is_err() {
         host::log(Level::Error, format_args!("no memory for the first thread"));
         host::exit(1);
     }

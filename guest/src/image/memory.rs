@@ -184,6 +184,11 @@ pub fn peak() -> u64 {
     peak
 }
 
+/// How often there were none.
+pub fn refused() -> u64 {
+    FRAMES.lock().as_ref().map_or(0, FrameAllocator::refused)
+}
+
 fn all_counts() -> [u64; 3] {
     FRAMES.lock().as_ref().map_or([0; 3], FrameAllocator::counts)
 }
@@ -254,7 +259,7 @@ pub fn update_physical(word: &AtomicU32, next: impl Fn(u32) -> Option<u32>) -> u
 
 /// Starts the thread that gives freed memory back to the host.
 pub fn start_release() {
-    if ring0::thread::spawn(alloc::boxed::Box::new(release_loop), u64::MAX).is_none() {
+    if ring0::thread::spawn(alloc::boxed::Box::new(release_loop), u64::MAX).is_err() {
         host::log(
             sentry::platform::Level::Warning,
             format_args!("freed memory stays with the sandbox"),

@@ -9,7 +9,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ring0::paging::{NoMemory, Rights, Tables};
-use ring0::thread::{self, Id};
+use ring0::thread::{self, Id, Short};
 use ring0::user::{Exit, User};
 use sentry::errno::Errno;
 use sentry::platform::{
@@ -79,6 +79,10 @@ impl Platform for Machine {
         memory::peak()
     }
 
+    fn refused_frames(&self) -> u64 {
+        memory::refused()
+    }
+
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
         memory::read(frame, offset, buf);
     }
@@ -137,7 +141,10 @@ impl Platform for Machine {
     fn spawn(&self, _name: &str, entry: Box<dyn FnOnce() + Send>) -> Result<ThreadId, Errno> {
         // As on Linux, a thread may run where its maker may: on a busy CPU it wakes no other.
         let affinity = thread::current().affinity();
-        thread::spawn(entry, affinity).map(|id| ThreadId(id.0)).ok_or(Errno::EAGAIN)
+        thread::spawn(entry, affinity).map(|id| ThreadId(id.0)).map_err(|short| match short {
+            Short::Memory => Errno::ENOMEM,
+            Short::Slots => Errno::EAGAIN,
+        })
     }
 
     fn current(&self) -> ThreadId {

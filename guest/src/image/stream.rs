@@ -118,7 +118,7 @@ fn start_listener() -> Result<(), Errno> {
     static START: spin::Mutex<()> = spin::Mutex::new(());
     let _start = START.lock();
     if LISTENER.load(Ordering::SeqCst) == 0 {
-        let id = thread::spawn(Box::new(listen), u64::MAX).ok_or(Errno::ENOMEM)?;
+        let id = thread::spawn(Box::new(listen), u64::MAX).map_err(|_| Errno::ENOMEM)?;
         LISTENER.store(id.0, Ordering::SeqCst);
     }
     Ok(())

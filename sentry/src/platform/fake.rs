@@ -26,6 +26,7 @@ type Page = Box<[u8; PAGE_SIZE]>;
 struct Frames {
     pages: HashMap<u32, Page>,
     next: u32,
+    refused: u64,
 }
 
 /// A donated file: a vector, or a true file of the host.
@@ -175,7 +176,10 @@ impl Platform for Fake {
     fn alloc_frames(&self, count: u32) -> Option<Frame> {
         let mut frames = lock(&self.frames);
         let first = frames.next;
-        let end = first.checked_add(count).filter(|end| *end <= FRAMES)?;
+        let Some(end) = first.checked_add(count).filter(|end| *end <= FRAMES) else {
+            frames.refused += 1;
+            return None;
+        };
         frames.next = end;
         for n in first..end {
             frames.pages.insert(n, Box::new([0; PAGE_SIZE]));
@@ -200,6 +204,10 @@ impl Platform for Fake {
 
     fn most_frames(&self) -> u64 {
         self.frame_counts().0
+    }
+
+    fn refused_frames(&self) -> u64 {
+        lock(&self.frames).refused
     }
 
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {

@@ -30,6 +30,8 @@ pub struct FrameAllocator {
     base: Option<u32>,
     /// The most that were in use at once, the base included.
     peak: u32,
+    /// How often there were none.
+    refused: u64,
     dirty: u32,
     /// No frame below is free.
     lowest: u32,
@@ -81,6 +83,7 @@ impl FrameAllocator {
             used: 0,
             base: None,
             peak: 0,
+            refused: 0,
             dirty: 0,
             lowest: 0,
         }
@@ -125,8 +128,19 @@ impl FrameAllocator {
         self.dirty
     }
 
+    /// How often frames that were asked for, or a [charge](Self::charge), were not to be had.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// Takes a run of `count` neighbours; `None` where there is none, and for a count of 0.
     pub fn alloc(&mut self, count: u32) -> Option<Run> {
+        let run = self.take(count);
+        self.refused = self.refused.saturating_add(run.is_none().into());
+        run
+    }
+
+    fn take(&mut self, count: u32) -> Option<Run> {
         if count == 0 || count > self.limit.saturating_sub(self.used) {
             return None;
         }
@@ -147,6 +161,7 @@ impl FrameAllocator {
     /// Counts memory that is used for the container and in no frame, as so many frames; whether there is room for it.
     pub fn charge(&mut self, count: u32) -> bool {
         if count > self.limit.saturating_sub(self.used) {
+            self.refused = self.refused.saturating_add(1);
             return false;
         }
         self.used = self.used.saturating_add(count);
@@ -170,9 +185,11 @@ impl FrameAllocator {
 
     /// Takes dirty free frames, up to `most` of them, out of circulation so that the platform can
     /// give their memory back to the host; [`released`](Self::released) puts each run back.
+    ///
+    /// Never more than a quarter of what is free: whoever wants frames meanwhile is not to take it for the end of memory.
     pub fn take_batch_to_release(&mut self, most: u32) -> Vec<Range<u32>> {
         let mut batch = Vec::new();
-        let mut left = most.min(self.dirty);
+        let mut left = most.min(self.dirty).min(self.limit.saturating_sub(self.used) / 4);
         let mut at = 0;
         while left > 0 {
             let Some(start) = self.next_dirty(at) else {
@@ -520,6 +537,19 @@ mod tests {
         assert_eq!(a.take_batch_to_release(400), vec![0..400]);
         assert_eq!(a.take_batch_to_release(400), vec![400..500, 600..700]);
         assert!(a.take_batch_to_release(400).is_empty());
+        let mut a = FrameAllocator::new(1000);
+        assert_eq!(first(&mut a, 1000), 0);
+        a.free(Frame(0), 40).unwrap();
+        assert_eq!(a.take_batch_to_release(400), vec![0..10], "most of it stays to be had");
+    }
+
+    #[test]
+    fn refusals_are_counted() {
+        let mut a = FrameAllocator::new(10);
+        assert!(a.charge(4) && a.alloc(6).is_some());
+        assert_eq!(a.refused(), 0);
+        assert!(!a.charge(1) && a.alloc(1).is_none());
+        assert_eq!(a.refused(), 2);
     }
 
     #[test]

@@ -281,6 +281,8 @@ pub trait Platform: Send + Sync + 'static {
     fn limit_frames(&self, count: Option<u32>) -> Result<(), u32>;
     /// The most that were in use at once.
     fn most_frames(&self) -> u64;
+    /// How often memory was wanted that is counted in frames, by the sentry or by the platform for it, and not to be had.
+    fn refused_frames(&self) -> u64;
     /// Copies out of the run that begins with `frame`, from byte `offset` of it.
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]);
     /// Copies into the run that begins with `frame`, from byte `offset` of it.

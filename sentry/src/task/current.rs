@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use super::oom::Short;
 use super::trace::DebugRegisters;
 use super::{Creds, Namespaces, Rseq, Task, TaskState};
 use crate::errno::Errno;
@@ -42,6 +43,8 @@ pub struct Current {
     pub restart: Option<Restart>,
     /// What restart_syscall(2) continues.
     pub restart_block: Option<RestartBlock>,
+    /// The last call that found no memory.
+    pub short: Short,
     /// The mask to go back to after the call that changed it for its time (sigsuspend, ppoll).
     pub saved_mask: Option<SigSet>,
     /// The task ends with this wait(2) status instead of going back to the application.

@@ -17,8 +17,11 @@ use crate::signal::Signal;
 use crate::sync::SpinLock;
 
 /// Frames that are room enough to go on with. A fork that found none has given back what it had taken by then (some 100:
-/// what the platform charges for it, and pages copied ahead): with less than that there was not enough.
+/// what the platform charges for it, and pages copied ahead): with less than that there was not enough. A call that
+/// finds too little all the same wants twice as much, and so on.
 const ENOUGH: u64 = 256;
+/// How often that doubles at most: to 1 TiB.
+const DOUBLED: u32 = 20;
 /// How long a victim may take to end before another is picked, nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
 /// Of a container: who is being killed for its memory.
@@ -116,9 +119,27 @@ fn kill(container: &Container, victim: &Arc<Process>) {
     }
 }
 
+/// Of a task: the last of its calls that found no memory.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Short {
+    /// How often frames had been refused to anybody by then.
+    refused: u64,
+    /// Which of the task's calls it was, counted.
+    call: u64,
+    /// How often it was made again before that.
+    tries: u32,
+}
+
 impl OomHandler for Container {
     fn make_room(&self) -> Result<(), Errno> {
-        if free_frames() >= ENOUGH {
+        self.make_room_of(ENOUGH)
+    }
+}
+
+impl Container {
+    /// Waits until so many frames are free, or one who was ended for them has none any more.
+    fn make_room_of(&self, enough: u64) -> Result<(), Errno> {
+        if free_frames() >= enough {
             return Ok(());
         }
         let there = self.oom.victim.lock().as_ref().and_then(Weak::upgrade);
@@ -131,7 +152,7 @@ impl OomHandler for Container {
             }
         };
         kill(self, &victim);
-        self.await_room(&victim)
+        self.await_room(&victim, enough)
     }
 }
 
@@ -145,7 +166,7 @@ impl Process {
 
 impl Container {
     /// Waits for a victim's memory. `ENOMEM` where the caller is about to end itself.
-    fn await_room(&self, victim: &Arc<Process>) -> Result<(), Errno> {
+    fn await_room(&self, victim: &Arc<Process>, enough: u64) -> Result<(), Errno> {
         let thread = platform().current();
         let caller = self
             .pids
@@ -159,7 +180,7 @@ impl Container {
             if caller.as_ref().is_some_and(|task| task.process.is_ending()) {
                 break Err(Errno::ENOMEM);
             }
-            if victim.is_zombie() || free_frames() >= ENOUGH {
+            if victim.is_zombie() || free_frames() >= enough {
                 break Ok(());
             }
             if platform().monotonic() >= deadline {
@@ -176,6 +197,19 @@ impl Container {
 
 /// Whether a system call failed with `ENOMEM` for want of frames, so that it is to be made again now that
 /// there is room.
-pub fn retry_call(cx: &Current) -> bool {
-    free_frames() < ENOUGH && cx.task.process.container.make_room().is_ok()
+///
+/// It did where some were refused since the last such call of the task. That there are enough of them by now says
+/// nothing: they may be those that the call itself has given back, or another's who has ended meanwhile.
+pub fn retry_call(cx: &mut Current) -> bool {
+    let refused = platform().refused_frames();
+    let call = cx.task.syscalls.load(Ordering::Relaxed);
+    let last = core::mem::replace(&mut cx.short, Short { refused, call, tries: 0 });
+    if refused == last.refused {
+        return false;
+    }
+    if call == last.call.wrapping_add(1) {
+        cx.short.tries = last.tries.saturating_add(1);
+    }
+    let enough = ENOUGH << cx.short.tries.min(DOUBLED);
+    cx.task.process.container.make_room_of(enough).is_ok()
 }

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{self, Held};
+use super::oom::Short;
 use super::trace::{DebugRegisters, Reason};
 use super::{Creds, Current, Namespaces, Task, ThreadWaker, TrapInfo, trace};
 use crate::errno::Errno;
@@ -93,6 +94,7 @@ fn live(birth: Birth) {
         trap: TrapInfo::default(),
         restart: None,
         restart_block: None,
+        short: Short::default(),
         saved_mask: None,
         exit: None,
         stepping: false,

@@ -11,6 +11,7 @@ pub(super) const TESTS: &[Test] = &[
     ("limits/memory", memory),
     ("limits/memory-of-the-biggest", memory_of_the_biggest),
     ("limits/memory-of-init", memory_of_init),
+    ("limits/memory-after-tasks", memory_after_tasks),
     ("limits/pids", pids),
     ("limits/descriptors-of-the-host", descriptors_of_the_host),
 ];
@@ -70,6 +71,15 @@ fn memory_of_init(c: &Context) -> Outcome {
     let script = "exec awk 'BEGIN { s = \"0123456789abcdef\"; while (1) s = s s }'";
     let (status, out) = run(c, script, &memory_limit())?;
     ensure!(status == 137 && out.is_empty(), "{status}: {out}");
+    Ok(())
+}
+
+/// What many tasks had at once is there again for other things when they have ended.
+fn memory_after_tasks(c: &Context) -> Outcome {
+    let script = "for i in $(seq 80); do sleep 1000 & done; kill -9 $(jobs -p); wait
+        dd if=/dev/zero of=/dev/null bs=18M count=1 2>/dev/null; echo dd $?";
+    let (status, out) = run(c, script, &json!({ "memory": { "limit": 24 << 20 } }))?;
+    ensure!(status == 0 && out == "dd 0\n", "{status}: {out}");
     Ok(())
 }
 
