@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::footprint;
 use crate::hooks;
 use crate::host::{self, Host};
 use crate::link::{self, Link};
@@ -106,6 +107,8 @@ fn prepare(
     let mut config = Config::new(client, attaches);
     config.own_namespaces = !setup.bare;
     config.guards = Some(wall::files::GUARDS);
+    // Its filter will not let it.
+    footprint::shed();
     server::confine(&mut config)?;
     crate::debug!("confined");
     Ok(config)

@@ -126,7 +126,7 @@ impl StandIn {
             return Outcome::Exited(status);
         }
         if self.is_quiet() {
-            footprint::shed_code();
+            footprint::shed();
         }
         loop {
             match self.look(PollTimeout::NONE) {

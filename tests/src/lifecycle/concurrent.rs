@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::kills::{nothing_left, removed};
+use super::kills::{nothing_left, removed, some};
 use super::{Context, Outcome, Started, Stop, Test, ensure};
 use crate::process::{End, Finished};
 
@@ -45,7 +45,7 @@ fn creates(c: &Context) -> Outcome {
     let _b = c.bundle("b", "sleep 1000")?;
     let bundle = c.text_path("b");
     let create = ["create", "--bundle", &bundle, "x"];
-    for delay in [0, 0, 1, 3, 8, 20] {
+    for delay in some(c, &[0, 0, 1, 3, 8, 20]) {
         let done = both(c, &create, &create, delay)?;
         let won = done.iter().filter(|done| done.ok()).count();
         ensure!(won == 1, "after {delay} ms {won} have won");
@@ -62,7 +62,7 @@ fn creates(c: &Context) -> Outcome {
 fn starts(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _b = c.bundle("b", "sleep 1000")?;
-    for delay in [0, 0, 1, 2] {
+    for delay in some(c, &[0, 0, 1, 2]) {
         c.must(&["create", "--bundle", &c.text_path("b"), "x"])?;
         let done = both(c, &["start", "x"], &["start", "x"], delay)?;
         let won = done.iter().filter(|done| done.ok()).count();
@@ -78,7 +78,7 @@ fn deletes(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _b = c.bundle("b", "sleep 1000")?;
     for (args, started) in [(&["delete", "x"][..], false), (&["delete", "--force", "x"], true)] {
-        for delay in [0, 0, 1, 3, 8] {
+        for delay in some(c, &[0, 0, 1, 3, 8]) {
             c.must(&["create", "--bundle", &c.text_path("b"), "x"])?;
             if started {
                 c.must(&["start", "x"])?;
@@ -102,7 +102,7 @@ fn create_and_delete(c: &Context) -> Outcome {
     let _b = c.bundle("b", "sleep 1000")?;
     let bundle = c.text_path("b");
     for args in [&["delete", "x"][..], &["delete", "--force", "x"]] {
-        for delay in [0, 1, 2, 3, 5, 8, 12, 20] {
+        for delay in some(c, &[0, 1, 2, 3, 5, 8, 12, 20]) {
             let [created, _] = both(c, &["create", "--bundle", &bundle, "x"], args, delay)?;
             let state = c.detached(&["state", "x"])?;
             if state.ok() {
@@ -131,7 +131,7 @@ fn with_delete(c: &Context) -> Outcome {
         &["pause", "x"],
         &["list"],
     ] {
-        for delay in [0, 2] {
+        for delay in some(c, &[0, 2]) {
             for [one, two] in [[other, &delete], [&delete, other]] {
                 c.must(&["run", "--detach", "--bundle", &c.text_path("b"), "x"])?;
                 let done = both(c, one, two, delay)?;

@@ -105,6 +105,11 @@ fn steps(c: &Context) -> impl Iterator<Item = usize> {
     (0..MOST).step_by(if c.place.slow > 1 { 4 } else { 1 })
 }
 
+/// All of these delays, in milliseconds, or on a slow machine some of them.
+pub(super) fn some(c: &Context, delays: &[u64]) -> impl Iterator<Item = u64> {
+    delays.iter().copied().step_by(if c.place.slow > 1 { 3 } else { 1 })
+}
+
 /// Removes the container with force, twice: nothing of it is left, and its id is free.
 pub(super) fn removed(c: &Context, when: &str) -> Outcome {
     for _ in 0..2 {
@@ -237,7 +242,7 @@ fn killed_parts(c: &Context) -> Outcome {
     let _b = c.bundle("b", "sleep 1000")?;
     for command in [&["start", "x"][..], &["exec", "x", "true"], &["delete", "--force", "x"]] {
         for victim in ["--bundle", "ringwall-sentry", "ringwall-gofer"] {
-            for delay in [0, 1, 4] {
+            for delay in some(c, &[1, 0, 4]) {
                 let when = format!("{victim} killed {delay} ms after {command:?}");
                 create(c)?;
                 let all = processes();

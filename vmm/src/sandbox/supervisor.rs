@@ -26,6 +26,7 @@ use joined::Joining;
 
 use super::execs::{Begun, Execs};
 use super::machine::Machine;
+use crate::footprint;
 use crate::kvm;
 use crate::link::{self, Link};
 use crate::protocol::{FromSandbox, Platform, ToSandbox};
@@ -55,6 +56,9 @@ pub enum Error {
 }
 
 type Peer = Link<FromSandbox, ToSandbox>;
+
+/// Milliseconds without an event after which a container is taken to have settled.
+const QUIET: i32 = 1000;
 
 /// Init's id in a container.
 const INIT: u32 = 1;
@@ -101,6 +105,8 @@ pub fn run(
     if let Some(machine) = &virtual_machine {
         events.add_subscriber(Rc::clone(machine) as Rc<dyn EventSubscriber>);
     }
+    // A guest's image is in this program's constants: it would miss its pages, which costs it exits.
+    let mut busy = virtual_machine.is_none();
     loop {
         if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
             return outcome;
@@ -108,7 +114,13 @@ pub fn run(
         if let Some(end) = virtual_machine.as_ref().and_then(|machine| machine.borrow_mut().end()) {
             return Err(end.into());
         }
-        events.run()?;
+        // What making a container takes is not needed for keeping it.
+        if busy && events.run_with_timeout(QUIET)? == 0 {
+            footprint::shed();
+            busy = false;
+        } else if !busy {
+            events.run()?;
+        }
     }
 }
 
