@@ -77,7 +77,7 @@ fn memory_of_init(c: &Context) -> Outcome {
 /// What many tasks had at once is there again for others, and for other things, when they have ended.
 fn memory_after_tasks(c: &Context) -> Outcome {
     let script = "for round in 1 2; do for i in $(seq 100); do sleep 1000 & done; kill -9 $(jobs -p); wait; done
-        dd if=/dev/zero of=/dev/null bs=56M count=1 2>/dev/null; echo dd $?";
+        dd if=/dev/zero of=/dev/null bs=59M count=1 2>/dev/null; echo dd $?";
     let (status, out) = run(c, script, &memory_limit())?;
     ensure!(status == 0 && out == "dd 0\n", "{status}: {out}");
     Ok(())
