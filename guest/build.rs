@@ -1,4 +1,4 @@
-//! Link arguments of the image; nothing else of this package needs any.
+//! Link arguments of the image and of the hostile one; nothing else of this package needs any.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -16,6 +16,8 @@ fn main() {
         "-Wl,-z,norelro",
         "-Wl,--build-id=none",
     ] {
-        println!("cargo:rustc-link-arg-bin=image={arg}");
+        for bin in ["image", "hostile"] {
+            println!("cargo:rustc-link-arg-bin={bin}={arg}");
+        }
     }
 }

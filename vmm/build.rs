@@ -29,14 +29,7 @@ const SOURCES: [&str; 9] = [
 /// No red zone, because the kernel's faults arrive on the stack that is in use; frame pointers for backtraces;
 /// the kernel code model, because the image is in the top 2 GiB. Nothing in it has enough numbers in a row to gain by
 /// vector instructions, and a few of them among scalar code cost more than they save.
-const FLAGS: [&str; 6] = [
-    "-Cno-redzone=yes",
-    "-Cforce-frame-pointers=yes",
-    "-Ccode-model=kernel",
-    "-Crelocation-model=static",
-    "-Cno-vectorize-loops",
-    "-Cno-vectorize-slp",
-];
+const FLAGS: &str = include_str!("../guest/image.flags");
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?).join("image.elf");
@@ -100,7 +93,7 @@ fn build(workspace: &Path, target_dir: &Path) -> Result<(), Box<dyn Error>> {
             cargo.env_remove(&*name);
         }
     }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", FLAGS.trim_end().replace('\n', "\x1f"));
     let status = cargo.status()?;
     if !status.success() {
         return Err(format!("building the image failed: {status}").into());

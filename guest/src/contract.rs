@@ -394,7 +394,8 @@ pub const MAX_RING: u64 = 1 << 20;
 /// Stands before each piece of a message in a ring; the piece is padded to a multiple of 8. Neither
 /// header nor piece is split except by the ring's wrap (a header never is: it is 16 bytes, and
 /// indices are multiples of 8, so its halves may be). A message is the pieces up to the first
-/// without [`MORE`]; together at most what [`op::CHANNEL_OPEN`] said.
+/// without [`MORE`]; together at most what [`op::CHANNEL_OPEN`] said; one with it has at least
+/// a byte.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct PieceHeader {

@@ -11,6 +11,7 @@ pub mod cases;
 pub mod cpio;
 pub mod differential;
 pub mod docker;
+pub mod hostile;
 pub mod lifecycle;
 pub mod lint;
 pub mod native;

@@ -17,7 +17,7 @@ use crate::protocol::{Ended, Job};
 use crate::runtime::Runtime;
 use crate::vm::image::{self, Parts};
 use crate::vm::machine::{Config, Vm};
-use crate::{case, docker, lifecycle, lint, roots, vm};
+use crate::{case, docker, hostile, lifecycle, lint, roots, vm};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -289,6 +289,8 @@ pub(crate) struct Prepared {
     runc: String,
     /// Ringwall as it was built, unless another runtime stands in its place.
     pub(crate) ringwall: Option<PathBuf>,
+    /// The hostile image and what boots it, where a test wants them.
+    hostile: Option<hostile::Built>,
 }
 
 impl Prepared {
@@ -303,7 +305,7 @@ impl Prepared {
         let programs = crate::workspace().join("tests/programs");
         let roots = roots::make(&cache, &mut apt, &programs)?;
         let runc = image::fetch_runc(&cache, &mut apt)?.join(" ");
-        Ok(Prepared { disks: cache.clone(), cache, apt, roots, runc, ringwall })
+        Ok(Prepared { disks: cache.clone(), cache, apt, roots, runc, ringwall, hostile: None })
     }
 
     /// Where containers run on this machine, of the reference alone.
@@ -359,6 +361,9 @@ fn containers(
 ) -> Result<Tally, Error> {
     let deadline = Instant::now() + suite.budget().saturating_mul(options.repeat);
     let scratch = crate::runtime::Scratch::new("harness")?;
+    if names.iter().any(|name| name.ends_with(hostile::TEST)) {
+        prepared.hostile = Some(hostile::build()?);
+    }
     let (mut machine, paths, slow) = place(suite, prepared, options, scratch.path())?;
 
     let mut tally = Tally::default();
@@ -374,6 +379,9 @@ fn containers(
         if matches!(machine, Machine::Vm(_)) && name.ends_with("/calls/answers") {
             // The VM's Linux is older than the one whose answers count, which may be this machine's.
             job.env.extend(lifecycle::answers_for_vm(&prepared.here()?)?);
+        }
+        if let (true, Some(built)) = (name.ends_with(hostile::TEST), &prepared.hostile) {
+            job.env.push(built.place(matches!(machine, Machine::Vm(_))));
         }
         let mut output = Vec::new();
         let ended = machine.run(&job, &mut |_, bytes| output.extend_from_slice(bytes))?;
@@ -445,8 +453,9 @@ fn make_vm(
     let parts = Parts::fetch(&prepared.cache, &mut prepared.apt)?;
     let disk = roots::disk(&prepared.disks, &prepared.roots)?;
     let initramfs = folder.join("initramfs");
-    let extra: Vec<(String, PathBuf)> =
+    let mut extra: Vec<(String, PathBuf)> =
         prepared.ringwall.iter().map(|path| (vm::RINGWALL.to_owned(), path.clone())).collect();
+    extra.extend(prepared.hostile.iter().flat_map(hostile::Built::files));
     parts.initramfs(&initramfs, harness, &extra)?;
     Ok(Vm::new(Config {
         parts,

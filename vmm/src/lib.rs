@@ -34,7 +34,7 @@ pub mod mountpoints;
 pub mod network;
 pub mod pod;
 pub mod preserved;
-mod protocol;
+pub mod protocol;
 pub mod reason;
 pub mod sandbox;
 pub mod signals;

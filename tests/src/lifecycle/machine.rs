@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Context, Outcome, Stop, Test, ensure};
+use crate::hostile;
 use crate::process::{self, End};
 
 pub(super) const TESTS: &[Test] = &[
@@ -15,6 +16,7 @@ pub(super) const TESTS: &[Test] = &[
     ("machine/memory-goes-back", memory_goes_back),
     ("machine/bench-counts-exits", bench_counts_exits),
     ("machine/vcpus-are-filtered", vcpus_are_filtered),
+    ("machine/hostile-image", hostile_image),
 ];
 
 fn check(c: &Context, more: &[&str]) -> Result<process::Finished, Stop> {
@@ -175,5 +177,15 @@ fn vcpus_are_filtered(c: &Context) -> Outcome {
         matches!((&own, &vcpu), (Ok(own), Some(Ok(vcpu))) if vcpu > own),
         "filters: {filters:?}"
     );
+    Ok(())
+}
+
+/// A guest that attacks the host half: each attack ends as it has to, for a reason that is told, and nothing panics.
+fn hostile_image(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut command = hostile::command()?;
+    // Some 90 attacks; each is bounded by itself.
+    let done = process::run(&mut command, b"", c.limit() * 6)?;
+    ensure!(done.ok(), "{}: {}{}", done.end, done.out(), done.err());
     Ok(())
 }

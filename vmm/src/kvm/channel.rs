@@ -111,6 +111,10 @@ impl Rings {
             if header.len > room || header.len.next_multiple_of(8) > room {
                 return Err(self.wrong("a piece is longer than what was published"));
             }
+            if header.len == 0 && header.flags & MORE != 0 {
+                // Nobody could say how many of them there will be.
+                return Err(self.wrong("a piece is empty"));
+            }
             let begin = self.assembling.len();
             let end = begin + header.len as usize;
             if end > self.max_message {

@@ -40,6 +40,12 @@ pub mod token {
     pub const KIND: u32 = 0xff << 24;
 }
 
+/// How often the rings and channels are looked through before the loop looks elsewhere: more than an image in order keeps
+/// it busy for.
+const ROUNDS: u32 = 64;
+/// Messages of one channel that are moved before the others are looked at.
+const MESSAGES: u32 = 64;
+
 /// A channel that the image has opened.
 enum Peer {
     Control(ControlRelay),
@@ -114,13 +120,20 @@ impl Host {
         self.interrupt()
     }
 
-    /// Does all that the image wants, and then says that the loop waits.
+    /// Does all that the image wants, and then says that the loop waits. An image that never ceases to want something has
+    /// the rest of it done after the loop's other work.
     pub fn pump(&mut self, ops: &mut EventOps<'_>) -> Result<(), Lie> {
         let idle = self.shared.layout.control + offset_of!(SharedControl, host_idle) as u64;
         self.shared.ram.store(idle, 0)?;
+        let mut rounds = 0;
         loop {
             while self.submissions(ops)? | self.channels(ops)? {
                 self.interrupt()?;
+                rounds += 1;
+                if rounds == ROUNDS {
+                    self.shared.bell();
+                    return Ok(());
+                }
             }
             self.interrupt()?;
             self.shared.ram.store(idle, 1)?;
@@ -382,7 +395,7 @@ impl Host {
     /// From the image to the peer.
     fn outward(&mut self, number: u32, ops: &mut EventOps<'_>) -> Result<bool, Lie> {
         let mut any = false;
-        loop {
+        for _ in 0..MESSAGES {
             let Some(channel) = self.channels.get_mut(&number) else { return Ok(any) };
             if channel.rings.closed() {
                 return Ok(any);
@@ -413,6 +426,7 @@ impl Host {
                 }
             }
         }
+        Ok(any)
     }
 
     /// From the peer to the image.
@@ -441,7 +455,8 @@ impl Host {
         if set.contains(EventSet::OUT) || number == 0 {
             self.outward(number, ops)?;
         }
-        loop {
+        // What is left is still there to be told of.
+        for _ in 0..MESSAGES {
             let Some(channel) = self.channels.get_mut(&number) else { return Ok(()) };
             let set = channel.wanted();
             channel.watch(set, ops, &self.shared);
@@ -457,6 +472,7 @@ impl Host {
                 Got::Gone(reason) => return self.hang_up(number, &reason, ops),
             }
         }
+        Ok(())
     }
 
     /// The peer is gone.

@@ -115,8 +115,10 @@ fn vanish(shared: &Shared, cpu: u32, vcpu: &VcpuFd, times: u32) -> Result<(), En
     if changed || times < TRIES {
         return Ok(());
     }
-    let reason =
-        format!("it reached for window memory that nothing is mapped at{}", whereabouts(vcpu));
+    let reason = format!(
+        "it reached for memory that nothing is mapped at, or that is not its to write,{}",
+        whereabouts(vcpu)
+    );
     Err(End::Vcpu { cpu, reason })
 }
 

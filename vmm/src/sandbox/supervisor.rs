@@ -62,6 +62,8 @@ const QUIET: i32 = 1000;
 
 /// Init's id in a container.
 const INIT: u32 = 1;
+/// Messages of the sentry's that are taken before others are heard.
+const MESSAGES: u32 = 256;
 
 /// Puts the filters up, and serves until no container is left.
 pub fn run(
@@ -201,9 +203,10 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Takes what the sentry says.
+    /// Takes what the sentry says; not all of it, if it never ceases, as what is left is still there to be told of.
     fn hear(&mut self) -> Result<(), Error> {
-        while let Some(message) = self.control.try_recv()? {
+        for _ in 0..MESSAGES {
+            let Some(message) = self.control.try_recv()? else { break };
             match decode(&message).map_err(|_| Error::Sentry("a message that does not decode"))? {
                 Event::Ready => crate::debug!("sentry ready"),
                 Event::Reply { number, result } => self.answer(number, result)?,
