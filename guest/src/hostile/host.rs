@@ -206,19 +206,23 @@ impl Host {
             tag: rng.next() >> 1,
             handle: rng.below(4) as u32,
             gpa: free,
-            len: rng.below(16) << 12,
+            len: (1 + rng.below(16)) << 12,
             offset: rng.below(16) << 12,
             ..Request::default()
         };
         if matches!(request.op, op::WINDOW_MAP | op::WINDOW_UNMAP) {
             request.gpa = rng.below(64) << 21;
         }
+        if request.op == op::CHANNEL_OPEN {
+            request.len = RING << rng.below(3);
+        }
         match rng.below(400) {
             0 => request.gpa = self.number(rng),
             1 => request.len = self.number(rng),
-            2..20 => request.offset = self.number(rng),
+            2 => request.offset = self.number(rng),
+            3..20 => request.offset = self.number(rng) & !(PAGE - 1),
             20..40 => request.handle = self.number(rng) as u32,
-            40 => request.cpu = self.number(rng) as u32,
+            41 => request.cpu = self.number(rng) as u32,
             _ => {}
         }
         request

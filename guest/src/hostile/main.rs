@@ -282,8 +282,8 @@ fn attack(name: &str, host: &mut Host) -> bool {
                 let request = Request {
                     op: ops[rng.below(4) as usize],
                     handle: rng.below(4) as u32,
-                    gpa: rng.below(1 << 15) << 21,
-                    len: rng.below(512) << 12,
+                    gpa: rng.below(1 << 13) << 21,
+                    len: (1 + rng.below(512)) << 12,
                     offset: rng.next() & !(PAGE - 1),
                     ..Request::default()
                 };
