@@ -178,7 +178,7 @@ impl Host {
 
     /// A request that is wrong in one field or another, and now and then in none.
     pub fn request(&self, rng: &mut Rng) -> Request {
-        let free = self.boot.first_free + (16 + rng.below(64) << 12);
+        let free = self.boot.first_free + ((16 + rng.below(64)) << 12);
         let ops = [
             op::NOP,
             op::FILE_READ,
@@ -222,7 +222,7 @@ impl Host {
             2 => request.offset = self.number(rng),
             3..20 => request.offset = self.number(rng) & !(PAGE - 1),
             20..40 => request.handle = self.number(rng) as u32,
-            41 => request.cpu = self.number(rng) as u32,
+            40 => request.cpu = self.number(rng) as u32,
             _ => {}
         }
         request

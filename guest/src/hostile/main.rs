@@ -88,17 +88,17 @@ fn attack(name: &str, host: &mut Host) -> bool {
     match name {
         "nothing" => host.log(b"hello") == 0,
 
-        "port-out" => gone(cpu::outb(0x80, 1)),
-        "port-in" => gone(cpu::inl(0xcfc)),
-        "port-string" => gone(cpu::outs(0x3f8, DIRECT_MAP + host.boot.first_free, 5000)),
-        "call-port-short" => gone(cpu::outb(CALL_PORT, 1)),
-        "call-port-in" => gone(cpu::inl(CALL_PORT)),
-        "memory-read" => gone(cpu::read(host.low(0x1008))),
-        "memory-write" => gone(cpu::write(host.low(0x1010), 1)),
+        "port-out" => gone(|| cpu::outb(0x80, 1)),
+        "port-in" => gone(|| cpu::inl(0xcfc)),
+        "port-string" => gone(|| cpu::outs(0x3f8, DIRECT_MAP + host.boot.first_free, 5000)),
+        "call-port-short" => gone(|| cpu::outb(CALL_PORT, 1)),
+        "call-port-in" => gone(|| cpu::inl(CALL_PORT)),
+        "memory-read" => gone(|| cpu::read(host.low(0x1008))),
+        "memory-write" => gone(|| cpu::write(host.low(0x1010), 1)),
         "memory-execute" => cpu::jump(host.low(0x2000), 0),
-        "memory-last" => gone(cpu::write(host.low((1 << 30) - 8), 1)),
-        "image-write" => gone(cpu::write(DIRECT_MAP + RAM_BASE, 0)),
-        "tables-nowhere" => gone(cpu::set_tables(0x4000)),
+        "memory-last" => gone(|| cpu::write(host.low((1 << 30) - 8), 1)),
+        "image-write" => gone(|| cpu::write(DIRECT_MAP + RAM_BASE, 0)),
+        "tables-nowhere" => gone(|| cpu::set_tables(0x4000)),
         "triple-fault" => cpu::triple_fault(),
         "hypercalls" => {
             tables::skip(3);
@@ -127,9 +127,9 @@ fn attack(name: &str, host: &mut Host) -> bool {
             true
         }
 
-        "call-unknown" => gone(host.call(77, 0, [0; 5])),
-        "call-text" => gone(host.call(Call::Log as u32, CALL_TEXT as u32 + 1, [0; 5])),
-        "call-status" => gone(host.call(Call::Exit as u32, 0, [256, 0, 0, 0, 0])),
+        "call-unknown" => gone(|| host.call(77, 0, [0; 5])),
+        "call-text" => gone(|| host.call(Call::Log as u32, CALL_TEXT as u32 + 1, [0; 5])),
+        "call-status" => gone(|| host.call(Call::Exit as u32, 0, [256, 0, 0, 0, 0])),
         "call-random" => {
             for _ in 0..ROUNDS {
                 let number = rng.below(8) as u32;
@@ -161,11 +161,11 @@ fn attack(name: &str, host: &mut Host) -> bool {
         }
         "cpu-twice" => {
             host.start_second();
-            gone(host.start_cpu(1, hostile_second as *const () as u64, host.cr3()))
+            gone(|| host.start_cpu(1, hostile_second as *const () as u64, host.cr3()))
         }
-        "cpu-many" => gone(host.start_cpu(64, 0, host.cr3())),
-        "cpu-huge" => gone(host.start_cpu(1 << 32 | 1, 0, host.cr3())),
-        "cpu-tables" => gone(host.start_cpu(1, 0, host.cr3() + 8)),
+        "cpu-many" => gone(|| host.start_cpu(64, 0, host.cr3())),
+        "cpu-huge" => gone(|| host.start_cpu(1 << 32 | 1, 0, host.cr3())),
+        "cpu-tables" => gone(|| host.start_cpu(1, 0, host.cr3() + 8)),
 
         "submit-index" => {
             host.set_submit_tail(1000);
@@ -199,7 +199,7 @@ fn attack(name: &str, host: &mut Host) -> bool {
             let (gpa, len) = [
                 (0, PAGE),
                 (end - PAGE, 2 * PAGE),
-                (u64::MAX & !(PAGE - 1), PAGE),
+                (!(PAGE - 1), PAGE),
                 (host.boot.window_base, PAGE),
                 (end, PAGE),
                 (RAM_BASE - PAGE, PAGE),
@@ -275,7 +275,7 @@ fn attack(name: &str, host: &mut Host) -> bool {
             true
         }
 
-        "window-read" => gone(cpu::read(DIRECT_MAP + host.boot.window_base + 8)),
+        "window-read" => gone(|| cpu::read(DIRECT_MAP + host.boot.window_base + 8)),
         "window-random" => {
             let ops = [op::WINDOW_MAP, op::WINDOW_UNMAP, op::FILE_CLOSE, op::FILE_SIZE];
             for _ in 0..ROUNDS {
@@ -311,7 +311,7 @@ fn attack(name: &str, host: &mut Host) -> bool {
     }
 }
 
-/// The attack should not have come back.
+/// Makes an attack that should not come back.
 fn gone<T>(_: T) -> bool {
     false
 }
@@ -357,7 +357,7 @@ fn registers(rng: &mut Rng) -> bool {
         let value = match rng.below(3) {
             0 => rng.next(),
             1 => u64::MAX >> rng.below(64),
-            _ => RAM_BASE + rng.below(1 << 40) | 1,
+            _ => (RAM_BASE + rng.below(1 << 40)) | 1,
         };
         // EFER decides whether this code can go on.
         let write = rng.below(2) == 0 && number != 0xc000_0080;

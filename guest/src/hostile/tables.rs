@@ -45,7 +45,8 @@ pub fn skip(length: u64) {
     LENGTH.store(length, Ordering::Relaxed);
     // SAFETY: one CPU calls this, and the tables stay for ever.
     unsafe {
-        for vector in 0..256 {
+        let gates = &raw mut IDT;
+        for (vector, gate) in (*gates).iter_mut().enumerate() {
             let handler = match vector {
                 32.. => hostile_forget as *const () as u64,
                 _ if WITH_CODE.contains(&vector) => hostile_skip_code as *const () as u64,
@@ -53,7 +54,7 @@ pub fn skip(length: u64) {
             };
             // Present, a 64-bit interrupt gate, selector 8.
             let low = (handler & 0xffff) | 8 << 16 | 0x8e00 << 32 | (handler >> 16 & 0xffff) << 48;
-            (&raw mut IDT[vector]).write([low, handler >> 32]);
+            *gate = [low, handler >> 32];
         }
         let gdt = Pointer { limit: 23, base: (&raw const GDT) as u64 };
         let idt = Pointer { limit: 4095, base: (&raw const IDT) as u64 };
