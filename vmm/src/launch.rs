@@ -26,6 +26,7 @@ use crate::protocol::{FromSandbox, GoferFd, GoferSetup, Platform, SandboxFd, Set
 use crate::spawn::{self, Child, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
+use crate::view::{Files, View};
 use crate::wall::level::Level;
 use crate::{clock, log, mountpoints, network};
 
@@ -84,6 +85,9 @@ const DESCRIPTORS: u64 = 24 << 10;
 pub struct Created {
     // Dropped first: the processes are gone before what they have on the host is.
     stand_in: StandIn,
+    // Then the host's mounts are there again, which the rest needs.
+    view: Option<View>,
+    files: Files,
     folder: Removed,
     state: State,
 }
@@ -201,6 +205,7 @@ pub fn create(
     container.spec.process.preserved = preserved::streams(&preserved, others)?;
     fds.extend(preserved.iter().map(|fd| (SandboxFd::Stream, fd.as_fd())));
     container.spec.strace = strace;
+    let files = Files::of(&container);
     let (sandbox, link) = home.take_in(container.spec, platform, fds)?;
     drop((client, preserved));
     crate::debug!("sandbox and gofer have their setup");
@@ -216,7 +221,7 @@ pub fn create(
         created: false,
         ended: None,
     };
-    let mut created = Created { stand_in, folder, state };
+    let mut created = Created { stand_in, view: None, files, folder, state };
     match created.stand_in.answer() {
         Ok(_) => {}
         Err(failure) => {
@@ -424,9 +429,17 @@ impl Created {
         self.set_status(Status::Running)
     }
 
+    /// Puts the container's files at the root of this process, for those who look for them there; to its end it can do
+    /// nothing but wait then.
+    pub fn show_files(&mut self) -> Result<(), Error> {
+        self.view = View::enter(&self.files).map_err(|e| Error::Host("mount namespace", e))?;
+        Ok(())
+    }
+
     /// Waits for its end, and takes away what it leaves: everything, or all but its state.
     pub fn finish(mut self, keep: bool) -> Result<Outcome, Error> {
         let outcome = self.stand_in.wait();
+        drop(self.view.take());
         crate::debug!("container has ended: {outcome:?}");
         if let Some(sandbox) = &self.stand_in.sandbox {
             sandbox.kill();

@@ -41,6 +41,7 @@ pub mod signals;
 pub mod spawn;
 pub mod standin;
 pub mod state;
+pub mod view;
 pub mod wall;
 
 use std::process::ExitCode;

@@ -365,6 +365,7 @@ fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
         created.start()?;
     }
     created.unlock();
+    created.show_files()?;
     Ok(created)
 }
 

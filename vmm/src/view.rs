@@ -1,0 +1,156 @@
+//! What is at `/` for whoever enters the mount namespace of a container by its pid.
+//!
+//! Engines do so where they mean the files of a running container: `podman cp` copies there, and a person uses `nsenter`.
+//! The pid is the stand-in's, and with the host's own mounts behind it they would change the host instead. So a stand-in
+//! that is nobody's foreground has, for as long as the container may run, a mount namespace whose root is the container's
+//! and in which is bound what is bound into the container, where the root itself has its mount point; what is put there is
+//! in files that the gofer serves, which notices. Nothing of the container's runs in this namespace.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::Mode;
+use nix::sys::statvfs::fstatvfs;
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
+use sentry::control::MountSource;
+
+use crate::config::Container;
+
+/// A folder or file of the host that is bound into a container's root.
+#[derive(Debug)]
+struct Bind {
+    source: PathBuf,
+    destination: PathBuf,
+    read_only: bool,
+}
+
+/// What a container's files are on the host.
+#[derive(Debug)]
+pub struct Files {
+    root: PathBuf,
+    read_only: bool,
+    binds: Vec<Bind>,
+}
+
+impl Files {
+    /// Those of this container.
+    pub fn of(container: &Container) -> Files {
+        let bind = |mount: &sentry::control::MountSpec| {
+            let MountSource::Gofer { attach, .. } = &mount.source else { return None };
+            let attach = container.attaches.iter().find(|known| known.name == *attach)?;
+            Some(Bind {
+                source: attach.path.clone(),
+                destination: PathBuf::from(&mount.destination),
+                read_only: attach.read_only,
+            })
+        };
+        Files {
+            root: container.rootfs.clone(),
+            read_only: container.attaches.first().is_some_and(|root| root.read_only),
+            binds: container.spec.mounts.iter().filter_map(bind).collect(),
+        }
+    }
+}
+
+/// The way back to the host's mounts, taken when dropped.
+#[derive(Debug)]
+pub struct View {
+    namespace: OwnedFd,
+    root: OwnedFd,
+    folder: OwnedFd,
+}
+
+const NOTHING: Option<&str> = None;
+
+impl View {
+    /// Enters a namespace where these files are at the root. `None` for a caller who may not: it stays where it was.
+    pub fn enter(files: &Files) -> Result<Option<View>, Errno> {
+        let view = View {
+            namespace: open(Path::new("/proc/self/ns/mnt"), OFlag::O_RDONLY)?,
+            root: open(Path::new("/"), OFlag::O_PATH)?,
+            folder: open(Path::new("."), OFlag::O_PATH)?,
+        };
+        match unshare(CloneFlags::CLONE_NEWNS) {
+            Ok(()) => {}
+            Err(Errno::EPERM) => {
+                crate::debug!("the stand-in stays in the mount namespace of its caller");
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        }
+        // From here on an error goes back by the drop.
+        mount(NOTHING, "/", NOTHING, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NOTHING)?;
+        bind(&files.root, &files.root)?;
+        let top = open(&files.root, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        for one in &files.binds {
+            match find(&top, &one.destination).and_then(|at| bind(&one.source, &by_number(&at))) {
+                Ok(()) if one.read_only => seal(&find(&top, &one.destination)?)?,
+                Ok(()) => {}
+                // Below a mount that is the sentry's alone, or the source has gone.
+                Err(e) => crate::debug!("{}: {e}", one.destination.display()),
+            }
+        }
+        if files.read_only {
+            seal(&top)?;
+        }
+        fchdir(&top)?;
+        match pivot_root(".", ".") {
+            Ok(()) => umount2(".", MntFlags::MNT_DETACH)?,
+            // The host's root is an initramfs: what switch_root(8) does.
+            Err(Errno::EINVAL) => {
+                mount(Some("."), "/", NOTHING, MsFlags::MS_MOVE, NOTHING)?;
+                chroot(".")?;
+            }
+            Err(e) => return Err(e),
+        }
+        chdir("/")?;
+        Ok(Some(view))
+    }
+
+    fn leave(&self) -> Result<(), Errno> {
+        setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
+        fchdir(&self.root)?;
+        chroot(".")?;
+        fchdir(&self.folder)
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Err(e) = self.leave() {
+            crate::error!("cannot leave the container's mount namespace: {e}");
+        }
+    }
+}
+
+fn open(path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// A place in the root, as the container sees it: links lead nowhere else.
+fn find(top: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    openat2(top, path, how)
+}
+
+fn by_number(file: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+fn bind(source: &Path, target: &Path) -> Result<(), Errno> {
+    mount(Some(source), target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+}
+
+/// Makes the mount that this file is the root of read-only, and keeps its other flags, as it must in a user namespace.
+fn seal(file: &OwnedFd) -> Result<(), Errno> {
+    let kept = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let now = MsFlags::from_bits_truncate(fstatvfs(file)?.flags().bits()) & kept;
+    let flags = now | MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(NOTHING, &by_number(file), NOTHING, flags, NOTHING)
+}
