@@ -4,6 +4,7 @@
 //! - `debian`: bash, coreutils, python3 and their like, unpacked from Debian's packages.
 //! - `tools`: no root, but programs that tests run beside a container, with their libraries.
 //! - `docker`: no root, but Docker's engine and client with their libraries, as Debian's packages have them.
+//! - `podman`: the same of Podman, and script(1), which the test VM does not have.
 //! - `programs`: the C programs of `tests/programs`, statically and dynamically linked, with this machine's C library (the
 //!   one they were linked with) and busybox.
 //!
@@ -87,6 +88,13 @@ pub fn make(cache: &Path, apt: &mut Apt, programs: &Path) -> Result<PathBuf, Err
         apt.unpack("bookworm", &TOOLS.map(str::to_owned), into)
     })?;
     apt::once(&roots.join("docker"), |into| docker_root(apt, into))?;
+    apt::once(&roots.join("podman"), |into| {
+        apt.unpack("bookworm", &crate::docker::podman::PACKAGES.map(str::to_owned), into)?;
+        remove(
+            into,
+            &["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/bin/podman-remote"],
+        )
+    })?;
     let stamp = roots.join("programs/.sources");
     let sources = digest(programs)?;
     if fs::read_to_string(&stamp).unwrap_or_default() != sources {
@@ -223,15 +231,21 @@ fn debian_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
 fn docker_root(apt: &mut Apt, root: &Path) -> Result<(), Error> {
     apt.unpack("bookworm", &crate::docker::PACKAGES.map(str::to_owned), root)?;
     // What is big and not used.
-    for name in [
-        "bin/containerd-shim",
-        "bin/containerd-shim-runc-v1",
-        "bin/containerd-stress",
-        "bin/dnet",
-        "sbin/ovrouter",
-        "share",
-    ] {
-        let path = root.join("usr").join(name);
+    let unused = [
+        "usr/bin/containerd-shim",
+        "usr/bin/containerd-shim-runc-v1",
+        "usr/bin/containerd-stress",
+        "usr/bin/dnet",
+        "usr/sbin/ovrouter",
+        "usr/share",
+    ];
+    remove(root, &unused)
+}
+
+/// Removes what is there of these.
+fn remove(root: &Path, names: &[&str]) -> Result<(), Error> {
+    for name in names {
+        let path = root.join(name);
         let removed =
             if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {

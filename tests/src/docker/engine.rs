@@ -35,6 +35,9 @@ pub const PACKAGES: [&str; 16] = [
     "tini",
 ];
 
+/// Where a Debian machine has its C library.
+const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
+
 /// How long the engine has to start, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,14 +57,20 @@ impl Engine {
     /// image `busybox`.
     pub fn start(place: &Place, folder: &Path) -> io::Result<Engine> {
         let packages = place.roots.join("docker");
-        let mut path: OsString = packages.join("usr/bin").into();
-        for more in [packages.join("usr/sbin"), "/usr/sbin:/usr/bin:/sbin:/bin".into()] {
-            path.push(":");
-            path.push(more);
-        }
-        let mut libraries: OsString = packages.join("usr/lib/x86_64-linux-gnu").into();
-        libraries.push(":");
+        let debian = place.roots.join("debian");
+        // The test VM has busybox and what runc is linked with; everything else is in Debian's root there, and in Podman's.
+        let bare = !Path::new(LIBRARIES).join("libm.so.6").exists();
+        let mut folders = vec![packages.join("usr/bin"), packages.join("usr/sbin")];
+        let mut libraries = vec![packages.join("usr/lib/x86_64-linux-gnu")];
         libraries.push(packages.join("lib/x86_64-linux-gnu"));
+        if bare {
+            folders.extend([debian.join("usr/bin"), place.roots.join("podman/usr/bin")]);
+            libraries.extend([LIBRARIES.into(), debian.join("usr/lib/x86_64-linux-gnu")]);
+        }
+        folders.extend(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from));
+        let [path, libraries] = [folders, libraries]
+            .map(|folders| std::env::join_paths(folders).map_err(io::Error::other));
+        let (path, libraries) = (path?, libraries?);
         fs::create_dir_all(folder.join("tmp"))?;
         install(place, folder, false)?;
         let cgroup = format!("ringwall-test-{}", std::process::id());
@@ -236,7 +245,7 @@ fn install(place: &Place, folder: &Path, default: bool) -> io::Result<()> {
 }
 
 /// A program that is Ringwall with the options of these tests, for callers that take a program's name alone.
-fn wrapper(place: &Place, path: &Path) -> io::Result<()> {
+pub fn wrapper(place: &Place, path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let command = place.runtime.bare(&[], None);
     let words = [command.get_program()].into_iter().chain(command.get_args());

@@ -3,14 +3,16 @@
 //! Each test is a shell script ([`THEMES`]) that makes steps; it runs with runc and with Ringwall as `docker run`'s
 //! runtime, and every step must print the same and end with the same status. Steps that are known to differ are listed with
 //! their causes in [`known`]: one that differs and is not there fails the test, and one that is there and does not differ is
-//! told. The engine has no network, a folder of its own for everything, and ends with the test.
+//! told. Podman has a script of its own, and the test VM the one that it has time for. The engine has no network, a folder of its own for everything, and ends with the test.
 
 mod engine;
 pub mod known;
+pub mod podman;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,9 +21,13 @@ use crate::process::{self, Keep};
 use crate::runtime::Scratch;
 use engine::Engine;
 pub use engine::PACKAGES;
+use podman::Podman;
 
 /// What the tests' names begin with.
 pub const PREFIX: &str = "docker/";
+
+/// The one that the test VM has time for: on KVM it runs alone, and there alone.
+pub const ESSENCE: &str = "docker/essence";
 
 /// What the prelude's `works` says of a step that fails.
 const FAILED: &str = "must succeed\n";
@@ -40,6 +46,8 @@ const THEMES: &[(&str, &str)] = &[
     ("docker/terminal", include_str!("terminal.sh")),
     ("docker/restore", include_str!("restore.sh")),
     ("docker/ctr", include_str!("ctr.sh")),
+    (ESSENCE, include_str!("essence.sh")),
+    (podman::NAME, include_str!("podman.sh")),
 ];
 
 /// The tests' names.
@@ -57,14 +65,14 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     }
     let keep = Keep::present();
     let scratch = Scratch::new("dk")?;
-    let mut engine = Engine::start(place, scratch.path())?;
-    let compared = compare(name, script, &mut engine, place);
-    let tail = engine.log_tail();
-    engine.stop()?;
+    let (compared, tail) = match name {
+        podman::NAME => with_podman(script, scratch.path(), place)?,
+        _ => with_docker(name, script, scratch.path(), place)?,
+    };
     let left = process::end_strays(&keep);
     let compared = compared?;
     Ok(if !compared.wrong.is_empty() {
-        Verdict::Failed(format!("{}\nthe engine's log ends:\n{tail}", compared.wrong))
+        Verdict::Failed(format!("{}\n{tail}", compared.wrong))
     } else if !left.is_empty() {
         Verdict::Failed(format!("left behind: {}", left.join(", ")))
     } else if !compared.noted.is_empty() {
@@ -72,6 +80,42 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     } else {
         Verdict::Passed
     })
+}
+
+/// Runs a script with Docker, with both runtimes; also returns the end of the engine's log.
+fn with_docker(
+    name: &str,
+    script: &str,
+    folder: &Path,
+    place: &Place,
+) -> io::Result<(io::Result<Compared>, String)> {
+    let mut engine = Engine::start(place, folder)?;
+    let both = |engine: &mut Engine| {
+        let reference = run_script(script, engine, place, "runc")?;
+        engine.make_default(place)?;
+        Ok([reference, run_script(script, engine, place, "ringwall")?])
+    };
+    let outputs = both(&mut engine);
+    let tail = format!("the engine's log ends:\n{}", engine.log_tail());
+    engine.stop()?;
+    Ok((outputs.map(|[reference, found]| compare(name, &reference, &found)), tail))
+}
+
+/// Runs a script with Podman, with both runtimes.
+fn with_podman(
+    script: &str,
+    folder: &Path,
+    place: &Place,
+) -> io::Result<(io::Result<Compared>, String)> {
+    let podman = Podman::new(place, folder)?;
+    let run = |runtime| {
+        let mut command = podman.command();
+        command.arg("sh");
+        finish_script(command, script, folder, place, runtime, &mut || Ok(()))
+    };
+    let outputs = run("runc").and_then(|reference| Ok([reference, run("ringwall")?]));
+    podman.stop()?;
+    Ok((outputs.map(|[reference, found]| compare(podman::NAME, &reference, &found)), String::new()))
 }
 
 /// What came out of a comparison.
@@ -83,11 +127,9 @@ struct Compared {
     noted: String,
 }
 
-/// Runs the script with both.
-fn compare(name: &str, script: &str, engine: &mut Engine, place: &Place) -> io::Result<Compared> {
-    let reference = steps(&run_script(script, engine, place, "runc")?);
-    engine.make_default(place)?;
-    let found = steps(&run_script(script, engine, place, "ringwall")?);
+/// Compares what the script printed.
+fn compare(name: &str, reference: &str, found: &str) -> Compared {
+    let (reference, found) = (steps(reference), steps(found));
     let Compared { mut wrong, mut noted } = Compared::default();
     let mut differing = BTreeSet::new();
     for (step, expected) in &reference {
@@ -116,7 +158,7 @@ fn compare(name: &str, script: &str, engine: &mut Engine, place: &Place) -> io::
     if reference.is_empty() {
         wrong.push_str("the script made no step\n");
     }
-    Ok(Compared { wrong, noted })
+    Compared { wrong, noted }
 }
 
 fn run_script(
@@ -127,15 +169,9 @@ fn run_script(
 ) -> io::Result<String> {
     let mut command = Command::new("sh");
     engine.environment(&mut command);
-    command.args(["-c", &format!("{PRELUDE}\n{script}")]).env("RT", runtime);
-    let file = engine.folder().join(format!("script-{runtime}"));
-    let (out, err) = (fs::File::create(&file)?, fs::File::create(file.with_extension("err"))?);
-    // Containers of the script may outlive it for a moment, and are the engine's to end: nothing is to be killed here.
-    let mut child = command.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()?;
-    let limit = Duration::from_secs(100) * place.slow;
-    let begun = std::time::Instant::now();
-    let wish = engine.folder().join("restart");
-    while child.try_wait()?.is_none() {
+    let folder = engine.folder().to_owned();
+    let wish = folder.join("restart");
+    finish_script(command, script, &folder, place, runtime, &mut || {
         // What the script asks for: the signal that ends the engine before it starts again.
         if let Ok(signal) = fs::read_to_string(&wish)
             && signal.ends_with('\n')
@@ -143,11 +179,35 @@ fn run_script(
             engine.restart(place, signal.trim())?;
             fs::remove_file(&wish)?;
         }
+        Ok(())
+    })
+}
+
+/// Runs the script to its end with a shell, and does something every now and then meanwhile; returns its output.
+fn finish_script(
+    mut shell: Command,
+    script: &str,
+    folder: &Path,
+    place: &Place,
+    runtime: &str,
+    meanwhile: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<String> {
+    shell.args(["-c", &format!("{PRELUDE}\n{script}")]).env("RT", runtime);
+    let file = folder.join(format!("script-{runtime}"));
+    let (out, err) = (fs::File::create(&file)?, fs::File::create(file.with_extension("err"))?);
+    // Containers of the script may outlive it for a moment, and are the engine's to end: nothing is to be killed here.
+    let mut child = shell.stdin(std::process::Stdio::null()).stdout(out).stderr(err).spawn()?;
+    let limit = Duration::from_secs(100) * place.slow;
+    let begun = std::time::Instant::now();
+    while child.try_wait()?.is_none() {
+        meanwhile()?;
         if begun.elapsed() > limit {
             process::kill_tree(child.id() as i32);
             child.wait()?;
             let so_far = fs::read_to_string(&file)?;
-            return Err(io::Error::other(format!("{runtime}: not done in time:\n{so_far}")));
+            let errors = fs::read_to_string(file.with_extension("err"))?;
+            let text = format!("{runtime}: not done in time:\n{so_far}{errors}");
+            return Err(io::Error::other(text));
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -184,6 +244,10 @@ fn normal(line: &str) -> String {
     }
     for words in ["runc create failed: ", "unable to start container process: "] {
         text = text.replace(words, "");
+    }
+    // Podman begins with the runtime's name.
+    for name in ["runc", "ringwall"] {
+        text = text.replace(&format!("Error: {name}: "), "Error: ");
     }
     // runc names the call that failed before the file.
     if let Some((before, after)) = text.split_once(": stat ")

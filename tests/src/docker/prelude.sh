@@ -29,3 +29,31 @@ until_ok() {
 }
 said() { docker logs "$1" 2>&1 | grep -q "$2"; }
 state() { docker inspect -f '{{.State.Status}} {{.State.ExitCode}} {{.State.OOMKilled}} {{.State.Error}}' "$1"; }
+# Terminals: the client's is one that script(1) makes, whose keys are what is written to descriptor 9.
+terminal() {
+  SCREEN=$FOLDER/screen-$RT-$1
+  keys=$FOLDER/keys-$RT-$1
+  : >"$SCREEN"
+  mkfifo "$keys"
+  script -qefc "$2" /dev/null <"$keys" >"$SCREEN" 2>&1 &
+  client=$!
+  exec 9>"$keys"
+}
+shown() { until_ok grep -q "$1" "$SCREEN" || { cat "$SCREEN"; kill "$client"; return 1; }; }
+key() { printf "$1" >&9; }
+# As when a person resizes the window.
+resize() { stty -F "/dev/$(ps -o tty= --ppid "$client" | head -n 1)" rows "$1" cols "$2"; }
+finish() {
+  wait "$client"
+  echo "ended with $?"
+  exec 9>&-
+  tr -d '\r' <"$SCREEN"
+}
+export RT
+# The size is told once it is the whole of the new one: stty(1) sets rows and columns one after the other.
+export TALK='trap "case \$(stty size 2>/dev/null) in \"33 77\") [ \$told ] || { told=1; echo 33 77; };; esac" WINCH; trap "echo interrupted; exit 6" INT; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo ready
+  read line; echo "got $line"; while :; do sleep 0.05; done'
+export WAIT='echo ready; read line; echo "got $line"; exit 7'
+talk() {
+  shown ready && key 'abc\177d\r' && shown 'got abd' && resize 33 77 && shown '33 77' && key '\003' && finish
+}
