@@ -5,25 +5,55 @@
 //! that is nobody's foreground has, for as long as the container may run, a mount namespace whose root is the container's
 //! and in which is bound what is bound into the container, where the root itself has its mount point; what is put there is
 //! in files that the gofer serves, which notices. Nothing of the container's runs in this namespace.
+//!
+//! It is made when the container may run already, by paths that another container may be able to change, so what they lead
+//! to is compared with what was there before.
 
+use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use sentry::control::MountSource;
 
 use crate::config::Container;
 
+/// A file of the host: its path, and which one it was, by device and inode, before anything of the container ran.
+#[derive(Debug)]
+struct Known {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Known {
+    fn new(path: &Path) -> Known {
+        let identity = fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        Known { path: path.to_owned(), identity }
+    }
+
+    /// Opens it. `ESTALE`: another one is there.
+    fn open(&self) -> Result<OwnedFd, Errno> {
+        let file = open(&self.path, OFlag::O_PATH)?;
+        let stat = fstat(&file)?;
+        if self.identity == Some((stat.st_dev, stat.st_ino)) {
+            Ok(file)
+        } else {
+            Err(Errno::ESTALE)
+        }
+    }
+}
+
 /// A folder or file of the host that is bound into a container's root.
 #[derive(Debug)]
 struct Bind {
-    source: PathBuf,
+    source: Known,
     destination: PathBuf,
     read_only: bool,
 }
@@ -31,25 +61,25 @@ struct Bind {
 /// What a container's files are on the host.
 #[derive(Debug)]
 pub struct Files {
-    root: PathBuf,
+    root: Known,
     read_only: bool,
     binds: Vec<Bind>,
 }
 
 impl Files {
-    /// Those of this container.
+    /// Those of this container, of which nothing has run.
     pub fn of(container: &Container) -> Files {
         let bind = |mount: &sentry::control::MountSpec| {
             let MountSource::Gofer { attach, .. } = &mount.source else { return None };
             let attach = container.attaches.iter().find(|known| known.name == *attach)?;
             Some(Bind {
-                source: attach.path.clone(),
+                source: Known::new(&attach.path),
                 destination: PathBuf::from(&mount.destination),
                 read_only: attach.read_only,
             })
         };
         Files {
-            root: container.rootfs.clone(),
+            root: Known::new(&container.rootfs),
             read_only: container.attaches.first().is_some_and(|root| root.read_only),
             binds: container.spec.mounts.iter().filter_map(bind).collect(),
         }
@@ -83,11 +113,14 @@ impl View {
             Err(e) => return Err(e),
         }
         // From here on an error goes back by the drop.
-        mount(NOTHING, "/", NOTHING, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NOTHING)?;
-        bind(&files.root, &files.root)?;
-        let top = open(&files.root, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        // As in runc's: what is unmounted on the host goes here too, and nothing goes the other way.
+        mount(NOTHING, "/", NOTHING, MsFlags::MS_SLAVE | MsFlags::MS_REC, NOTHING)?;
+        let below = files.root.open()?;
+        bind(&below, &below)?;
+        let top = files.root.open()?;
         for one in &files.binds {
-            match find(&top, &one.destination).and_then(|at| bind(&one.source, &by_number(&at))) {
+            let found = find(&top, &one.destination);
+            match found.and_then(|at| bind(&one.source.open()?, &at)) {
                 Ok(()) if one.read_only => seal(&find(&top, &one.destination)?)?,
                 Ok(()) => {}
                 // Below a mount that is the sentry's alone, or the source has gone.
@@ -143,8 +176,9 @@ fn by_number(file: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-fn bind(source: &Path, target: &Path) -> Result<(), Errno> {
-    mount(Some(source), target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
+fn bind(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let (source, target) = (by_number(source), by_number(target));
+    mount(Some(&source), &target, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)
 }
 
 /// Makes the mount that this file is the root of read-only, and keeps its other flags, as it must in a user namespace.
