@@ -3,7 +3,11 @@ restart() {
   echo "$1" >"$FOLDER/restart"
   until_ok test ! -e "$FOLDER/restart"
 }
-goes_on() { docker exec box sh -c 'a=$(cat /count); until [ $(cat /count) -gt $a ]; do sleep 0.05; done; echo goes on'; }
+# The count is empty for a moment each time that it is written.
+goes_on() {
+  docker exec box sh -c 'until a=$(cat /count) && [ "$a" ]; do :; done
+    until [ "$(cat /count)" -gt "$a" ] 2>/dev/null; do sleep 0.05; done; echo goes on'
+}
 up box busybox sh -c 'trap "exit 3" TERM; i=0; echo up; while :; do i=$((i + 1)); echo $i >/count; sleep 0.05; done'
 until_ok said box up
 pid=$(docker inspect -f '{{.State.Pid}}' box)

@@ -177,12 +177,20 @@ fn killed_exec(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _b = c.bundle("b", "echo up; sleep 1000")?;
     c.must(&["run", "--detach", "--bundle", &c.text_path("b"), "x"])?;
-    let own = processes().len();
+    // Below a line of titles: the shell has become what it runs.
+    let inside = || Ok::<_, Stop>(c.must(&["ps", "x"])?.out());
+    c.eventually("its program runs", || Ok(inside()?.contains("sleep 1000")))?;
+    c.must(&["exec", "x", "true"])?;
+    // What is there at rest: neither what has not begun yet nor what is about to end.
+    let looks = (0..25).map(|_| {
+        thread::sleep(Duration::from_millis(20));
+        super::faults::reap();
+        processes().len()
+    });
+    let own = looks.min().unwrap_or_default();
     let alone = || -> Result<bool, Stop> {
         super::faults::reap();
-        let inside: Vec<serde_json::Value> =
-            serde_json::from_slice(&c.must(&["ps", "--format", "json", "x"])?.stdout)?;
-        Ok(inside.len() <= 2 && processes().len() <= own)
+        Ok(inside()?.lines().count() == 2 && processes().len() <= own)
     };
     for mode in
         [&["exec", "x", "sh", "-c", "exit 3"][..], &["exec", "--detach", "x", "sleep", "1000"]]
