@@ -3,7 +3,8 @@
 //! Each test is a shell script ([`THEMES`]) that makes steps; it runs with runc and with Ringwall as `docker run`'s
 //! runtime, and every step must print the same and end with the same status. Steps that are known to differ are listed with
 //! their causes in [`known`]: one that differs and is not there fails the test, and one that is there and does not differ is
-//! told. Podman has a script of its own, and the test VM the one that it has time for. The engine has no network, a folder of its own for everything, and ends with the test.
+//! told. Podman has a script of its own, and the test VM the one that it has time for. The engine has no network, a folder of
+//! its own for everything, and ends with the test.
 
 mod engine;
 pub mod known;
