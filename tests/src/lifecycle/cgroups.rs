@@ -70,13 +70,13 @@ pub(super) fn procs(folder: &Path) -> Result<BTreeSet<i32>, Stop> {
     Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// A container with these resources that sleeps, in a group of this path; the pid that `state` gives.
-pub(super) fn sleeping(
+/// The bundle, of the container's name, of one with these resources that sleeps, in a group of this path.
+pub(super) fn sleeper(
     c: &Context,
     id: &str,
     path: Option<&str>,
     resources: &Value,
-) -> Result<(bundle::Bundle, i32), Stop> {
+) -> Result<bundle::Bundle, Stop> {
     let mut config = bundle::config(&["sh", "-c", "sleep 1000 & exec sleep 1000"], &[]);
     for (name, value) in resources.as_object().into_iter().flatten() {
         config["linux"]["resources"][name] = value.clone();
@@ -85,7 +85,17 @@ pub(super) fn sleeping(
         Some(path) => config["linux"]["cgroupsPath"] = json!(path),
         None => drop(config["linux"].as_object_mut().and_then(|linux| linux.remove("cgroupsPath"))),
     }
-    let bundle = c.bundle_with(id, &config)?;
+    c.bundle_with(id, &config)
+}
+
+/// A container with these resources that sleeps, in a group of this path; the pid that `state` gives.
+pub(super) fn sleeping(
+    c: &Context,
+    id: &str,
+    path: Option<&str>,
+    resources: &Value,
+) -> Result<(bundle::Bundle, i32), Stop> {
+    let bundle = sleeper(c, id, path, resources)?;
     c.must(&[
         "run",
         "--detach",

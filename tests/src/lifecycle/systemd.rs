@@ -12,9 +12,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::cgroups::{self, ROOT, family, procs, unique};
+use super::cgroups::{self, ROOT, family, procs, sleeper, unique};
 use super::{Context, Outcome, Stop, Test, ensure, read_pid};
-use crate::bundle::{self, Bundle};
+use crate::bundle;
 use crate::process::Finished;
 
 /// Which of these are run with this runtime or platform: all where what they are about differs, else those that show what
@@ -82,18 +82,6 @@ fn gone(c: &Context, unit: &str, folder: &Path) -> Outcome {
     c.eventually(&format!("{unit} is forgotten"), forgotten)
 }
 
-fn bundle(c: &Context, id: &str, path: Option<&str>, resources: &Value) -> Result<Bundle, Stop> {
-    let mut config = bundle::config(&["sh", "-c", "sleep 1000 & exec sleep 1000"], &[]);
-    for (name, value) in resources.as_object().into_iter().flatten() {
-        config["linux"]["resources"][name] = value.clone();
-    }
-    match path {
-        Some(path) => config["linux"]["cgroupsPath"] = json!(path),
-        None => drop(config["linux"].as_object_mut().and_then(|linux| linux.remove("cgroupsPath"))),
-    }
-    c.bundle_with(id, &config)
-}
-
 /// Starts the container of a bundle; the pid that `state` gives.
 fn start(c: &Context, id: &str) -> Result<i32, Stop> {
     let (bundle, file) = (c.text_path(id), c.text_path("pid"));
@@ -110,7 +98,7 @@ fn folder(path: &str) -> PathBuf {
 /// Without a path, as Podman has it: a scope in system.slice with all processes in it, of which systemd knows.
 fn scope(c: &Context) -> Outcome {
     let id = unique("s");
-    let _b = bundle(c, &id, None, &json!({}))?;
+    let _b = sleeper(c, &id, None, &json!({}))?;
     let pid = start(c, &id)?;
     let unit = format!("runc-{id}.scope");
     let group = format!("/system.slice/{unit}");
@@ -155,7 +143,7 @@ fn limits(c: &Context) -> Outcome {
         "cpu": { "shares": 512, "quota": 50000, "period": 200_000, "cpus": "1", "mems": "0" },
         "pids": { "limit": 30 },
     });
-    let _b = bundle(c, &id, Some(&format!("system.slice:docker:{id}")), &resources)?;
+    let _b = sleeper(c, &id, Some(&format!("system.slice:docker:{id}")), &resources)?;
     start(c, &id)?;
     let unit = format!("docker-{id}.scope");
     let memory = cgroups::memory_on_host(c, MEMORY).to_string();
@@ -208,7 +196,7 @@ fn limits(c: &Context) -> Outcome {
 fn update(c: &Context) -> Outcome {
     let id = unique("u");
     let resources = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 30 } });
-    let _b = bundle(c, &id, Some(&format!(":docker:{id}")), &resources)?;
+    let _b = sleeper(c, &id, Some(&format!(":docker:{id}")), &resources)?;
     start(c, &id)?;
     let unit = format!("docker-{id}.scope");
     let folder = folder(&format!("system.slice/{unit}"));
@@ -249,8 +237,8 @@ fn slice(c: &Context) -> Outcome {
     let (a, b) = (unique("a"), unique("b"));
     let top = format!("rw{}", std::process::id());
     let path = |id: &str| format!("{top}-inner.slice:docker:{id}");
-    let _a = bundle(c, &a, Some(&path(&a)), &json!({}))?;
-    let _b = bundle(c, &b, Some(&path(&b)), &json!({}))?;
+    let _a = sleeper(c, &a, Some(&path(&a)), &json!({}))?;
+    let _b = sleeper(c, &b, Some(&path(&b)), &json!({}))?;
     let above = format!("{top}.slice/{top}-inner.slice");
     for id in [&a, &b] {
         let pid = start(c, id)?;
@@ -275,7 +263,7 @@ fn slice(c: &Context) -> Outcome {
 fn foreground(c: &Context) -> Outcome {
     let id = unique("f");
     let own = fs::read_to_string("/proc/self/cgroup")?;
-    let _b = bundle(c, &id, None, &json!({}))?;
+    let _b = sleeper(c, &id, None, &json!({}))?;
     let (bundle, file) = (c.text_path(&id), c.text_path("pid"));
     let running =
         c.start(&["--systemd-cgroup", "run", "--bundle", &bundle, "--pid-file", &file, &id])?;
@@ -296,7 +284,7 @@ fn foreground(c: &Context) -> Outcome {
 fn life(c: &Context) -> Outcome {
     let id = unique("p");
     let resources = json!({ "pids": { "limit": 40 }, "memory": { "limit": 64 << 20 } });
-    let _b = bundle(c, &id, None, &resources)?;
+    let _b = sleeper(c, &id, None, &resources)?;
     let args = ["--systemd-cgroup", "create", "--bundle", &c.text_path(&id), &id];
     c.must(&args)?;
     let unit = format!("runc-{id}.scope");
@@ -320,7 +308,7 @@ fn life(c: &Context) -> Outcome {
 /// `delete` finds what a container's processes could not take away.
 fn killed_stand_in(c: &Context) -> Outcome {
     let id = unique("k");
-    let _b = bundle(c, &id, None, &json!({}))?;
+    let _b = sleeper(c, &id, None, &json!({}))?;
     let pid = start(c, &id)?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
     c.await_status(&id, "stopped")?;
@@ -403,7 +391,7 @@ fn user(c: &Context) -> Outcome {
     fs::set_permissions(c.scratch.path(), fs::Permissions::from_mode(0o755))?;
     let id = unique("user");
     let resources = json!({ "pids": { "limit": 30 }, "memory": { "limit": 64 << 20 } });
-    let _b = bundle(c, &id, None, &resources)?;
+    let _b = sleeper(c, &id, None, &resources)?;
     let as_user = |program: &str, args: &[&str]| -> Result<Finished, Stop> {
         let mut command = Command::new(program);
         command.uid(USER).gid(USER).env_clear().env("XDG_RUNTIME_DIR", runtime).env("HOME", "/");
@@ -448,8 +436,8 @@ fn user(c: &Context) -> Outcome {
 fn taken(c: &Context) -> Outcome {
     let (a, b) = (unique("one"), unique("two"));
     let path = format!(":docker:{a}");
-    let _a = bundle(c, &a, Some(&path), &json!({}))?;
-    let _b = bundle(c, &b, Some(&path), &json!({}))?;
+    let _a = sleeper(c, &a, Some(&path), &json!({}))?;
+    let _b = sleeper(c, &b, Some(&path), &json!({}))?;
     start(c, &a)?;
     let done =
         c.detached(&["--systemd-cgroup", "run", "--detach", "--bundle", &c.text_path(&b), &b])?;
