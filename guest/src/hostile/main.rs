@@ -312,7 +312,8 @@ fn attack(name: &str, host: &mut Host) -> bool {
 }
 
 /// Makes an attack that should not come back.
-fn gone<T>(_: T) -> bool {
+fn gone<T>(attack: impl FnOnce() -> T) -> bool {
+    attack();
     false
 }
 
