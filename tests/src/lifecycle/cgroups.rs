@@ -162,9 +162,9 @@ fn members(c: &Context) -> Outcome {
     let folders = groups(pid)?;
     for (names, folder) in &folders {
         c.eventually("the new one is there too", || Ok(procs(folder)?.contains(&exec)))?;
-        let (within, all) = (procs(folder)?, family(pid)?);
-        ensure!(within.is_superset(&all), "{names}: {within:?} of {all:?}");
-        ensure!(within.len() >= 3, "{names}: {within:?}");
+        let all = within(c, folder, pid)?;
+        let there = procs(folder)?;
+        ensure!(there.len() >= 3, "{names}: {there:?}");
         let own = procs(&group_of(std::process::id() as i32, names)?)?;
         ensure!(own.is_disjoint(&all), "{names}: the caller's has {own:?}");
     }
@@ -179,12 +179,24 @@ fn members(c: &Context) -> Outcome {
     Ok(())
 }
 
+/// A process and all that descend from it, which are in a group: one that begins between two looks is there at the next.
+pub(super) fn within(c: &Context, folder: &Path, pid: i32) -> Result<BTreeSet<i32>, Stop> {
+    let mut all = BTreeSet::new();
+    c.eventually(&format!("{} has all of {pid}'s processes", folder.display()), || {
+        all = family(pid)?;
+        Ok(all.len() >= 2 && procs(folder)?.is_superset(&all))
+    })?;
+    Ok(all)
+}
+
 /// A process and all that descend from it.
 pub(super) fn family(pid: i32) -> Result<BTreeSet<i32>, Stop> {
     let mut all = BTreeSet::from([pid]);
     let mut next = vec![pid];
     while let Some(pid) = next.pop() {
-        for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        // One that has ended meanwhile has none.
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+        for task in tasks.flatten() {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
             let children = children.split_whitespace().filter_map(|word| word.parse().ok());
             next.extend(children.filter(|child| all.insert(*child)));

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::cgroups::{self, ROOT, family, procs, sleeper, unique};
+use super::cgroups::{self, ROOT, procs, sleeper, unique, within};
 use super::{Context, Outcome, Stop, Test, ensure, read_pid};
 use crate::bundle;
 use crate::process::Finished;
@@ -119,8 +119,7 @@ fn scope(c: &Context) -> Outcome {
         ],
     )?;
     let folder = folder(&group[1..]);
-    let (within, all) = (procs(&folder)?, family(pid)?);
-    ensure!(within.is_superset(&all) && within.len() >= 2, "{within:?} of {all:?}");
+    within(c, &folder, pid)?;
     // Inside and out, those of a process that is started later too.
     let file = c.text_path("exec");
     c.must(&["exec", "--detach", "--pid-file", &file, &id, "sleep", "1000"])?;
