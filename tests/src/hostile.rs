@@ -2,7 +2,7 @@
 //! and where a test finds them.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -75,12 +75,8 @@ pub fn build() -> Result<Built, Box<dyn std::error::Error>> {
     Ok(Built { program: stripped, image: images.join(TARGET).join("image/hostile") })
 }
 
-fn run(command: &mut Command, folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    command.current_dir(folder);
-    let done = process::run_streaming(command, b"", BUDGET, &mut |_, bytes| {
-        let _ = io::stdout().write_all(bytes);
-    })?;
-    if done.ok() { Ok(()) } else { Err(format!("building the hostile image: {}", done.end).into()) }
+fn run(command: &mut Command, folder: &Path) -> io::Result<()> {
+    process::show("building the hostile image", command.current_dir(folder), BUDGET)
 }
 
 /// The command that makes all attacks.

@@ -121,6 +121,14 @@ pub fn run(command: &mut Command, stdin: &[u8], limit: Duration) -> io::Result<F
     run_streaming(command, stdin, limit, &mut |_, _| ())
 }
 
+/// As [`run`], and shows its output as it comes. That it did not succeed is an error, which `what` begins.
+pub fn show(what: &str, command: &mut Command, limit: Duration) -> io::Result<()> {
+    let done = run_streaming(command, b"", limit, &mut |_, bytes| {
+        let _ = io::stdout().write_all(bytes);
+    })?;
+    if done.ok() { Ok(()) } else { Err(io::Error::other(format!("{what}: {}", done.end))) }
+}
+
 /// As [`run`], and hands each chunk of output to `on_output` as it comes.
 pub fn run_streaming(
     command: &mut Command,

@@ -331,12 +331,7 @@ fn build(profile: &str) -> Result<PathBuf, Error> {
         "--profile",
         profile,
     ]);
-    let done = process::run_streaming(&mut command, b"", BUILD_BUDGET, &mut |_, bytes| {
-        let _ = io::stdout().write_all(bytes);
-    })?;
-    if !done.ok() {
-        return Err(format!("building ringwall: {}", done.end).into());
-    }
+    process::show("building ringwall", &mut command, BUILD_BUDGET)?;
     let folder = if profile == "dev" { "debug" } else { profile };
     let own = std::env::current_exe()?;
     let target = own.parent().and_then(Path::parent).ok_or("no target folder")?;

@@ -1,5 +1,5 @@
-//! The rules of devices, in version 1 and as systemd has them. Nothing of a container reaches a device of the host through the sandbox; these
-//! rules hold its host processes to the same, as runc's hold a container's.
+//! The rules of devices, in version 1 and as systemd has them. Nothing of a container reaches a device of the host through
+//! the sandbox; these rules hold its host processes to the same, as runc's hold a container's.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
