@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
+use crate::process;
+
 /// The capabilities that Docker gives a container.
 const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",
@@ -92,7 +94,7 @@ impl Drop for Bundle {
 /// A name that no other container of tests has at the time: their ids are the same.
 fn cgroup() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("rw-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{}{}", process::own_names(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// runc's default configuration with these arguments, a writable root, Docker's capabilities and a tmpfs on /tmp.

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -318,6 +319,18 @@ pub fn state_of(pid: i32) -> Option<char> {
     stat_field(pid, 0).and_then(|field| field.chars().next())
 }
 
+/// What names that this process makes begin with (`rw-PID-BEGIN-`), so that they are nobody else's: ids of processes come again
+/// within one run of the tests, but not together with the tick of the boot in which a process began.
+pub fn own_names() -> &'static str {
+    static NAMES: OnceLock<String> = OnceLock::new();
+    NAMES.get_or_init(|| {
+        let pid = std::process::id();
+        // Field 22 of proc(5), `starttime`.
+        let began = i32::try_from(pid).ok().and_then(|pid| stat_field(pid, 19));
+        format!("rw-{pid}-{}-", began.unwrap_or_default())
+    })
+}
+
 /// A field of `/proc/PID/stat`, counted from the state (field 3 of `proc(5)`) as 0; the name before it may contain anything.
 fn stat_field(pid: i32, index: usize) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -333,6 +346,14 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         command
+    }
+
+    #[test]
+    fn names_are_of_this_process_and_its_beginning() {
+        let names = own_names();
+        let numbers: Vec<u64> = names.split('-').filter_map(|part| part.parse().ok()).collect();
+        assert_eq!(numbers.first(), Some(&u64::from(std::process::id())), "{names}");
+        assert!(numbers.len() == 2 && numbers[1] > 0, "{names}");
     }
 
     // One test: being a subreaper and having strays are properties of the whole process.

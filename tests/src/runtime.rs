@@ -71,7 +71,7 @@ pub struct Scratch(PathBuf);
 impl Scratch {
     /// Makes it below the system's folder for temporary files.
     pub fn new(name: &str) -> io::Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("rw-{}-{name}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("{}{name}", process::own_names()));
         std::fs::create_dir_all(&path)?;
         Ok(Scratch(path))
     }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{Context, Outcome, Stop, Test, ensure, read_pid};
-use crate::bundle;
+use crate::{bundle, process};
 
 pub(super) const TESTS: &[Test] = &[
     ("cgroups/default-path", default_path),
@@ -35,7 +35,7 @@ pub(super) fn unified() -> bool {
 
 /// A name that no other run of the tests has.
 pub(super) fn unique(name: &str) -> String {
-    format!("rw-{}-{name}", std::process::id())
+    format!("{}{name}", process::own_names())
 }
 
 /// A process's group in each hierarchy that is mounted where runc looks: its controllers, and its folder.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::kills::{nothing_left, removed, some};
 use super::{Context, Outcome, Started, Stop, Test, ensure};
-use crate::process::{End, Finished};
+use crate::process::{self, End, Finished};
 
 pub(super) const TESTS: &[Test] = &[
     ("concurrent/creates", creates),
@@ -155,7 +155,7 @@ fn fifty(c: &Context) -> Outcome {
     let mut config: serde_json::Value = serde_json::from_str(&config)?;
     let mut bundles = Vec::new();
     for id in &ids {
-        config["linux"]["cgroupsPath"] = format!("rw-{}-{id}", std::process::id()).into();
+        config["linux"]["cgroupsPath"] = format!("{}{id}", process::own_names()).into();
         let folder = c.path(&format!("of-{id}"));
         fs::create_dir(&folder)?;
         config["root"]["path"] = format!("{bundle}/rootfs").into();

@@ -152,9 +152,9 @@ fn mounts() -> Vec<String> {
         .collect()
 }
 
-/// Groups of this test's containers, whose names begin with its process's id: others may run at the same time.
+/// Groups of this test's containers, by their names: others may run at the same time.
 fn cgroups() -> Vec<String> {
-    let own = format!("rw-{}-", std::process::id());
+    let own = process::own_names();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found = Vec::new();
     let is_cgroup = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
@@ -164,7 +164,7 @@ fn cgroups() -> Vec<String> {
         // One that goes meanwhile is not there.
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name().to_string_lossy().starts_with(&own) {
+                if entry.file_name().to_string_lossy().starts_with(own) {
                     found.push(format!("cgroup {}", entry.path().display()));
                 }
                 folders.push(entry.path());
