@@ -63,6 +63,8 @@ pub struct Case {
     pub ignore: &'static [Ignore],
     /// Capabilities beside those that containers have.
     pub capabilities: &'static [&'static str],
+    /// Whether its programs may gain privileges by exec.
+    pub gains: bool,
     /// How long each of the two runs may take on an unburdened host; several times that in the VM.
     pub seconds: u32,
 }
@@ -70,7 +72,17 @@ pub struct Case {
 impl Case {
     /// A test of a command on a root, with nothing special.
     pub const fn new(root: Root, name: &'static str, argv: &'static [&'static str]) -> Case {
-        Case { name, root, argv, stdin: "", env: &[], ignore: &[], capabilities: &[], seconds: 20 }
+        Case {
+            name,
+            root,
+            argv,
+            stdin: "",
+            env: &[],
+            ignore: &[],
+            capabilities: &[],
+            gains: false,
+            seconds: 20,
+        }
     }
 
     /// With this on standard input.
@@ -94,6 +106,12 @@ impl Case {
     /// With these capabilities too.
     pub const fn capabilities(mut self, capabilities: &'static [&'static str]) -> Case {
         self.capabilities = capabilities;
+        self
+    }
+
+    /// Without no_new_privs.
+    pub const fn gains(mut self) -> Case {
+        self.gains = true;
         self
     }
 
@@ -134,6 +152,9 @@ fn run_one(
         if let Some(list) = config["process"]["capabilities"][set].as_array_mut() {
             list.extend(case.capabilities.iter().map(|name| (*name).into()));
         }
+    }
+    if case.gains {
+        config["process"]["noNewPrivileges"] = false.into();
     }
     let bundle =
         Bundle::new(&scratch.path().join("bundle"), &roots.join(case.root.name()), &config)?;

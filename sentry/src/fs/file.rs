@@ -13,8 +13,9 @@ use super::inotify::{self, mask};
 use super::io::{IoDst, IoSrc};
 use super::lock::Owner;
 use super::path::Path;
+use super::perm::{self, cap};
 use super::types::{
-    Attr, DirSink, Events, FileType, MAX_OFFSET, MAX_RW, MountFlags, OpenFlags, Time,
+    Attr, DirSink, Events, FileType, MAX_OFFSET, MAX_RW, MountFlags, OpenFlags, SetAttr, Time,
 };
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
@@ -300,6 +301,9 @@ impl File {
         }
         let mut offset = self.offset.lock();
         self.limit_size(waiter, src, *offset)?;
+        if src.remaining() > 0 {
+            self.remove_privs(waiter)?;
+        }
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, *offset))?;
         *offset = done.end;
         drop(offset);
@@ -320,9 +324,32 @@ impl File {
         }
         src.truncate(MAX_RW);
         self.limit_size(waiter, src, offset)?;
+        if src.remaining() > 0 {
+            self.remove_privs(waiter)?;
+        }
         let done = self.retry(waiter, Events::OUT, None, || self.ops.write(self, src, offset))?;
         self.was_written(done.count);
         Ok(done.count)
+    }
+
+    /// What a write takes away from a file: set-ID bits, unless the writer may keep them, and capabilities
+    /// (file_remove_privs()).
+    pub fn remove_privs(&self, caller: &dyn Blocker) -> Result<(), Errno> {
+        caller.current().map_or(Ok(()), |cx| self.lose_privs(&cx.cx()))
+    }
+
+    fn lose_privs(&self, cx: &Cx<'_>) -> Result<(), Errno> {
+        if self.inode.kind() != FileType::Regular {
+            return Ok(());
+        }
+        if !cx.creds.capable(cap::FSETID)
+            && let Some(mode) = perm::drop_set_ids(self.inode.known_mode()?)
+        {
+            let set = SetAttr { mode: Some(mode), ..SetAttr::default() };
+            self.inode.set_attr(cx, &set)?;
+        }
+        self.inode.drop_caps();
+        Ok(())
     }
 
     /// Cuts a write short at RLIMIT_FSIZE; `EFBIG` where all of it lies beyond.
@@ -467,6 +494,7 @@ impl File {
         if size > MAX_OFFSET || !self.flags().writes() || self.inode.kind() != FileType::Regular {
             return Err(Errno::EINVAL);
         }
+        self.lose_privs(cx)?;
         self.ops.truncate(self, cx, size)?;
         self.happened(mask::MODIFY);
         Ok(())

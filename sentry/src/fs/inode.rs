@@ -128,6 +128,10 @@ pub trait Inode: Send + Sync + Any {
     fn perm(&self) -> Result<Perm, Errno> {
         Ok(self.attr()?.perm())
     }
+    /// Its mode as it was last known, without asking anybody: each write looks for set-ID bits in it.
+    fn known_mode(&self) -> Result<u32, Errno> {
+        Ok(self.perm()?.mode)
+    }
     /// Changes attributes, and the change time with them.
     fn set_attr(&self, cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno>;
     /// The VFS's own state of this inode: locks, watches.
@@ -268,6 +272,9 @@ pub trait Inode: Send + Sync + Any {
     fn remove_xattr(&self, _name: &[u8]) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
     }
+    /// It is written or given away, and its capabilities go (security_inode_killpriv()); nothing where it has none, or whoever
+    /// really writes it takes them away.
+    fn drop_caps(&self) {}
 }
 
 /// Commands that are the same for many kinds of file and need no address space.

@@ -287,9 +287,11 @@ impl Cx<'_> {
     pub fn truncate_inode(&self, inode: &Arc<dyn Inode>, size: u64) -> Result<(), Errno> {
         let mut set = SetAttr { size: Some(size), ..SetAttr::default() };
         if !self.creds.capable(cap::FSETID) {
-            set.mode = perm::drop_set_ids(&inode.attr()?);
+            set.mode = perm::drop_set_ids(inode.perm()?.mode);
         }
-        inode.set_attr(self, &set)
+        inode.set_attr(self, &set)?;
+        inode.drop_caps();
+        Ok(())
     }
 
     fn target<'p>(

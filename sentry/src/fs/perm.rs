@@ -3,7 +3,7 @@
 use super::context::Cx;
 use super::dentry::Super;
 use super::inode::Inode;
-use super::types::{Access, Attr, Perm, mode};
+use super::types::{Access, Perm, mode};
 use crate::errno::Errno;
 use crate::task::Creds;
 
@@ -86,14 +86,14 @@ pub fn may_create(cx: &Cx<'_>, sb: &Super, dir: &dyn Inode) -> Result<(), Errno>
 
 /// The set-ID bits that a write or a change of owner takes away from a file of this mode; the mode
 /// without them, if that differs.
-pub fn drop_set_ids(attr: &Attr) -> Option<u32> {
-    let mut perm = attr.mode & mode::PERM;
-    if attr.mode & mode::IFMT == mode::IFDIR {
+pub fn drop_set_ids(whole: u32) -> Option<u32> {
+    let mut perm = whole & mode::PERM;
+    if whole & mode::IFMT == mode::IFDIR {
         return None;
     }
     perm &= !mode::ISUID;
     if perm & (mode::ISGID | 0o010) == mode::ISGID | 0o010 {
         perm &= !mode::ISGID;
     }
-    (perm != attr.mode & mode::PERM).then_some(perm)
+    (perm != whole & mode::PERM).then_some(perm)
 }

@@ -11,7 +11,7 @@ use crate::fs::perm::{self, cap};
 use crate::fs::types::{MAX_OFFSET, Perm, mode};
 use crate::fs::{Access, FileType, Inode, SetAttr, SetTime, Time};
 use crate::signal::Signal;
-use crate::task::{Current, limit};
+use crate::task::{Current, filecaps, limit};
 
 fn chmod_named(cx: &Current, named: &Named, bits: u32) -> SysResult {
     named.check_write()?;
@@ -87,10 +87,20 @@ fn chown_named(cx: &Current, named: &Named, uid: u32, gid: u32) -> SysResult {
         }
     }
     let mut set = SetAttr { uid, gid, ..SetAttr::default() };
-    if uid.is_some() || gid.is_some() {
-        set.mode = perm::drop_set_ids(&attr);
-    }
+    // Even a change to nobody else is one for these.
+    set.mode = perm::drop_set_ids(attr.mode);
     named.set_attr(cx, &set)?;
+    let inode = named.inode()?;
+    if inode.kind() != FileType::Directory {
+        inode.drop_caps();
+        if uid.is_none() && gid.is_none() {
+            // The host's kernel, which does it with a change of owners, hears nothing of this one.
+            match inode.remove_xattr(filecaps::NAME) {
+                Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
     Ok(0)
 }
 
@@ -295,6 +305,7 @@ pub fn fallocate(cx: &mut Current, args: Args) -> SysResult {
     if args.uint(1) & FALLOC_FL_KEEP_SIZE == 0 {
         may_grow(cx, file.inode(), offset.saturating_add(len))?;
     }
+    file.remove_privs(cx)?;
     file.ops().allocate(&file, args.uint(1), offset, len)?;
     Ok(0)
 }

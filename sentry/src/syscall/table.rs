@@ -88,7 +88,7 @@ syscalls! {
     56 clone Full() process::sys_clone, (CloneFlags, Hex, Hex, Hex, Hex);
     57 fork Full() process::fork, ();
     58 vfork Full() process::vfork, ();
-    59 execve Partial("no file capabilities") process::execve, (Path, Strings, Hex);
+    59 execve Full() process::execve, (Path, Strings, Hex);
     60 exit Full() process::exit, (Int);
     61 wait4 Full() process::wait4, (Int, Hex, Hex, Hex);
     62 kill Full() signal::kill, (Int, Signal);
@@ -351,7 +351,7 @@ syscalls! {
     319 memfd_create Partial("no huge pages") fd::memfd_create, (Path, Hex);
     320 kexec_file_load Missing() missing, ();
     321 bpf Missing() missing, ();
-    322 execveat Partial("no file capabilities") process::execveat, (DirFd, Path, Strings, Hex, Hex);
+    322 execveat Full() process::execveat, (DirFd, Path, Strings, Hex, Hex);
     323 userfaultfd Missing() missing, ();
     324 membarrier Full() barrier::membarrier, (Hex, Hex, Int);
     325 mlock2 Full() memory::mlock2, (Hex, Size, Hex);

@@ -6,7 +6,7 @@ use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::fs::perm::{self, cap};
 use crate::fs::{Access, FileType};
-use crate::task::Current;
+use crate::task::{Current, UserNamespace, filecaps};
 
 /// XATTR_NAME_MAX and XATTR_SIZE_MAX (linux/limits.h); a list is as long as a value at most.
 const NAME_MAX: usize = 255;
@@ -33,6 +33,20 @@ fn name(cx: &Current, addr: u64) -> Result<alloc::vec::Vec<u8>, Errno> {
     }
 }
 
+/// The user namespace that the file system belongs to.
+fn owner(named: &Named) -> &UserNamespace {
+    named.path().map_or(&UserNamespace::INITIAL, |path| &path.mount.sb.owner)
+}
+
+/// Whether the caller may set or remove a file's capabilities.
+fn may_set_caps(cx: &Current, named: &Named) -> Result<(), Errno> {
+    let perm = named.inode()?.perm()?;
+    match cx.creds.capable_over(perm.uid, perm.gid, cap::SETFCAP) {
+        true => Ok(()),
+        false => Err(Errno::EPERM),
+    }
+}
+
 /// Whether the caller may reach attributes of this name (xattr_permission, fs/xattr.c).
 fn permitted(cx: &Current, named: &Named, name: &[u8], write: bool) -> Result<(), Errno> {
     let inode = named.inode()?;
@@ -40,9 +54,12 @@ fn permitted(cx: &Current, named: &Named, name: &[u8], write: bool) -> Result<()
     if write {
         named.check_write()?;
     }
+    if name == filecaps::NAME {
+        return Ok(());
+    }
     if name.starts_with(b"security.") {
-        // The capabilities of a program are for those who may set them.
-        return match write && !cx.creds.capable(cap::SETFCAP) && !cx.creds.capable(cap::SYS_ADMIN) {
+        // cap_inode_setxattr(): for those who administer where the file system belongs.
+        return match write && !cx.creds.ns_capable(owner(named), cap::SYS_ADMIN) {
             true => Err(Errno::EPERM),
             false => Ok(()),
         };
@@ -81,7 +98,15 @@ fn do_set(cx: &Current, named: Named, args: Args) -> SysResult {
     if size > SIZE_MAX {
         return Err(Errno::E2BIG.into());
     }
-    let value = cx.mm.copy_in_array(args.get(2), size, 1, SIZE_MAX)?;
+    let mut value = cx.mm.copy_in_array(args.get(2), size, 1, SIZE_MAX)?;
+    if name == filecaps::NAME && size > 0 {
+        if !filecaps::is_valid(&value) {
+            return Err(Errno::EINVAL.into());
+        }
+        may_set_caps(cx, &named)?;
+        let everywhere = cx.creds.ns_capable(owner(&named), cap::SETFCAP);
+        value = filecaps::to_store(&value, owner(&named), &cx.creds.userns, everywhere)?;
+    }
     permitted(cx, &named, &name, true)?;
     named.inode()?.set_xattr(&name, &value, flags)?;
     Ok(0)
@@ -101,7 +126,10 @@ fn give(cx: &Current, addr: u64, size: usize, value: &[u8]) -> SysResult {
 fn do_get(cx: &Current, named: Named, args: Args) -> SysResult {
     let name = name(cx, args.get(1))?;
     permitted(cx, &named, &name, false)?;
-    let value = named.inode()?.get_xattr(&name)?;
+    let mut value = named.inode()?.get_xattr(&name)?;
+    if name == filecaps::NAME {
+        value = filecaps::to_show(&value, owner(&named), &cx.creds.userns)?;
+    }
     give(cx, args.get(2), args.size(3), &value)
 }
 
@@ -117,6 +145,9 @@ fn do_list(cx: &Current, named: Named, args: Args) -> SysResult {
 fn do_remove(cx: &Current, named: Named, args: Args) -> SysResult {
     let name = name(cx, args.get(1))?;
     permitted(cx, &named, &name, true)?;
+    if name == filecaps::NAME {
+        may_set_caps(cx, &named)?;
+    }
     named.inode()?.remove_xattr(&name)?;
     Ok(0)
 }

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use super::UserNamespace;
+use super::filecaps::FileCaps;
 use crate::control::Capabilities;
 use crate::errno::Errno;
 
@@ -388,47 +389,71 @@ impl Creds {
     }
 
     /// What executing a file gives (capabilities(7), "Transformation of capabilities during
-    /// execve"). `setuid` and `setgid` are the file's owner and group where it has those bits and they
-    /// count. Also: whether the program gains privileges (AT_SECURE).
-    pub fn after_exec(&self, setuid: Option<u32>, setgid: Option<u32>) -> (Creds, bool) {
+    /// execve"; cap_bprm_creds_from_file()). Also: whether the program gains privileges (AT_SECURE). `EPERM` where the
+    /// file's capabilities are effective at once, and not all of them can be had.
+    pub fn after_exec(&self, gift: &Gift) -> Result<(Creds, bool), Errno> {
         let mut new = self.clone();
         if !self.no_new_privs {
-            if let Some(uid) = setuid {
-                new.euid = uid;
-            }
-            if let Some(gid) = setgid {
-                new.egid = gid;
-            }
+            new.euid = gift.setuid.unwrap_or(self.euid);
+            new.egid = gift.setgid.unwrap_or(self.egid);
         }
-        new.suid = new.euid;
-        new.sgid = new.egid;
-        new.fsuid = new.euid;
-        new.fsgid = new.egid;
-        let id_changed = new.euid != self.euid || new.egid != self.egid;
-
         let old = &self.capabilities;
-        let caps = &mut new.capabilities;
-        if id_changed {
-            caps.ambient = 0;
-        }
         let root = self.userns.kuid(0);
         let is_root = |id: u32| Some(id) == root;
-        let privileged = self.securebits & securebits::NOROOT == 0;
-        let (file_permitted, file_effective) =
-            if privileged && (is_root(new.uid) || is_root(new.euid)) {
-                (cap::ALL, is_root(new.euid))
-            } else {
-                (0, false)
-            };
-        caps.permitted =
-            if file_permitted != 0 { old.inheritable | old.bounding & file_permitted } else { 0 }
-                | caps.ambient;
-        caps.effective = if file_effective { caps.permitted } else { caps.ambient };
+        let mut permitted = 0;
+        let mut effective = false;
+        if let Some(caps) = &gift.caps {
+            permitted = old.bounding & caps.permitted | old.inheritable & caps.inheritable;
+            effective = caps.effective;
+            if effective && caps.permitted & !permitted != 0 {
+                return Err(Errno::EPERM);
+            }
+        }
+        // A program with capabilities of its own that is set-user-ID root has no more than those.
+        let only_euid_root = is_root(new.euid) && !is_root(new.uid);
+        if self.securebits & securebits::NOROOT == 0 && !(gift.caps.is_some() && only_euid_root) {
+            if is_root(new.euid) || is_root(new.uid) {
+                permitted = old.bounding | old.inheritable;
+            }
+            effective |= is_root(new.euid);
+        }
+        let id_changed = new.euid != self.euid || !self.in_group(new.egid);
+        let gained = permitted & !old.permitted != 0;
+        if (id_changed || gained) && (self.no_new_privs || gift.lessened) {
+            if self.no_new_privs || !self.own_capable(cap::SETUID) {
+                (new.euid, new.egid) = (new.uid, new.gid);
+            }
+            permitted &= old.permitted;
+        }
+        (new.suid, new.fsuid) = (new.euid, new.euid);
+        (new.sgid, new.fsgid) = (new.egid, new.egid);
+        let caps = &mut new.capabilities;
+        if gift.caps.is_some() || id_changed {
+            caps.ambient = 0;
+        }
+        caps.permitted = permitted | caps.ambient;
+        caps.effective = if effective { caps.permitted } else { caps.ambient };
         new.securebits &= !securebits::KEEP_CAPS;
-        let gained = id_changed || (!is_root(new.uid) && caps.effective & !caps.ambient != 0);
-        let secure = gained || new.uid != new.euid || new.gid != new.egid;
-        (new, secure)
+        let grown = effective || new.capabilities.permitted & !new.capabilities.ambient != 0;
+        let secure = id_changed
+            || new.euid != self.uid
+            || new.egid != self.gid
+            || !is_root(new.uid) && grown;
+        Ok((new, secure))
     }
+}
+
+/// What a file has for whom executes it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gift {
+    /// Its owner, where it is set-user-ID and that counts.
+    pub setuid: Option<u32>,
+    /// Its group, where it is set-group-ID and that counts.
+    pub setgid: Option<u32>,
+    /// Its capabilities, where it has any that count.
+    pub caps: Option<FileCaps>,
+    /// Somebody traces the caller who has not the right to what is given.
+    pub lessened: bool,
 }
 
 /// Whether a set has a capability.
@@ -471,7 +496,7 @@ mod tests {
         let kept = Creds { securebits: securebits::KEEP_CAPS, ..root() }.set_uid(5).unwrap();
         assert_eq!(kept.capabilities.permitted, cap::ALL);
         assert_eq!(kept.capabilities.effective, 0);
-        let (after, secure) = kept.after_exec(None, None);
+        let (after, secure) = kept.after_exec(&Gift::default()).unwrap();
         assert_eq!(after.capabilities.permitted, 0);
         assert!(!secure);
     }
@@ -480,12 +505,13 @@ mod tests {
     fn a_setuid_root_program_gains_all_within_bounds() {
         let mut user = root().set_uid(1000).unwrap();
         user.capabilities.bounding = 1 << cap::KILL;
-        let (new, secure) = user.after_exec(Some(0), None);
+        let root_owned = Gift { setuid: Some(0), ..Gift::default() };
+        let (new, secure) = user.after_exec(&root_owned).unwrap();
         assert_eq!(new.euid, 0);
         assert_eq!(new.capabilities.effective, 1 << cap::KILL);
         assert!(secure);
         user.no_new_privs = true;
-        assert_eq!(user.after_exec(Some(0), None).0.euid, 1000);
+        assert_eq!(user.after_exec(&root_owned).unwrap().0.euid, 1000);
     }
 
     #[test]
@@ -499,9 +525,26 @@ mod tests {
             bounding: cap::ALL,
             ambient: one,
         };
-        let (new, secure) = user.after_exec(None, None);
+        let (new, secure) = user.after_exec(&Gift::default()).unwrap();
         assert_eq!(new.capabilities.effective, one);
         assert!(!secure);
+    }
+
+    #[test]
+    fn capabilities_of_a_file_are_gained_within_bounds() {
+        let one = 1 << cap::KILL;
+        let caps = FileCaps { permitted: one, inheritable: 0, effective: true };
+        let mut gift = Gift { caps: Some(caps), ..Gift::default() };
+        let mut user = root().set_uid(1000).unwrap();
+        let (new, secure) = user.after_exec(&gift).unwrap();
+        assert_eq!((new.capabilities.permitted, new.capabilities.effective), (one, one));
+        assert!(secure);
+        let traced = user.after_exec(&Gift { lessened: true, ..gift }).unwrap().0;
+        assert_eq!(traced.capabilities.permitted, 0);
+        user.capabilities.bounding = 0;
+        assert_eq!(user.after_exec(&gift), Err(Errno::EPERM));
+        gift.caps = Some(FileCaps { effective: false, ..caps });
+        assert_eq!(user.after_exec(&gift).unwrap().0.capabilities.permitted, 0);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use super::exit::{release_memory, release_vfork};
+use super::filecaps::{self, FileCaps};
 use super::trace::DebugRegisters;
-use super::{Comm, Creds, Current, limit, trace};
+use super::{Comm, Creds, Current, Gift, limit, trace};
 use crate::errno::Errno;
 use crate::error::SysError;
 use crate::fs::{Cx, File, MountFlags, OpenFlags, Path, WalkFlags};
@@ -122,7 +123,7 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> 
     let file = ExecFile::new(exec.file, root.clone());
     let prepared = loader::prepare(file, &exec.filename, exec.argv, open)?;
     let lessened = cx.task.is_some_and(|task| trace::is_watched_by_less(task));
-    let (creds, secure) = identity(cx, prepared.file.file(), lessened)?;
+    let (creds, secure) = cx.creds.after_exec(&gift(cx, prepared.file.file(), lessened)?)?;
     let ns = &creds.userns;
     let ids = Ids {
         uid: ns.uid(creds.uid),
@@ -135,23 +136,28 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> 
     Ok(Loaded { program, file: prepared.file.file().clone(), creds, secure, name })
 }
 
-/// Who the caller will be; the file's set-id bits do not count for one that is `lessened`.
-fn identity(cx: &Cx<'_>, file: &File, lessened: bool) -> Result<(Creds, bool), Errno> {
+/// What the file gives to the caller.
+fn gift(cx: &Cx<'_>, file: &File, lessened: bool) -> Result<Gift, Errno> {
     let creds = cx.creds;
     let attr = file.attr()?;
     // One whose owner has no number here makes nobody somebody else.
     let known = creds.userns.has_uid(attr.uid) && creds.userns.has_gid(attr.gid);
     // Nor one that somebody below or beside has mounted (mnt_may_suid()).
-    let trusted = file.path().is_some_and(|Path { mount, .. }| {
+    let trusted = file.path().map(|path| &path.mount).filter(|mount| {
         !mount.flags().contains(MountFlags::NOSUID)
             && mount.is_in(&cx.fs.namespace())
             && mount.sb.owner.contains(&creds.userns)
     });
-    let counts = !lessened && known && trusted;
-    let setuid = (counts && attr.mode & S_ISUID != 0).then_some(attr.uid);
+    let Some(mount) = trusted else { return Ok(Gift { lessened, ..Gift::default() }) };
+    let caps = match file.inode().get_xattr(filecaps::NAME) {
+        Ok(value) => FileCaps::of(&value, &mount.sb.owner, &creds.userns)?,
+        Err(Errno::ENODATA | Errno::EOPNOTSUPP) => None,
+        Err(e) => return Err(e),
+    };
+    let setuid = (known && attr.mode & S_ISUID != 0).then_some(attr.uid);
     let group = S_ISGID | S_IXGRP;
-    let setgid = (counts && attr.mode & group == group).then_some(attr.gid);
-    Ok(creds.after_exec(setuid, setgid))
+    let setgid = (known && attr.mode & group == group).then_some(attr.gid);
+    Ok(Gift { setuid, setgid, caps, lessened })
 }
 
 /// Bytes that argument strings and their pointers may take.
@@ -201,10 +207,14 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     cx.saved_mask = None;
     *task.name.lock() = loaded.name;
     process.has_executed.store(true, Ordering::Relaxed);
-    process.dumpable.store(!loaded.secure, Ordering::Relaxed);
+    let (was, is) = (&cx.creds, &loaded.creds);
+    let ids = |creds: &Creds| (creds.euid, creds.egid, creds.fsuid, creds.fsgid);
+    // begin_new_exec() and commit_creds(): who was or has become more than the user it works for.
+    let same = (was.uid, was.gid) == (was.euid, was.egid) && ids(was) == ids(is) && was.cover(is);
+    process.dumpable.store(same, Ordering::Relaxed);
     let old = core::mem::replace(&mut *process.memory_owner.lock(), cx.creds.userns.clone());
     drop(old);
-    if loaded.secure {
+    if loaded.secure || ids(was) != ids(is) || !was.cover(is) {
         task.parent_death_signal.store(0, Ordering::Relaxed);
     }
     // exec(2): an exit signal other than SIGCHLD does not survive.

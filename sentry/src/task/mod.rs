@@ -14,6 +14,7 @@ mod creds;
 mod current;
 pub mod exec;
 mod exit;
+pub mod filecaps;
 mod first;
 mod flags;
 mod freezer;
@@ -35,7 +36,7 @@ pub mod wait;
 
 pub use access::{AccessMode, may_access};
 pub use clone::{CloneArgs, clone};
-pub use creds::{Creds, UNCHANGED, cap, has as has_cap, securebits};
+pub use creds::{Creds, Gift, UNCHANGED, cap, has as has_cap, securebits};
 pub use current::{Blocked, Current, RestartBlock, TrapInfo};
 pub use exit::ParentEvent;
 pub use first::{FirstProcess, discard, first_process};

@@ -12,9 +12,10 @@ use crate::differential::Case;
 
 /// All container tests with their full names.
 pub fn all() -> Vec<(String, Case)> {
-    let files: [(&str, &[Case]); 6] = [
+    let files: [(&str, &[Case]); 7] = [
         ("busybox", busybox::CASES),
         ("programs", programs::CASES),
+        ("programs", programs::GAINING),
         ("programs", programs::LONG),
         ("bash", bash::CASES),
         ("coreutils", coreutils::CASES),

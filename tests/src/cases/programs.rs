@@ -77,6 +77,13 @@ pub(super) const CASES: &[Case] = both![
     ("excess", 60),
 ];
 
+/// Those that are about what programs gain by exec.
+pub(super) const GAINING: &[Case] =
+    &[Case::new(Root::Programs, "static/filecaps", &["/programs/static/filecaps"])
+        .capabilities(&["CAP_SYS_ADMIN"])
+        .gains()
+        .seconds(60)];
+
 /// Those of which one form will do, because they take long on KVM.
 pub(super) const LONG: &[Case] =
     &[Case::new(Root::Programs, "static/manychunks", &["/programs/static/manychunks"]).seconds(60)];
@@ -94,6 +101,7 @@ mod tests {
     fn every_program_is_run() {
         let cases = super::CASES
             .iter()
+            .chain(super::GAINING)
             .chain(super::LONG)
             .filter_map(|case| case.name.strip_prefix("static/"));
         let run: BTreeSet<&str> = cases.chain(ELSEWHERE).collect();

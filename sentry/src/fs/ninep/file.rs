@@ -118,6 +118,7 @@ impl FileOps for RegularOps {
         if done > 0 {
             self.inode.changed(|attr| attr.size = attr.size.max(end));
             self.inode.wrote();
+            self.inode.keep_set_ids();
         }
         drop(writing);
         if done == 0 {

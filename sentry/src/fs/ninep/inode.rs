@@ -20,6 +20,7 @@ use crate::errno::Errno;
 use crate::fs::context::Cx;
 use crate::fs::inode::{Created, FileOps, Found, Inode, Link};
 use crate::fs::lock::InodeState;
+use crate::fs::perm;
 use crate::fs::types::{
     Attr, FileType, New, OpenFlags, OwnedEntry, Perm, RenameFlags, SetAttr, SetTime, StatFs, major,
     minor,
@@ -27,6 +28,7 @@ use crate::fs::types::{
 use crate::mm::{FilePage, Mappable, Mm};
 use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
+use crate::task::filecaps;
 
 /// Times that attributes are asked for again while others change them.
 const ATTEMPTS: usize = 3;
@@ -92,6 +94,8 @@ struct Meta {
     doubtful: bool,
     /// Counts changes, so that an answer that was under way meanwhile is not taken for the truth.
     changes: u64,
+    /// How many changes there were when it had no capabilities.
+    no_caps: Option<u64>,
     /// A symbolic link's text.
     target: Option<Arc<[u8]>>,
 }
@@ -120,6 +124,7 @@ impl NinepInode {
                 stale: false,
                 doubtful: false,
                 changes: 0,
+                no_caps: None,
                 target: None,
             }),
             parent: AtomicU64::new(parent),
@@ -405,6 +410,10 @@ impl Inode for NinepInode {
             self.cut(size);
         }
         Ok(())
+    }
+
+    fn known_mode(&self) -> Result<u32, Errno> {
+        Ok(self.meta.lock().attr.mode)
     }
 
     fn state(&self) -> &InodeState {
@@ -720,15 +729,16 @@ impl Inode for NinepInode {
     }
 
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let request = Request::GetXattr { fid: self.fid, name, size: XATTR_MAX };
-        let answer = self.remote.call(&request)?;
-        match answer.reply()? {
-            Reply::GetXattr { data, .. } => Ok(data.0.to_vec()),
-            _ => Err(Errno::EIO),
-        }
+        if name == filecaps::NAME { self.caps() } else { self.ask_xattr(name) }
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<(), Errno> {
+        let mapped;
+        let mut value = value;
+        if name == filecaps::NAME {
+            mapped = filecaps::map_root(value.to_vec(), |id| self.remote.uid(id).ok())?;
+            value = &mapped;
+        }
         let request = Request::SetXattr { fid: self.fid, name, value: Bytes(value), flags };
         self.call_simple(&request)?;
         self.changed(|_| {});
@@ -752,6 +762,47 @@ impl Inode for NinepInode {
 }
 
 impl NinepInode {
+    /// It has been written with its set-ID bits still on it: the writer may keep them. The process of the host that writes
+    /// donated files may not, so they are set anew.
+    pub(super) fn keep_set_ids(&self) {
+        let mode = self.meta.lock().attr.mode;
+        if perm::drop_set_ids(mode).is_some() {
+            let set = wire::SetAttr { valid: SetValid::MODE.bits(), mode, ..Default::default() };
+            // The data is written, whatever becomes of this.
+            let _ = self.call_simple(&Request::SetattrX { fid: self.fid, set });
+        }
+    }
+
+    fn ask_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let request = Request::GetXattr { fid: self.fid, name, size: XATTR_MAX };
+        let answer = self.remote.call(&request)?;
+        match answer.reply()? {
+            Reply::GetXattr { data, .. } => Ok(data.0.to_vec()),
+            _ => Err(Errno::EIO),
+        }
+    }
+
+    /// Its capabilities, which every exec asks for: that there are none is kept for as long as nothing changes.
+    fn caps(&self) -> Result<Vec<u8>, Errno> {
+        let changes = {
+            let meta = self.meta.lock();
+            if self.remote.exclusive() && meta.no_caps == Some(meta.changes) {
+                return Err(Errno::ENODATA);
+            }
+            meta.changes
+        };
+        match self.ask_xattr(filecaps::NAME) {
+            Ok(value) => filecaps::map_root(value, |id| self.remote.kuid(id)),
+            Err(e @ (Errno::ENODATA | Errno::EOPNOTSUPP)) => {
+                self.meta.lock().no_caps = Some(changes);
+                Err(e)
+            }
+            // They are for others than the gofer's user namespace.
+            Err(Errno::EOVERFLOW) => Err(Errno::ENODATA),
+            Err(e) => Err(e),
+        }
+    }
+
     /// Itself, counted. `EIO` while it is being dropped, when nobody can ask.
     fn this(&self) -> Result<Arc<NinepInode>, Errno> {
         self.me.upgrade().ok_or(Errno::EIO)

@@ -246,6 +246,11 @@ impl Remote {
         }
     }
 
+    /// The user that has this number for the gofer.
+    pub(super) fn kuid(&self, uid: u32) -> Option<u32> {
+        self.ids.kuid(uid)
+    }
+
     /// The gofer's number of a user. `EOVERFLOW` where it has none.
     pub(super) fn uid(&self, kuid: u32) -> Result<u32, Errno> {
         self.ids.up(IdKind::User, kuid).ok_or(Errno::EOVERFLOW)

@@ -664,6 +664,12 @@ impl Inode for Node {
         }
     }
 
+    fn drop_caps(&self) {
+        if let Some(upper) = self.upper.get() {
+            upper.drop_caps();
+        }
+    }
+
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
         self.copy_up()?.remove_xattr(name)
     }

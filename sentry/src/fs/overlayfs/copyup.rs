@@ -158,6 +158,19 @@ fn fill(
     if !users.has_uid(attr.uid) || !users.has_gid(attr.gid) {
         return Err(Errno::EOVERFLOW);
     }
+    if lower.kind() == FileType::Regular {
+        let size = attr.size.min(most);
+        let to = open_real(under, upper, OpenFlags::RDWR | OpenFlags::LARGEFILE)?;
+        if size > 0 {
+            let flags = OpenFlags::LARGEFILE | OpenFlags::NOATIME;
+            copy_data(&open_real(under, lower, flags)?, &to, size)?;
+        }
+        to.ops().truncate(&to, under, size)?;
+        to.ops().flush(&to)?;
+    }
+    let owner = SetAttr { uid: Some(attr.uid), gid: Some(attr.gid), ..SetAttr::default() };
+    upper.set_attr(under, &owner)?;
+    // After the data and the owner, with which capabilities would go.
     let names = match lower.list_xattr() {
         Ok(names) => names,
         Err(Errno::EOPNOTSUPP) => Vec::new(),
@@ -182,18 +195,6 @@ fn fill(
             Err(e) => return Err(e),
         }
     }
-    if lower.kind() == FileType::Regular {
-        let size = attr.size.min(most);
-        let to = open_real(under, upper, OpenFlags::RDWR | OpenFlags::LARGEFILE)?;
-        if size > 0 {
-            let flags = OpenFlags::LARGEFILE | OpenFlags::NOATIME;
-            copy_data(&open_real(under, lower, flags)?, &to, size)?;
-        }
-        to.ops().truncate(&to, under, size)?;
-        to.ops().flush(&to)?;
-    }
-    let owner = SetAttr { uid: Some(attr.uid), gid: Some(attr.gid), ..SetAttr::default() };
-    upper.set_attr(under, &owner)?;
     let mut rest = times(attr);
     if lower.kind() != FileType::Symlink {
         rest.mode = Some(attr.mode & mode::PERM);

@@ -293,6 +293,10 @@ impl Inode for Node {
         upper.inode().ok_or(Errno::ESTALE)?.set_attr(&self.shared.under(cx), set)
     }
 
+    fn known_mode(&self) -> Result<u32, Errno> {
+        self.real()?.1.known_mode()
+    }
+
     fn state(&self) -> &InodeState {
         &self.state
     }
@@ -430,6 +434,12 @@ impl Inode for Node {
             names.push(0);
         }
         Ok(names)
+    }
+
+    fn drop_caps(&self) {
+        if let Some(inode) = self.upper.get().and_then(|upper| upper.inode()) {
+            inode.drop_caps();
+        }
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {

@@ -11,7 +11,6 @@ use crate::fs::file::File;
 use crate::fs::inode::{FileOps, Inode, Whence, Written, default_seek};
 use crate::fs::io::{IoDst, IoSrc};
 use crate::fs::pages::{Charge, Pages};
-use crate::fs::perm::{self, cap};
 use crate::fs::types::{DirSink, MAX_OFFSET, SetAttr, Time};
 use crate::mm::{FilePage, Mappable, Mm};
 use crate::platform::PAGE_SIZE;
@@ -130,12 +129,8 @@ impl FileOps for FileHandle {
         Ok(())
     }
 
-    fn truncate(&self, file: &File, cx: &Cx<'_>, size: u64) -> Result<(), Errno> {
-        let mut set = SetAttr { size: Some(size), ..SetAttr::default() };
-        if !cx.creds.capable(cap::FSETID) {
-            set.mode = perm::drop_set_ids(&file.attr()?);
-        }
-        self.0.set_attr(cx, &set)
+    fn truncate(&self, _file: &File, cx: &Cx<'_>, size: u64) -> Result<(), Errno> {
+        self.0.set_attr(cx, &SetAttr { size: Some(size), ..SetAttr::default() })
     }
 
     fn allocate(&self, _file: &File, mode: u32, offset: u64, len: u64) -> Result<(), Errno> {

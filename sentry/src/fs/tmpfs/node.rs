@@ -22,6 +22,7 @@ use crate::fs::types::{
 use crate::mm::Mappable;
 use crate::platform::PAGE_SIZE;
 use crate::sync::SpinLock;
+use crate::task::filecaps;
 
 /// What Linux counts for each entry of a directory's size (BOGO_DIRENT_SIZE, mm/shmem.c).
 const DIRENT_SIZE: u64 = 20;
@@ -503,6 +504,15 @@ impl Inode for Node {
             names.push(0);
         }
         Ok(names)
+    }
+
+    fn drop_caps(&self) {
+        // Most have none, and are not locked long.
+        let old = self.xattrs.lock().remove(filecaps::NAME);
+        if old.is_some() {
+            let now = Time::now();
+            self.change(|a| a.ctime = now);
+        }
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
