@@ -377,6 +377,28 @@ static void attach(void) {
     wait_for("killed", pid);
 }
 
+// How strace(1) begins: what has stopped itself is seized, interrupted and continued in one moment. Whether the group's stop
+// is told of first or not, its end is heard of.
+static void seized_and_continued(void) {
+    for (int i = 0; i < 200; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            raise(SIGSTOP);
+            _exit(3);
+        }
+        CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+        CHECK(pt(PTRACE_SEIZE, pid, 0, 0) == 0 && pt(PTRACE_INTERRUPT, pid, 0, 0) == 0);
+        CHECK(kill(pid, SIGCONT) == 0);
+        while (waitpid(pid, &status, __WALL) == pid && WIFSTOPPED(status)) {
+            int event = status >> 16, sig = WSTOPSIG(status);
+            int listen = event == PTRACE_EVENT_STOP && sig == SIGSTOP;
+            CHECK(pt(listen ? PTRACE_LISTEN : PTRACE_CONT, pid, 0, event ? 0 : sig) == 0);
+        }
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+    }
+    say("seized and continued");
+}
+
 static atomic_int threads_ready;
 static void *thread(void *arg) {
     atomic_fetch_add(&threads_ready, 1);
@@ -498,6 +520,7 @@ int main(int argc, char **argv) {
     memory();
     events();
     attach();
+    seized_and_continued();
     threads();
     tracer_ends();
     others();

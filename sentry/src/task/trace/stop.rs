@@ -60,6 +60,11 @@ fn dies(state: &SignalState, task: &Task) -> bool {
     }
 }
 
+/// The signal that the group is stopped by, or SIGTRAP where it is not.
+fn group_stop(state: &SignalState) -> i32 {
+    state.stop.signal.map_or(SIGTRAP, |signal| i32::from(signal.number()))
+}
+
 /// Stops, if the task is traced, until its tracer lets it go; the signal that comes with that, or 0,
 /// and the information as the tracer left it.
 fn trap(cx: &mut Current, stop: Stop) -> (i32, Option<SigInfo>) {
@@ -83,7 +88,8 @@ fn trap(cx: &mut Current, stop: Stop) -> (i32, Option<SigInfo>) {
         let Some(tracer) = trace.tracer.upgrade() else { return untraced };
         trace.trap = false;
         if stop.code >> 8 == Event::Stop as i32 {
-            trace.notify = false;
+            // A group stop that has begun or ended since this one was looked for is one more thing to tell of.
+            trace.notify = group_stop(&state) != stop.code & 0x7f;
         }
         trace.listening = false;
         trace.report = Some(stop.code);
@@ -256,15 +262,13 @@ pub fn job(cx: &mut Current) {
         let state = cx.task.process.signals.lock();
         let mut own = cx.task.signals.lock();
         let Some(trace) = &mut own.trace else { return };
-        let signal = state.stop.signal.map(|s| i32::from(s.number()));
-        if signal.is_none() && !trace.seized {
+        if state.stop.signal.is_none() && !trace.seized {
             trace.trap = false;
             trace.notify = false;
             return;
         }
-        (signal, trace.seized)
+        (group_stop(&state), trace.seized)
     };
-    let signal = signal.unwrap_or(SIGTRAP);
     let stop = if seized {
         Stop::notify(cx, signal, signal | (Event::Stop as i32) << 8, code::CLD_STOPPED)
     } else {
