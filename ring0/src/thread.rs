@@ -20,6 +20,7 @@ use crate::arch;
 use crate::boot;
 use crate::clock;
 use crate::entry;
+use crate::fatal;
 use crate::fpu;
 use crate::paging::{self, Tables};
 use crate::percpu::{self, PerCpu, state, this_cpu};
@@ -507,6 +508,30 @@ pub fn cpu_time(id: Id) -> (u64, u64) {
     }
     let user = user.min(total);
     (user, total.saturating_sub(user))
+}
+
+/// The return addresses on the stack of a thread that is not on a CPU, innermost first; nothing for one that is.
+pub fn backtrace(id: Id, each: &mut dyn FnMut(u64)) {
+    let Some(thread) = lookup(id) else {
+        return;
+    };
+    // Whoever wants to run it waits until this is given back: its context stays on its stack, and it cannot end.
+    if thread.on_cpu.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        return;
+    }
+    if thread.id() == id {
+        let here = 1 << this_cpu().number;
+        if thread.stale.get() & here != 0 {
+            forget_stack(thread, here);
+        }
+        // As `ring0_switch_stack` has left it: five registers, the frame pointer, and where it goes on.
+        let saved = (thread.rsp.get() as *const u64).wrapping_add(5);
+        // SAFETY: the stack is mapped as long as the thread is there, and nobody runs on it.
+        let [frame, next] = unsafe { saved.cast::<[u64; 2]>().read() };
+        each(next);
+        fatal::backtrace(frame, each);
+    }
+    thread.on_cpu.store(false, Ordering::Release);
 }
 
 /// Lets others run, and takes interrupts.

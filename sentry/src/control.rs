@@ -102,6 +102,18 @@ pub enum Call {
     },
     /// Counters, for `bench`, `events` and the debug log.
     Statistics,
+    /// What the tasks are doing, for `debug`.
+    Tasks {
+        /// The container.
+        id: String,
+        /// Those with larger ids than this, the smallest first, as many as go into a message.
+        after: u32,
+    },
+    /// What is under way to the file server, for `debug`.
+    FileServer {
+        /// The container.
+        id: String,
+    },
 }
 
 /// From the sentry to the host half.
@@ -126,6 +138,11 @@ pub enum Event {
         /// How it ended.
         status: ExitStatus,
     },
+    /// A process of the container was killed because its memory is spent.
+    OutOfMemory {
+        /// The container.
+        id: String,
+    },
 }
 
 /// A good answer.
@@ -139,6 +156,10 @@ pub enum Reply {
     Processes(Vec<ProcessInfo>),
     /// Counters.
     Statistics(Statistics),
+    /// What tasks are doing; none: there are no more.
+    Tasks(Vec<TaskInfo>),
+    /// What is under way to a file server; `None`: the container has none.
+    FileServer(Option<FileServerInfo>),
     /// What a container uses.
     Usage(Usage),
     /// Where a container stands.
@@ -213,6 +234,51 @@ pub struct ProcessInfo {
     /// Processor time, nanoseconds.
     pub cpu_ns: u64,
     pub command: String,
+}
+
+/// One task, for `debug`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInfo {
+    /// Its process.
+    pub pid: u32,
+    /// Itself.
+    pub tid: u32,
+    /// Its name.
+    pub name: String,
+    /// What it does, as `proc_pid_stat(5)` has it: `R`, `S`, `D`, `T`, `t` or `X`.
+    pub state: char,
+    /// System calls that it has made.
+    pub calls: u64,
+    /// Processor time, nanoseconds.
+    pub cpu_ns: u64,
+    /// Why it waits.
+    pub waits: Option<WaitInfo>,
+    /// Return addresses on its stack in the sentry, innermost first; none where the platform cannot tell, or while it runs.
+    pub stack: Vec<u64>,
+}
+
+/// What a task waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitInfo {
+    /// The system call.
+    pub call: String,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// The place in the sentry's source.
+    pub place: String,
+}
+
+/// The connection to a file server, for `debug`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileServerInfo {
+    /// Requests that have not been answered.
+    pub requests: u32,
+    /// Threads that wait until they may ask.
+    pub waiting: u32,
+    /// Fids that are not used any more and that it has not been told of.
+    pub unused_fids: u32,
+    /// Whether it is gone.
+    pub gone: bool,
 }
 
 /// What a container uses, for `events`.

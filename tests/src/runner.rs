@@ -249,10 +249,16 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
             Suite::Unit => vec!["unit/cargo-test".to_owned()],
             Suite::Lint => LINTS.map(str::to_owned).to_vec(),
             Suite::Ptrace | Suite::Kvm => {
-                // Tests of the machine are of KVM's alone; all of Docker's would take an hour of the VM's time.
+                // Tests of the machine are of KVM's alone; all of Docker's would take an hour of the VM's time, and run there when
+                // they are asked for.
+                let asked = options.select.iter().any(|part| part.starts_with("kvm/docker/"));
                 let here = |name: &String| match suite {
                     _ if name.starts_with(SYSTEMD) => false,
-                    Suite::Kvm => !name.starts_with(docker::PREFIX) || name == docker::ESSENCE,
+                    Suite::Kvm if name.starts_with(docker::PREFIX) => {
+                        docker::IN_VM.contains(&name.as_str())
+                            || (asked && name != docker::podman::NAME)
+                    }
+                    Suite::Kvm => true,
                     _ => !name.starts_with("machine/") && name != docker::ESSENCE,
                 };
                 case::names()

@@ -150,6 +150,11 @@ pub enum Command {
     Ps(Ps),
     /// Print what a container uses, as JSON
     Events(Events),
+    /// Print what the tasks of a container are doing in the sentry, and what is under way in its sandbox
+    ///
+    /// Where something stands still: each task with the system call that it is in, where it waits, and on KVM its stack in the
+    /// sentry; the requests, messages and file server's answers that have not come yet. For people, in a form that may change.
+    Debug(Id),
     /// Change the limits of a container
     Update(Box<Update>),
     /// List containers

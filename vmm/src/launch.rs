@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use sentry::control::{Call, ContainerSpec, Failure};
 use sentry::platform::StreamId;
 
+use crate::cgroup::alarm::Alarm;
 use crate::cgroup::{self, Group, Origin, Processors, room};
 use crate::config::Container;
 use crate::console::{self, Console};
@@ -145,7 +146,7 @@ pub fn create(
     if let Home::Own(own) = &home {
         members.push(own.child.pid());
     }
-    folder.join_group(&container, &mut state, &members, platform)?;
+    let alarm = folder.join_group(&container, &mut state, &members, platform)?;
     if !container.spec.root.overlay {
         mountpoints::make(&container.rootfs, &mut container.spec.mounts)?;
     }
@@ -219,6 +220,7 @@ pub fn create(
         signals,
         console,
         created: false,
+        alarm,
         ended: None,
     };
     let mut created = Created { stand_in, view: None, files, folder, state };
@@ -522,16 +524,17 @@ impl Removed {
         Ok(self.get()?.write(state)?)
     }
 
-    /// Makes them, has this process and these in them, and sets their limits.
+    /// Makes them, has this process and these in them, and sets their limits. What tells the group of OOM kills, if there is
+    /// one.
     fn join_group(
         &mut self,
         container: &Container,
         state: &mut State,
         pids: &[i32],
         platform: Platform,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Alarm>, Error> {
         let (Some(wanted), Some((group, _))) = (&container.cgroup, &mut self.group) else {
-            return Ok(());
+            return Ok(None);
         };
         let mut all = vec![nix::unistd::getpid().as_raw()];
         all.extend(pids);
@@ -543,7 +546,7 @@ impl Removed {
         open.set(&room::widen(&wanted.resources, platform, None))?;
         processors.keep(&all);
         crate::debug!("cgroups joined and set");
-        Ok(())
+        Ok(Alarm::of(open))
     }
 
     /// The container is gone, and its groups go.

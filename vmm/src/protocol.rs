@@ -60,6 +60,8 @@ pub enum ToSandbox {
     },
     /// Asks what KVM has counted; the sandbox's own process answers.
     Counters,
+    /// Asks what the sandbox's own process has under way.
+    Report,
 }
 
 /// From the sandbox.
@@ -70,10 +72,62 @@ pub enum FromSandbox {
     /// KVM's counters by name, summed over the machine and its vCPUs; empty where there is no machine, or
     /// the host does not count.
     Counters(BTreeMap<String, u64>),
+    /// What the sandbox's own process has under way.
+    Report(Report),
     /// To the stand-in of a container, or of an exec: it has ended.
     Exited(ExitStatus),
+    /// To the stand-in of a container: a process in it was killed because its memory is spent.
+    OutOfMemory,
     /// To the stand-in, as the last word: why the sandbox ends.
     Failed(String),
+}
+
+/// What the host half of a sandbox has under way, for `debug`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Requests that the sentry has not answered.
+    pub requests: u32,
+    /// Commands that are connected.
+    pub clients: u32,
+    /// Processes that were started beside containers' inits and have not ended.
+    pub execs: u32,
+    /// Queues in the memory of a guest; none where there is no guest.
+    pub queues: Vec<Queue>,
+}
+
+/// A queue in the memory of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Queue {
+    /// Requests of the guest's and their completions.
+    Requests {
+        /// Taken altogether, modulo 2^32.
+        taken: u32,
+        /// Not completed yet.
+        outstanding: u32,
+        /// Completions altogether, modulo 2^32.
+        completed: u32,
+        /// Events that wait for room.
+        events: u32,
+        /// Streams that the guest waits for.
+        notifies: u32,
+    },
+    /// Messages of a channel.
+    Channel {
+        /// 0: control; 1 + n: file server n.
+        number: u32,
+        /// Bytes of each of its two rings.
+        size: u32,
+        /// Bytes that the host half has not taken; `None`: what the guest says cannot be.
+        out: Option<u32>,
+        /// Bytes that the guest has not taken.
+        into: Option<u32>,
+        /// Whether a message for the guest waits for room.
+        sending: bool,
+        /// Whether a message for the other side waits for it.
+        stuck: bool,
+        /// Whether the other side is gone.
+        closed: bool,
+    },
 }
 
 /// What a sandbox is set up with.

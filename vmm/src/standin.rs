@@ -13,6 +13,7 @@ use nix::sys::wait::WaitStatus;
 use sentry::control::{Call, ExitStatus, Failure, FailureKind, Reply};
 use sentry::platform::StreamId;
 
+use crate::cgroup::alarm::Alarm;
 use crate::console::Console;
 use crate::footprint;
 use crate::link::{self, Link};
@@ -76,6 +77,8 @@ pub struct StandIn {
     pub console: Option<Console>,
     /// Whether the container is there: before that, an interrupt is for this process.
     pub created: bool,
+    /// What tells the host's cgroup of an OOM kill inside; `None`: there is no group.
+    pub alarm: Option<Alarm>,
     /// The end of the container, heard while something else was waited for.
     pub ended: Option<ExitStatus>,
 }
@@ -108,7 +111,12 @@ impl StandIn {
                 Found::Message(FromSandbox::Answer(answer)) => return answer,
                 Found::Message(FromSandbox::Exited(status)) => self.ended = Some(status),
                 Found::Lost(reason) => return Err(other(reason)),
-                Found::Message(FromSandbox::Failed(_) | FromSandbox::Counters(_))
+                Found::Message(
+                    FromSandbox::Failed(_)
+                    | FromSandbox::Counters(_)
+                    | FromSandbox::Report(_)
+                    | FromSandbox::OutOfMemory,
+                )
                 | Found::Nothing => {}
             }
         }
@@ -136,7 +144,11 @@ impl StandIn {
                     crate::debug!("{}", failure.message);
                 }
                 Found::Message(
-                    FromSandbox::Answer(Ok(_)) | FromSandbox::Failed(_) | FromSandbox::Counters(_),
+                    FromSandbox::Answer(Ok(_))
+                    | FromSandbox::Failed(_)
+                    | FromSandbox::Counters(_)
+                    | FromSandbox::Report(_)
+                    | FromSandbox::OutOfMemory,
                 )
                 | Found::Nothing => {}
                 Found::Lost(reason) => {
@@ -192,6 +204,13 @@ impl StandIn {
             match self.link.try_receive() {
                 Ok(Some((FromSandbox::Failed(reason), _))) => {
                     return Found::Lost(format!("sandbox of container {}: {reason}", self.id));
+                }
+                Ok(Some((FromSandbox::OutOfMemory, _))) => {
+                    // Before anybody hears of the container's end, if this is the cause.
+                    if let Some(alarm) = &mut self.alarm {
+                        alarm.raise();
+                    }
+                    return Found::Nothing;
                 }
                 Ok(Some((message, _no_descriptors))) => return Found::Message(message),
                 Ok(None) => {}

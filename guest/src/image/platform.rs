@@ -184,6 +184,10 @@ impl Platform for Machine {
         Barriers::all()
     }
 
+    fn backtrace(&self, thread: ThreadId, each: &mut dyn FnMut(u64)) {
+        thread::backtrace(Id(thread.0), each);
+    }
+
     fn cpu_time(&self, thread: ThreadId) -> CpuTime {
         let (user_ns, system_ns) = thread::cpu_time(Id(thread.0));
         CpuTime { user_ns, system_ns }

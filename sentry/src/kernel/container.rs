@@ -309,6 +309,12 @@ impl Container {
         self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: process.pid, status });
     }
 
+    /// Counts a process that was killed because memory is spent, and tells the host half.
+    pub fn count_oom_kill(&self) {
+        self.oom.kills.fetch_add(1, Ordering::Relaxed);
+        self.kernel.tell(&Event::OutOfMemory { id: self.id.clone() });
+    }
+
     /// What it may use.
     pub fn limits(&self) -> Limits {
         *self.limits.lock()

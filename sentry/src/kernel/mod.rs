@@ -5,6 +5,7 @@
 //! of the sentry's first thread: it takes requests from the host half and answers them.
 
 mod container;
+mod report;
 mod serve;
 
 pub use container::Container;

@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::{Container, Kernel};
+use super::{Container, Kernel, report};
 use crate::control::{Call, Event, Failure, FailureKind, ProcessInfo, Reply, Request, decode};
 use crate::platform::{ChannelId, Level, platform};
 use crate::signal::{Origin, SigInfo, Signal, send_process};
@@ -100,6 +100,11 @@ impl Kernel {
                 Ok(Reply::Done)
             }
             Call::Statistics => Ok(Reply::Statistics(self.statistics())),
+            Call::Tasks { id, after } => Ok(Reply::Tasks(report::tasks(&*self.known(&id)?, after))),
+            Call::FileServer { id } => {
+                let gofer = self.known(&id)?.gofer;
+                Ok(Reply::FileServer(self.gofers.info(gofer)))
+            }
         }
     }
 

@@ -354,6 +354,9 @@ pub trait Platform: Send + Sync + 'static {
     fn barriers(&self) -> Barriers {
         Barriers::empty()
     }
+    /// Tells the return addresses on a parked thread's stack, innermost first; nothing where that cannot be seen, or the
+    /// thread runs. `each` must not wait.
+    fn backtrace(&self, _thread: ThreadId, _each: &mut dyn FnMut(u64)) {}
     /// Time used by a thread; the last known for one that has ended.
     fn cpu_time(&self, thread: ThreadId) -> CpuTime;
 

@@ -3,11 +3,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::panic::Location;
 use core::sync::atomic::Ordering;
 
 use super::oom::Short;
 use super::trace::DebugRegisters;
-use super::{Creds, Namespaces, Rseq, Task, TaskState};
+use super::{Creds, Namespaces, Rseq, Task, TaskState, Waiting};
 use crate::errno::Errno;
 use crate::error::{Restart, SysError};
 use crate::fs::{FdTable, FsContext};
@@ -130,6 +131,7 @@ impl Blocked {
 impl Current {
     /// Waits in `queue` for `events` until `ready` gives a value. `deadline` is of the monotonic
     /// clock, in nanoseconds. `ready` is asked first, so nothing waits where nothing must.
+    #[track_caller]
     pub fn wait_for<T>(
         &self,
         queue: &WaitQueue,
@@ -148,6 +150,7 @@ impl Current {
 
     /// Parks until `ready` gives a value; whoever makes it so unparks this thread. The caller has
     /// entered the queues that matter.
+    #[track_caller]
     pub fn park_until<T>(
         &self,
         deadline: Option<u64>,
@@ -157,6 +160,7 @@ impl Current {
     }
 
     /// As [`park_until`](Self::park_until), but only the task's end interrupts it.
+    #[track_caller]
     pub fn park_killable<T>(
         &self,
         deadline: Option<u64>,
@@ -165,6 +169,7 @@ impl Current {
         self.park_while(deadline, ready, Current::must_die)
     }
 
+    #[track_caller]
     fn park_while<T>(
         &self,
         deadline: Option<u64>,
@@ -182,12 +187,19 @@ impl Current {
                 return Err(Blocked::TimedOut);
             }
             self.task.set_state(TaskState::Sleeping);
+            *self.task.waiting.lock() = Some(self.waiting(Location::caller()));
             platform().park(deadline);
+            *self.task.waiting.lock() = None;
             self.task.set_state(TaskState::Running);
             self.hold();
             let waits = self.task.waits.load(Ordering::Relaxed);
             self.task.waits.store(waits.wrapping_add(1), Ordering::Relaxed);
         }
+    }
+
+    fn waiting(&self, place: &'static Location<'static>) -> Waiting {
+        let r = &self.regs;
+        Waiting { call: r.orig_rax, args: [r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9], place }
     }
 
     /// Sets the mask for the time of one call (ppoll, pselect, epoll_pwait, sigsuspend). If a signal

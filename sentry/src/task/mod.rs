@@ -54,6 +54,7 @@ pub use usage::Usage;
 pub use userns::UserNamespace;
 
 use alloc::sync::Arc;
+use core::panic::Location;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::fs::{FdTable, FsContext};
@@ -125,6 +126,19 @@ pub struct Task {
     pub waits: AtomicU64,
     /// It ends, and nobody can be traced by it any more.
     pub traces_no_more: AtomicBool,
+    /// Why it waits, for `ringwall debug`.
+    pub waiting: SpinLock<Option<Waiting>>,
+}
+
+/// Why a task waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// The system call's number.
+    pub call: u64,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// Where in the sentry.
+    pub place: &'static Location<'static>,
 }
 
 /// A task's name, at most [`COMM_LEN`] bytes.
@@ -252,6 +266,7 @@ impl Task {
             start_time: platform().monotonic(),
             waits: AtomicU64::new(0),
             traces_no_more: AtomicBool::new(false),
+            waiting: SpinLock::new(None),
         }
     }
 

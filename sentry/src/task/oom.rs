@@ -13,7 +13,7 @@ use crate::errno::Errno;
 use crate::kernel::Container;
 use crate::mm::{Mm, OomHandler};
 use crate::platform::{Level, platform};
-use crate::signal::Signal;
+use crate::signal::{End, Signal};
 use crate::sync::SpinLock;
 
 /// Frames that are room enough to go on with. A fork that found none has given back what it had taken by then (some 100:
@@ -30,6 +30,26 @@ pub struct OomKiller {
     victim: SpinLock<Option<Weak<Process>>>,
     /// How often one was killed.
     pub kills: AtomicU64,
+}
+
+impl OomKiller {
+    /// Who is being killed, and has not ended yet.
+    fn victim(&self) -> Option<Arc<Process>> {
+        living(&self.victim.lock())
+    }
+
+    /// Who is being killed: this one, unless another CPU has picked one meanwhile.
+    fn or_victim(&self, chosen: Arc<Process>) -> Arc<Process> {
+        let mut slot = self.victim.lock();
+        living(&slot).unwrap_or_else(|| {
+            *slot = Some(Arc::downgrade(&chosen));
+            chosen
+        })
+    }
+}
+
+fn living(slot: &Option<Weak<Process>>) -> Option<Arc<Process>> {
+    slot.as_ref().and_then(Weak::upgrade).filter(|process| !process.is_zombie())
 }
 
 /// Points of a process, in frames: its size and how gladly it is killed. `None`: never.
@@ -92,8 +112,16 @@ fn kill(container: &Container, victim: &Arc<Process>) {
         (Some(mm), Some(other)) => Arc::ptr_eq(mm, &other),
         _ => false,
     };
-    if !victim.is_ending() {
-        container.oom.kills.fetch_add(1, Ordering::Relaxed);
+    // Whoever comes second to the same victim finds that it ends.
+    let status = i32::from(Signal::SIGKILL.number());
+    let first = {
+        let mut signals = victim.signals.lock();
+        let first = !matches!(signals.end, End::Exiting(_));
+        // The end itself and no signal: an init dies by it too.
+        signals.begin_exit(status);
+        first
+    };
+    if first {
         let mut name = alloc::string::String::new();
         let comm = victim.first_task().map(|task| *task.name.lock()).unwrap_or_default();
         let _ = write!(name, "{}", comm.as_bytes().escape_ascii());
@@ -109,11 +137,10 @@ fn kill(container: &Container, victim: &Arc<Process>) {
                 victim.oom_score_adj.load(Ordering::Relaxed)
             ),
         );
+        container.count_oom_kill();
     }
-    let status = i32::from(Signal::SIGKILL.number());
     for process in container.pids.processes() {
-        if Arc::ptr_eq(&process, victim) || shares(&process) {
-            // The end itself and no signal: an init dies by it too.
+        if shares(&process) {
             process.signals.lock().begin_exit(status);
         }
     }
@@ -142,14 +169,9 @@ impl Container {
         if free_frames() >= enough {
             return Ok(());
         }
-        let there = self.oom.victim.lock().as_ref().and_then(Weak::upgrade);
-        let victim = match there.filter(|p| !p.is_zombie()) {
+        let victim = match self.oom.victim() {
             Some(victim) => victim,
-            None => {
-                let victim = choose(self).ok_or(Errno::ENOMEM)?;
-                *self.oom.victim.lock() = Some(Arc::downgrade(&victim));
-                victim
-            }
+            None => self.oom.or_victim(choose(self).ok_or(Errno::ENOMEM)?),
         };
         kill(self, &victim);
         self.await_room(&victim, enough)

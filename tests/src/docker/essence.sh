@@ -31,8 +31,7 @@ step pause sh -c 'docker pause box; docker inspect -f "{{.State.Status}}" box; d
 step kill docker kill -s USR1 box
 until_ok said box usr1
 step stop docker stop box
-# Whether it has run out of memory is told otherwise (docker/limits).
-step stopped docker inspect -f '{{.State.Status}} {{.State.ExitCode}}' box
+step stopped state box
 step logs docker logs box
 docker rm box >/dev/null
 step status once busybox sh -c 'echo out; echo err >&2; exit 125'

@@ -13,11 +13,6 @@ pub const DIFFERENCES: &[(&str, &str, &str)] = &[
         "attach",
         "in one run of 28 nothing came back from the container; why is not known",
     ),
-    (
-        "docker/limits",
-        "oom-killed",
-        "Docker reads it from the host's cgroup; the kill is the sentry's, and `events` tells it",
-    ),
 ];
 
 /// Why a step differs, where that is known.

@@ -27,8 +27,11 @@ use podman::Podman;
 /// What the tests' names begin with.
 pub const PREFIX: &str = "docker/";
 
-/// The one that the test VM has time for: on KVM it runs alone, and there alone.
+/// Some of everything in one, for where there is no time for all: on KVM.
 pub const ESSENCE: &str = "docker/essence";
+
+/// Those that the test VM has time for.
+pub const IN_VM: &[&str] = &[ESSENCE, "docker/limits", "docker/compose"];
 
 /// What the prelude's `works` says of a step that fails.
 const FAILED: &str = "must succeed\n";
@@ -43,6 +46,7 @@ const THEMES: &[(&str, &str)] = &[
     ("docker/life", include_str!("life.sh")),
     ("docker/files", include_str!("files.sh")),
     ("docker/limits", include_str!("limits.sh")),
+    ("docker/compose", include_str!("compose.sh")),
     ("docker/build", include_str!("build.sh")),
     ("docker/terminal", include_str!("terminal.sh")),
     ("docker/restore", include_str!("restore.sh")),

@@ -22,6 +22,7 @@ pub(super) const TESTS: &[Test] = &[
     ("cgroups/update", update),
     ("cgroups/inside", inside),
     ("cgroups/memory-of-tasks", memory_of_tasks),
+    ("cgroups/oom-events", oom_events),
     ("cgroups/killed-stand-in", killed_stand_in),
     ("cgroups/without-systemd", without_systemd),
 ];
@@ -482,6 +483,39 @@ fn inside(c: &Context) -> Outcome {
         ensure!(done.out() == format!("{all}\n65536\n"), "{}", done.out());
     }
     c.must(&["delete", "--force", &id]).map(drop)
+}
+
+/// What ends inside for its memory is counted by the container's group on the host, where engines look, and the group's limits
+/// are as they were.
+fn oom_events(c: &Context) -> Outcome {
+    let id = unique("o");
+    let script = "trap 'exit 7' TERM; (exec dd if=/dev/zero of=/dev/null bs=200M count=1) 2>/dev/null; echo $?
+                  while :; do sleep 0.1; done";
+    let mut config = bundle::config(&["sh", "-c", script], &[]);
+    config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20, "swap": 64 << 20 });
+    let _b = c.bundle_with("b", &config)?;
+    let running =
+        c.start(&["run", "--bundle", &c.text_path("b"), "--pid-file", &c.text_path("pid"), &id])?;
+    c.eventually("one was killed", || Ok(running.out() == "137\n"))?;
+    let pid = read_pid(&c.path("pid"))?;
+    let group = group_of(pid, "memory")?;
+    let file = if unified() { "memory.events" } else { "memory.oom_control" };
+    c.eventually("the host has counted it", || {
+        let text = fs::read_to_string(group.join(file))?;
+        Ok(text.lines().any(|line| line == "oom_kill 1"))
+    })?;
+    let limit = memory_on_host(c, 64 << 20).to_string();
+    let swap = if unified() { "0".to_owned() } else { limit.clone() };
+    let limits = [
+        ("memory", "memory.limit_in_bytes", "memory.max", limit.clone(), limit),
+        ("memory", "memory.memsw.limit_in_bytes", "memory.swap.max", swap.clone(), swap),
+    ];
+    c.eventually("the limits are as they were", || Ok(holds(pid, &limits).is_ok()))?;
+    holds(pid, &limits)?;
+    c.must(&["kill", &id, "TERM"])?;
+    let done = running.end(c.limit())?;
+    ensure!(done.end.shell_status() == Some(7), "{}: {}", done.end, done.err());
+    Ok(())
 }
 
 /// Tasks cost memory: on KVM their stacks in the sentry, under ptrace what no frame holds. It counts inside, so that the

@@ -16,6 +16,7 @@ pub(super) const TESTS: &[Test] = &[
     ("lifecycle/pause-refusals", pause_refusals),
     ("lifecycle/pause-before-start", pause_before_start),
     ("lifecycle/ps", ps),
+    ("lifecycle/debug", debug),
     ("lifecycle/events", events),
     ("lifecycle/update", update),
     ("lifecycle/install", install),
@@ -55,6 +56,54 @@ fn pause(c: &Context) -> Outcome {
         Ok(files.iter().zip(before).all(|(file, before)| size(file) > before))
     })?;
     c.must(&["delete", "--force", "x"]).map(drop)
+}
+
+/// Of tasks that wait it is told for what, and on KVM by which functions; of the host half what is under way. A container
+/// that is held, or was not started, can be asked too, and one that has ended says so.
+fn debug(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _b = c.bundle("b", "mkfifo /f; cat /f & (while :; do :; done) & exec sleep 4321")?;
+    c.must(&["create", "--bundle", &c.text_path("b"), "x"])?;
+    let text = c.must(&["debug", "x"])?.out();
+    ensure!(text.contains("container x: created"), "{text}");
+    c.must(&["start", "x"])?;
+    let kvm = c.place.runtime.platform.as_deref() != Some("ptrace");
+    let wanted = [
+        "in openat(",
+        "in clock_nanosleep(",
+        "waits at sentry/src/",
+        "\"sleep\": S",
+        "host half: 0 requests",
+        "file server: 0 requests",
+    ];
+    // The functions that a sleeper is in.
+    let more = [
+        "sentry::syscall::time::",
+        "sentry::task::run::",
+        "channel control: 0 bytes from the guest",
+    ];
+    let mut text = String::new();
+    c.eventually("each waits", || {
+        text = c.must(&["debug", "x"])?.out();
+        let more = more.iter().filter(|_| kvm);
+        Ok(wanted.iter().chain(more).all(|part| text.contains(part)))
+    })
+    .map_err(|_| Stop::Failed(format!("debug says:\n{text}")))?;
+    c.must(&["pause", "x"])?;
+    let held = c.must(&["debug", "x"])?.out();
+    ensure!(held.contains("container x: paused"), "{held}");
+    c.must(&["resume", "x"])?;
+    // Whoever is looked at goes on, however often.
+    for _ in 0..20 {
+        c.must(&["debug", "x"])?;
+    }
+    let done = c.must(&["exec", "x", "sh", "-c", "echo it >/f; echo runs"])?;
+    ensure!(done.out().contains("runs"), "{}", done.out());
+    c.must(&["kill", "x", "KILL"])?;
+    c.eventually("it has stopped", || Ok(c.status("x")? == "stopped"))?;
+    let done = c.run(&["debug", "x"])?;
+    ensure!(done.end == End::Exit(1) && done.err().contains("not running"), "{}", done.err());
+    c.must(&["delete", "x"]).map(drop)
 }
 
 /// A signal waits until the container goes on, SIGKILL does not.

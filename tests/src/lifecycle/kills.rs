@@ -1,4 +1,4 @@
-//! SIGKILL at every step of `start`, `exec` and `delete`, and of each process while they are at work: nothing is left, what
+//! SIGKILL at every step of `create`, `run`, `start`, `exec` and `delete`, and of each process while they are at work: nothing is left, what
 //! `state` says is so, and the command can be given again.
 //!
 //! A step is a system call of the command that somebody else can see anything of: it is traced, and killed on the way into
@@ -19,6 +19,7 @@ use super::{Context, Outcome, Started, Stop, Test, ensure};
 use crate::process::End;
 
 pub(super) const TESTS: &[Test] = &[
+    ("faults/killed-making", killed_making),
     ("faults/killed-start", killed_start),
     ("faults/killed-exec", killed_exec),
     ("faults/killed-delete", killed_delete),
@@ -35,6 +36,10 @@ const STEPS: &[libc::c_long] = &[
     libc::SYS_rename,
     libc::SYS_renameat2,
     libc::SYS_mkdir,
+    libc::SYS_mkdirat,
+    libc::SYS_mount,
+    libc::SYS_unshare,
+    libc::SYS_setns,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_rmdir,
@@ -134,6 +139,23 @@ pub(super) fn nothing_left(c: &Context, when: &str) -> Outcome {
 fn create(c: &Context) -> Result<Started, Stop> {
     let started = c.start(&["create", "--bundle", &c.text_path("b"), "x"])?;
     started.waited(c.limit())
+}
+
+/// A container is being made, by `create`, which has a stand-in of its own do it, or by `run`, which is the stand-in.
+fn killed_making(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _b = c.bundle("b", "true")?;
+    for command in ["create", "run"] {
+        for step in steps(c) {
+            let came = killed_at(c, &[command, "--bundle", &c.text_path("b"), "x"], step)?;
+            removed(c, &format!("{command}, killed at step {step}"))?;
+            if !came {
+                ensure!(step > 3, "{command} takes {step} steps");
+                break;
+            }
+        }
+    }
+    c.must(&["run", "--bundle", &c.text_path("b"), "x"]).map(drop)
 }
 
 /// A container is created or runs, as `state` says, and can be started if it does not.

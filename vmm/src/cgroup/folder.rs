@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -67,6 +67,13 @@ impl Folder {
     pub fn has(&self, name: &str) -> bool {
         let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
         is_name(name) && nix::sys::stat::fstatat(&self.fd, name, flags).is_ok()
+    }
+
+    /// Waits until no other process of ours changes its limits, and keeps them from it until dropped.
+    pub fn lock(&self) -> Result<Flock<OwnedFd>, Error> {
+        let fail = |errno: Errno| Error::file(&self.path, errno.into());
+        let fd = self.fd.try_clone().map_err(|e| Error::file(&self.path, e))?;
+        Flock::lock(fd, FlockArg::LockExclusive).map_err(|(_, errno)| fail(errno))
     }
 
     fn open(&self, name: &str, flags: OFlag) -> std::io::Result<File> {

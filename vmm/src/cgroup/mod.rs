@@ -5,6 +5,7 @@
 //! it. The limits that count are the sentry's. The host's are a second line behind them, and therefore wider, by what
 //! the sandbox itself needs ([`room`]): the inner limit acts first.
 
+pub mod alarm;
 mod devices;
 mod folder;
 mod places;
@@ -314,6 +315,8 @@ impl Open {
 
     /// Sets limits: those of the container, made as wide as the host's have to be.
     pub fn set(&self, resources: &LinuxResources) -> Result<(), Error> {
+        // A stand-in may be about to change one for a moment ([`alarm`]).
+        let _lock = self.with("memory").map(Folder::lock).transpose()?;
         if let Some((unit, manager)) = &self.unit {
             // systemd sets what it has been told again, whenever it likes.
             let mut manager = match manager.take() {

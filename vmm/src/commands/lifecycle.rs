@@ -12,7 +12,7 @@ use crate::cgroup::{self, Group};
 use crate::cli::{Delete, Global, Id, Kill};
 use crate::hooks;
 use crate::link::{self, Link};
-use crate::protocol::{FromSandbox, ToSandbox};
+use crate::protocol::{FromSandbox, Report, ToSandbox};
 use crate::signals;
 use crate::state::{self, Folder, Process, Root, State, Status};
 
@@ -312,6 +312,18 @@ fn connect(folder: &Folder) -> Result<Link<ToSandbox, FromSandbox>, link::Error>
     let link = Link::connect(&folder.socket())?;
     link.set_timeout(PATIENCE)?;
     Ok(link)
+}
+
+/// What the host half of a container's sandbox has under way.
+pub fn report(folder: &Folder, id: &str) -> Result<Report, Error> {
+    let failed = |e| Error::Link(id.to_owned(), e);
+    let link = connect(folder).map_err(failed)?;
+    link.send(&ToSandbox::Report, &[]).map_err(failed)?;
+    loop {
+        if let FromSandbox::Report(report) = link.receive().map_err(failed)?.0 {
+            return Ok(report);
+        }
+    }
 }
 
 /// What KVM has counted for the sandbox of a container, by name; empty where there is no VM.

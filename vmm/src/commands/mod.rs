@@ -2,6 +2,7 @@
 
 mod bench;
 mod completions;
+mod debug;
 mod exec;
 mod features;
 mod host_config;
@@ -134,6 +135,7 @@ fn dispatch(cli: Cli, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
         Command::Delete(args) => lifecycle::delete(global, args)?,
         Command::Ps(args) => usage::ps(global, args)?,
         Command::Events(args) => usage::events(global, args)?,
+        Command::Debug(args) => debug::debug(global, args)?,
         Command::Update(args) => usage::update(global, args)?,
         Command::Install(args) => install::install(args)?,
         Command::Uninstall(args) => install::uninstall(args)?,

@@ -60,7 +60,7 @@ pub enum Error {
 }
 
 /// The folder of a container that is there and has not ended.
-fn living(global: &Global, id: &str) -> Result<(Folder, state::State), Error> {
+pub(super) fn living(global: &Global, id: &str) -> Result<(Folder, state::State), Error> {
     let folder = Root::of(global).open(id, false)?;
     let state = folder.read()?;
     match state.status() {

@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 
 use super::end::Lie;
 use super::memory::Ram;
+use crate::protocol::Queue;
 
 const HEADER: u32 = size_of::<PieceHeader>() as u32;
 
@@ -203,6 +204,23 @@ impl Rings {
             self.waiter(ram, offset_of!(ChannelControl, in_waiter))?,
             self.waiter(ram, offset_of!(ChannelControl, out_waiter))?,
         ])
+    }
+
+    /// What is in it, for people; what the guest says is not trusted further than to be shown.
+    pub fn report(&self, ram: &Ram, stuck: bool) -> Queue {
+        let load = |offset| ram.load(self.word(offset)).ok();
+        let sane = |used: u32| (used <= self.size).then_some(used);
+        let tail = load(offset_of!(ChannelControl, out_tail));
+        let head = load(offset_of!(ChannelControl, in_head));
+        Queue::Channel {
+            number: self.number,
+            size: self.size,
+            out: tail.and_then(|tail| sane(tail.wrapping_sub(self.out_head))),
+            into: head.and_then(|head| sane(self.in_tail.wrapping_sub(head))),
+            sending: self.sending.is_some(),
+            stuck,
+            closed: self.closed,
+        }
     }
 
     /// Whether it has been closed.

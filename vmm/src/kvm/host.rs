@@ -27,6 +27,7 @@ use super::end::Lie;
 use super::memory::Shrunk;
 use super::seqpacket::{self, Received};
 use super::shared::{Shared, lock, wrong};
+use crate::protocol::Queue;
 
 /// Which descriptor an event is for, in the event's data: the kind above, the index below.
 pub mod token {
@@ -106,6 +107,21 @@ impl Host {
             wakes: 0,
             buffer: vec![0; MSIZE_MAX + 1],
         }
+    }
+
+    /// What is in the queues, for people.
+    pub fn report(&self) -> Vec<Queue> {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let requests = Queue::Requests {
+            taken: self.submit_head,
+            outstanding: self.outstanding,
+            completed: self.complete_tail,
+            events: count(self.events.len()),
+            notifies: count(self.notifies.len()),
+        };
+        let ram = &self.shared.ram;
+        let channel = |c: &Channel| c.rings.report(ram, c.stuck.is_some());
+        std::iter::once(requests).chain(self.channels.values().map(channel)).collect()
     }
 
     /// Something has happened on a descriptor.

@@ -51,6 +51,7 @@ use sentry::platform::{ChannelId, Level, StreamId};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::protocol::Queue;
 use crate::wall;
 use crate::wall::filter::{self, Over};
 use boot::BootInfo;
@@ -292,6 +293,11 @@ impl Machine {
             }
         }
         Ok(sums)
+    }
+
+    /// What is in the guest's queues, for people.
+    pub fn report(&self) -> Vec<Queue> {
+        self.host.report()
     }
 
     /// Runs an event loop of its own until the sandbox ends, or, as an end too, this time is over.

@@ -67,6 +67,11 @@ impl Exec {
 }
 
 impl Execs {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
     /// The sentry has been asked for one.
     pub fn begin(&mut self, number: u64, client: RawFd, id: String, streams: Vec<StreamId>) {
         self.all.push(Exec { number, client: Some(client), id, pid: None, streams });

@@ -29,7 +29,7 @@ use super::machine::Machine;
 use crate::footprint;
 use crate::kvm;
 use crate::link::{self, Link};
-use crate::protocol::{FromSandbox, Platform, ToSandbox};
+use crate::protocol::{FromSandbox, Platform, Report, ToSandbox};
 use crate::wall;
 
 /// What can go wrong.
@@ -211,9 +211,18 @@ impl Supervisor<'_> {
                 Event::Ready => crate::debug!("sentry ready"),
                 Event::Reply { number, result } => self.answer(number, result)?,
                 Event::Exited { id, pid, status } => self.exited(&id, pid, status)?,
+                Event::OutOfMemory { id } => self.out_of_memory(&id),
             }
         }
         Ok(())
+    }
+
+    /// A process was killed for its memory. Where the container is being made or forgotten, that is nobody's news.
+    fn out_of_memory(&self, id: &str) {
+        let container = self.containers.get(id).filter(|container| !container.ended);
+        if let Some(stand_in) = container.and_then(|container| container.stand_in) {
+            self.tell(stand_in, &FromSandbox::OutOfMemory);
+        }
     }
 
     fn answer(&mut self, number: u64, result: Result<Reply, Failure>) -> Result<(), Error> {
@@ -367,6 +376,10 @@ impl Supervisor<'_> {
                 self.refuse(fd, "the sandbox is set up already");
                 return Ok(());
             }
+            Ok(Some((ToSandbox::Report, _))) => {
+                self.tell(fd, &FromSandbox::Report(self.report()));
+                return Ok(());
+            }
             Ok(Some((ToSandbox::Counters, _))) => {
                 self.tell(fd, &FromSandbox::Counters(self.counters()));
                 return Ok(());
@@ -391,6 +404,8 @@ impl Supervisor<'_> {
             | Call::Processes { id }
             | Call::Status { id }
             | Call::Usage { id }
+            | Call::Tasks { id, .. }
+            | Call::FileServer { id }
             | Call::Limit { id, .. }
             | Call::Freeze { id, .. } => Some(id),
             Call::WindowSize { stream, .. } => {
@@ -436,6 +451,20 @@ impl Supervisor<'_> {
                 crate::warning!("KVM's statistics: {e}");
                 BTreeMap::new()
             }
+        }
+    }
+
+    /// What is under way here.
+    fn report(&self) -> Report {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Report {
+            requests: count(self.pending.len()),
+            clients: count(self.clients.len()),
+            execs: count(self.execs.len()),
+            queues: match &self.machine {
+                Machine::Kvm(machine) => machine.borrow().report(),
+                _ => Vec::new(),
+            },
         }
     }
 

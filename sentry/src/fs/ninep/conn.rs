@@ -16,6 +16,7 @@ use gofer::wire::{
 };
 use hashbrown::HashMap;
 
+use crate::control::FileServerInfo;
 use crate::errno::Errno;
 use crate::platform::{Channel, FileId, ThreadId, platform};
 use crate::sync::SpinLock;
@@ -111,6 +112,22 @@ pub struct Connection {
     listeners: SpinLock<HashMap<Fid, Weak<dyn Listener>>>,
     /// When the gofer's own messages were last looked for (monotonic).
     polled: AtomicU64,
+}
+
+impl Connection {
+    /// What is under way.
+    pub fn info(&self) -> FileServerInfo {
+        let unused = self.fids.lock().clunk.len();
+        let state = self.state.lock();
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let waits = |slot: &&Option<Slot>| matches!(slot, Some(Slot::Waiting(_) | Slot::Unwanted));
+        FileServerInfo {
+            requests: count(state.slots.iter().filter(waits).count()),
+            waiting: count(state.queue.len()),
+            unused_fids: count(unused),
+            gone: state.dead,
+        }
+    }
 }
 
 /// Wants to know of changes that others make to a directory.

@@ -36,6 +36,7 @@ use self::remote::Remote;
 use super::inode::{Caching, FileSystem, Inode, NameCache};
 use super::setup::GoferSource;
 use super::types::StatFs;
+use crate::control::FileServerInfo;
 use crate::errno::Errno;
 use crate::platform::{ChannelId, platform};
 use crate::sync::Mutex;
@@ -49,6 +50,11 @@ impl Gofers {
     /// None in use.
     pub const fn new() -> Self {
         Gofers(Mutex::new(BTreeMap::new()))
+    }
+
+    /// What is under way to one.
+    pub fn info(&self, gofer: u32) -> Option<FileServerInfo> {
+        self.0.lock().get(&gofer).map(|conn| conn.info())
     }
 
     /// The file system of an attach point, as [`setup::Sources`](super::setup::Sources) wants it.
