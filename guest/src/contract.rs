@@ -40,7 +40,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Changes with every change of this file that either side can notice.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// First field of the boot page: "RINGWALL".
 pub const MAGIC: u64 = u64::from_le_bytes(*b"RINGWALL");
 
@@ -57,9 +57,11 @@ pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 pub const MAX_VCPUS: usize = 64;
 /// Guest-physical addresses end here (or at the CPU's physical address width, where that is less).
 pub const GPA_LIMIT: u64 = 1 << 46;
-/// Unit of the window: `window_base` and `window_size` are multiples of it, and so are the offsets
-/// that the image maps at (a length need not be).
+/// Unit of the window: `window_base` and `window_size` are multiples of it, and no file is mapped across the
+/// boundary of two.
 pub const WINDOW_CHUNK: u64 = 2 << 20;
+/// Offsets in the window that the image maps at are multiples of it (a length need not be).
+pub const WINDOW_SLOT: u64 = 64 << 10;
 
 /// Vector of the host half's interrupts.
 pub const HOST_VECTOR: u8 = 0xe0;
@@ -253,9 +255,10 @@ pub mod op {
     /// Forgets file `handle` and unmaps what of it is in the window; result 0.
     pub const FILE_CLOSE: u32 = 4;
     /// Maps file `handle` from byte `offset` (a multiple of the page size) at window offset `gpa` (not
-    /// an address; a multiple of [`super::WINDOW_CHUNK`]), `len` bytes (a multiple of the page size, at
-    /// most `WINDOW_CHUNK`), shared, writable where the descriptor is. Pages past the file's end stay
-    /// without backing. Result: 1 where writable, else 0.
+    /// an address; a multiple of [`super::WINDOW_SLOT`]), `len` bytes (a multiple of the page size, inside
+    /// one [`super::WINDOW_CHUNK`]), shared, writable where the descriptor is. A piece of the window that this
+    /// overlaps goes as a whole. Pages past the file's end stay without backing. Result: 1 where writable,
+    /// else 0.
     pub const WINDOW_MAP: u32 = 5;
     /// Puts inaccessible zero pages at window offset `gpa`, `len` bytes, same rules; result 0.
     pub const WINDOW_UNMAP: u32 = 6;

@@ -6,7 +6,7 @@ use core::sync::atomic::{Ordering, fence};
 use guest::contract::{
     BootPage, CALL_PORT, CALL_TEXT, COMPLETION_ENTRIES, Call, CallPage, ChannelControl, DIRECT_MAP,
     DOORBELL_PORT, MAX_BUFFER, MIN_RING, NO_CPU, PAGE, RAM_BASE, RING_ENTRIES, Request,
-    SharedControl, op,
+    SharedControl, WINDOW_CHUNK, WINDOW_SLOT, op,
 };
 use zerocopy::IntoBytes;
 
@@ -211,7 +211,8 @@ impl Host {
             ..Request::default()
         };
         if matches!(request.op, op::WINDOW_MAP | op::WINDOW_UNMAP) {
-            request.gpa = rng.below(64) << 21;
+            // At most a slot, over what is there from its beginning or not.
+            request.gpa = rng.below(64) * WINDOW_CHUNK + rng.below(4) * WINDOW_SLOT;
         }
         if request.op == op::CHANNEL_OPEN {
             request.len = RING << rng.below(3);

@@ -17,7 +17,8 @@ use core::alloc::{GlobalAlloc, Layout};
 
 use guest::contract::{
     BootPage, CALL_PORT, CALL_TEXT, Call, DEBUG_PORT, DIRECT_MAP, DOORBELL_PORT, IMAGE_BASE,
-    MAX_RING, MIN_RING, NO_FILE, PAGE, RAM_BASE, RING_ENTRIES, Request, op,
+    MAX_RING, MIN_RING, NO_FILE, PAGE, RAM_BASE, RING_ENTRIES, Request, WINDOW_CHUNK, WINDOW_SLOT,
+    op,
 };
 
 use host::{Host, Rng};
@@ -279,11 +280,12 @@ fn attack(name: &str, host: &mut Host) -> bool {
         "window-random" => {
             let ops = [op::WINDOW_MAP, op::WINDOW_UNMAP, op::FILE_CLOSE, op::FILE_SIZE];
             for _ in 0..ROUNDS {
+                let within = rng.below(4) * WINDOW_SLOT;
                 let request = Request {
                     op: ops[rng.below(4) as usize],
                     handle: rng.below(4) as u32,
-                    gpa: rng.below(1 << 13) << 21,
-                    len: (1 + rng.below(512)) << 12,
+                    gpa: rng.below(1 << 13) * WINDOW_CHUNK + within,
+                    len: (1 + rng.below((WINDOW_CHUNK - within) / PAGE)) * PAGE,
                     offset: rng.next() & !(PAGE - 1),
                     ..Request::default()
                 };

@@ -264,7 +264,8 @@ impl Space {
             let within = page % window::CHUNK_PAGES;
             let count = left.min(window::CHUNK_PAGES - within);
             // Pinned before the tables are locked: bringing a chunk may have to change every space.
-            let pin = window::pin_to_map(file, page / window::CHUNK_PAGES)?;
+            let bytes = |pages: u64| pages.saturating_mul(PAGE_SIZE as u64);
+            let pin = window::pin_to_map(file, bytes(page), bytes(count))?;
             if rights.write && !pin.writable {
                 return Err(Errno::EACCES);
             }

@@ -5,6 +5,10 @@
 //! memory slot changes. A place is pinned while somebody copies through it or makes translations to it; taking
 //! it away removes the translations from every address space first.
 //!
+//! Places are as large as a chunk, or small ones, of which many share a chunk of the window: most files of a userland
+//! fit in one, and with a chunk each they would fill the window, and have the host keep page tables for all of it. A
+//! file that outgrows its small place gets a large one.
+//!
 //! When all places are taken, reads go past the window, but for one in [`BRING_EVERY`]: whoever goes once through
 //! more files than there are places would otherwise change what is mapped for every file, and what others read
 //! again and again comes in all the same.
@@ -12,7 +16,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use guest::contract::{BootPage, MAX_BUFFER, PAGE, Request, WINDOW_CHUNK, op};
+use guest::contract::{BootPage, MAX_BUFFER, PAGE, Request, WINDOW_CHUNK, WINDOW_SLOT, op};
 use ring0::paging;
 use sentry::errno::Errno;
 use sentry::platform::{AtomicOp, FileId};
@@ -26,22 +30,35 @@ pub const CHUNK_PAGES: u64 = WINDOW_CHUNK / PAGE;
 /// Of reads of what is not in a full window, so many go by for one that brings it in.
 const BRING_EVERY: u32 = 8;
 
+/// Chunks of the window that small places are made of at most, and never more than half of them. Each place is a mapping
+/// of the host process, which may have 65,530 (vm.max_map_count); these are as many as the files of a userland.
+const SMALL_CHUNKS: usize = 768;
+
 struct Place {
-    /// File and chunk of it; `None`: free.
+    /// Guest-physical address of its first page.
+    address: u64,
+    /// Bytes: [`WINDOW_CHUNK`], or [`WINDOW_SLOT`].
+    len: u64,
+    /// File and chunk of it; `None`: free, or outgrown and not yet left by everybody.
     holds: Option<(FileId, u64)>,
     pins: u32,
     writable: bool,
     /// Whether there may be translations to it.
     mapped: bool,
+    /// It becomes free with its last pin.
+    outgrown: bool,
 }
 
 struct Window {
     base: u64,
-    /// Places that there can be.
+    /// Chunks of the window that there are.
     limit: usize,
-    /// Those ever used.
+    /// Those of which places have been made: large, small.
+    used: [usize; 2],
+    /// All that were made.
     places: Vec<Place>,
-    free: Vec<usize>,
+    /// Free ones: large, small.
+    free: [Vec<usize>; 2],
     /// Where each chunk is.
     index: BTreeMap<(FileId, u64), usize>,
     /// Where the search for a victim goes on.
@@ -55,8 +72,9 @@ struct Window {
 static WINDOW: spin::Mutex<Window> = spin::Mutex::new(Window {
     base: 0,
     limit: 0,
+    used: [0, 0],
     places: Vec::new(),
-    free: Vec::new(),
+    free: [Vec::new(), Vec::new()],
     index: BTreeMap::new(),
     hand: 0,
     sizes: BTreeMap::new(),
@@ -81,94 +99,177 @@ pub struct Pin {
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        if let Some(place) = WINDOW.lock().places.get_mut(self.place) {
-            place.pins -= 1;
-        }
+        WINDOW.lock().unpin(self.place);
     }
 }
 
-/// Pins the chunk with this number, to be copied from or to.
-fn pin(file: FileId, chunk: u64) -> Result<Pin, Errno> {
-    WINDOW.lock().pin(file, chunk)
-}
-
-/// Pins it for translations to be made to it, which whoever takes its place away looks for in every address space.
-pub fn pin_to_map(file: FileId, chunk: u64) -> Result<Pin, Errno> {
+/// Pins bytes of a file, all in one chunk, for translations to be made to them, which whoever takes their place away
+/// looks for in every address space.
+pub fn pin_to_map(file: FileId, start: u64, len: u64) -> Result<Pin, Errno> {
+    let end = start.saturating_add(len);
+    // Where only its beginning is wanted, what comes later will be. Of the last page one byte is enough.
+    let size = size_for(file, end.saturating_sub(PAGE - 1))?;
     let mut window = WINDOW.lock();
-    let pin = window.pin(file, chunk)?;
+    let pin = window.pin(file, start, end.max(size))?;
     window.places[pin.place].mapped = true;
     Ok(pin)
 }
 
+/// The chunk that the byte `start` is in, and how many bytes from its start on are seen of a file that is seen up to
+/// `end`.
+fn seen(start: u64, end: u64) -> (u64, u64) {
+    let chunk = start / WINDOW_CHUNK;
+    (chunk, end.saturating_sub(chunk * WINDOW_CHUNK).min(WINDOW_CHUNK))
+}
+
+/// Where lists by kind have places for so many bytes: 0 for large ones, 1 for small ones.
+fn kind(need: u64) -> usize {
+    usize::from(need <= WINDOW_SLOT)
+}
+
 impl Window {
-    fn pin(&mut self, file: FileId, chunk: u64) -> Result<Pin, Errno> {
-        let place = match self.index.get(&(file, chunk)) {
-            Some(&place) => place,
-            None => self.bring(file, chunk)?,
+    /// Pins the chunk that the byte `start` is in, of a file that is seen up to `end`.
+    fn pin(&mut self, file: FileId, start: u64, end: u64) -> Result<Pin, Errno> {
+        let (chunk, need) = seen(start, end);
+        let place = match self.found(file, chunk, need) {
+            Some(place) => place,
+            None => self.bring(file, chunk, need)?,
         };
-        let address = self.address(place);
         let slot = &mut self.places[place];
         slot.pins += 1;
-        Ok(Pin { place, address, writable: slot.writable })
+        Ok(Pin { place, address: slot.address, writable: slot.writable })
     }
 
     /// As [`pin`](Self::pin), for a copy out of the file; `None`: to be read past the window.
-    fn pin_to_read(&mut self, file: FileId, chunk: u64) -> Result<Option<Pin>, Errno> {
-        let full = self.free.is_empty() && self.places.len() >= self.limit;
-        if full && !self.index.contains_key(&(file, chunk)) {
+    fn pin_to_read(&mut self, file: FileId, start: u64, end: u64) -> Result<Option<Pin>, Errno> {
+        if !self.finds_room(file, start, end) {
             self.passed = (self.passed + 1) % BRING_EVERY;
             if self.passed != 0 {
                 return Ok(None);
             }
         }
-        self.pin(file, chunk).map(Some)
+        self.pin(file, start, end).map(Some)
     }
 
-    fn address(&self, place: usize) -> u64 {
-        self.base + place as u64 * WINDOW_CHUNK
+    /// Whether a chunk is in the window, or can be without another one leaving it.
+    fn finds_room(&self, file: FileId, start: u64, end: u64) -> bool {
+        let (chunk, need) = seen(start, end);
+        !self.is_full(need) || self.index.contains_key(&(file, chunk))
+    }
+
+    /// Where a chunk is. A place that it has outgrown is given up.
+    fn found(&mut self, file: FileId, chunk: u64, need: u64) -> Option<usize> {
+        let place = *self.index.get(&(file, chunk))?;
+        if self.places[place].len >= need {
+            return Some(place);
+        }
+        self.index.remove(&(file, chunk));
+        self.places[place].holds = None;
+        self.places[place].outgrown = true;
+        if self.places[place].pins == 0 {
+            self.give_up(place);
+        }
+        None
+    }
+
+    /// Frees a place that its chunk has outgrown, and whose last pin is gone.
+    fn give_up(&mut self, place: usize) {
+        self.unmap(place, 0);
+        self.places[place].outgrown = false;
+        self.set_free(place);
+    }
+
+    fn unpin(&mut self, place: usize) {
+        let Some(slot) = self.places.get_mut(place) else { return };
+        slot.pins -= 1;
+        if slot.pins == 0 && slot.outgrown {
+            self.give_up(place);
+        }
+    }
+
+    fn set_free(&mut self, place: usize) {
+        self.free[kind(self.places[place].len)].push(place);
+    }
+
+    /// Whether a chunk of which so many bytes are seen finds a place only where another one has its own.
+    fn is_full(&self, need: u64) -> bool {
+        let most = [self.limit, SMALL_CHUNKS.min(self.limit / 2)];
+        let all = self.used.iter().sum::<usize>() >= self.limit;
+        self.free[kind(need)].is_empty() && (all || self.used[kind(need)] >= most[kind(need)])
     }
 
     /// Maps a chunk at a free place.
-    fn bring(&mut self, file: FileId, chunk: u64) -> Result<usize, Errno> {
-        let place = self.find_place()?;
+    fn bring(&mut self, file: FileId, chunk: u64, need: u64) -> Result<usize, Errno> {
+        let place = self.find_place(need)?;
+        let (address, len) = (self.places[place].address, self.places[place].len);
         let result = host::request_now(Request {
             op: op::WINDOW_MAP,
             handle: file.0,
-            gpa: place as u64 * WINDOW_CHUNK,
-            len: WINDOW_CHUNK,
+            gpa: address - self.base,
+            len,
             offset: chunk.checked_mul(WINDOW_CHUNK).ok_or(Errno::EFBIG)?,
             ..Request::default()
         });
         let writable = match check(result) {
             Ok(writable) => writable != 0,
             Err(e) => {
-                self.free.push(place);
+                self.set_free(place);
                 return Err(e);
             }
         };
-        self.places[place] = Place { holds: Some((file, chunk)), pins: 0, writable, mapped: false };
+        let slot = &mut self.places[place];
+        (slot.holds, slot.pins) = (Some((file, chunk)), 0);
+        (slot.writable, slot.mapped) = (writable, false);
         self.index.insert((file, chunk), place);
         Ok(place)
     }
 
-    fn find_place(&mut self) -> Result<usize, Errno> {
-        if let Some(place) = self.free.pop() {
-            return Ok(place);
+    fn find_place(&mut self, need: u64) -> Result<usize, Errno> {
+        let len = [WINDOW_CHUNK, WINDOW_SLOT][kind(need)];
+        if !self.is_full(need) {
+            if self.free[kind(need)].is_empty() {
+                self.make_places(len);
+            }
+            return self.free[kind(need)].pop().ok_or(Errno::ENOMEM);
         }
-        if self.places.len() < self.limit {
-            self.places.push(Place { holds: None, pins: 0, writable: false, mapped: false });
-            return Ok(self.places.len() - 1);
+        // Everything is in use: take the next one that is large enough, and that nobody is at. A small one where there
+        // is one: a large place holds what many small ones do.
+        self.evict_next(|place| place.len == len)
+            .or_else(|| self.evict_next(|place| place.len >= need))
+            .ok_or(Errno::ENOMEM)
+    }
+
+    /// Makes places of so many bytes of the next chunk of the window.
+    fn make_places(&mut self, len: u64) {
+        let chunk = self.base + self.used.iter().sum::<usize>() as u64 * WINDOW_CHUNK;
+        self.used[kind(len)] += 1;
+        // The last ones first, so that the first ones are taken first.
+        for n in (0..WINDOW_CHUNK / len).rev() {
+            self.places.push(Place {
+                address: chunk + n * len,
+                len,
+                holds: None,
+                pins: 0,
+                writable: false,
+                mapped: false,
+                outgrown: false,
+            });
+            self.set_free(self.places.len() - 1);
         }
-        // Everything is in use: take the next one that nobody is at.
+    }
+
+    /// Takes the next place of a kind that nobody is at.
+    fn evict_next(&mut self, fits: impl Fn(&Place) -> bool) -> Option<usize> {
         for _ in 0..self.places.len() {
             let place = self.hand;
             self.hand = (self.hand + 1) % self.places.len();
-            if self.places[place].pins == 0 {
+            let slot = &self.places[place];
+            if slot.pins == 0 && slot.holds.is_some() && fits(slot) {
                 self.evict(place);
-                return Ok(place);
+                return Some(place);
             }
         }
-        Err(Errno::ENOMEM)
+        None
     }
 
     fn evict(&mut self, place: usize) {
@@ -180,9 +281,9 @@ impl Window {
 
     /// Takes away the translations to a place from this byte of it on.
     fn unmap(&self, place: usize, from: u64) {
-        if self.places[place].mapped {
-            let start = self.address(place);
-            platform::unmap_everywhere(start + from..start + WINDOW_CHUNK);
+        let Place { address, len, mapped, .. } = self.places[place];
+        if mapped && from < len {
+            platform::unmap_everywhere(address + from..address + len);
         }
     }
 }
@@ -214,7 +315,7 @@ pub fn read(file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
         let at = offset + done as u64;
         let within = at % WINDOW_CHUNK;
         let n = (len - done).min((WINDOW_CHUNK - within) as usize);
-        let pin = WINDOW.lock().pin_to_read(file, at / WINDOW_CHUNK)?;
+        let pin = WINDOW.lock().pin_to_read(file, at, size)?;
         let Some(pin) = pin else {
             match read_past(file, at, &mut buf[done..done + n]) {
                 // It has become shorter.
@@ -279,12 +380,11 @@ pub fn write(file: FileId, offset: u64, data: &[u8]) -> Result<usize, Errno> {
 
 /// An atomic operation on a word of a file.
 pub fn atomic(file: FileId, offset: u64, op: AtomicOp) -> Result<u32, Errno> {
-    if size_for(file, offset.saturating_add(4))? < offset.saturating_add(4)
-        || !offset.is_multiple_of(4)
-    {
+    let size = size_for(file, offset.saturating_add(4))?;
+    if size < offset.saturating_add(4) || !offset.is_multiple_of(4) {
         return Err(Errno::EFAULT);
     }
-    let pin = pin(file, offset / WINDOW_CHUNK)?;
+    let pin = WINDOW.lock().pin(file, offset, size)?;
     if !pin.writable && !matches!(op, AtomicOp::Load) {
         return Err(Errno::EFAULT);
     }
@@ -303,7 +403,7 @@ pub fn close(file: FileId) {
         for (key, place) in mine {
             window.index.remove(&key);
             window.places[place].holds = None;
-            window.free.push(place);
+            window.set_free(place);
         }
     }
     let request = Request { op: op::FILE_CLOSE, handle: file.0, ..Request::default() };

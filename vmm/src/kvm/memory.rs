@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use guest::contract::{PAGE, RAM_BASE, WINDOW_CHUNK};
+use guest::contract::{PAGE, RAM_BASE, WINDOW_CHUNK, WINDOW_SLOT};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
 };
@@ -221,14 +221,14 @@ impl Window {
 
     /// Whether a range keeps the contract's rules for WINDOW_MAP and WINDOW_UNMAP.
     pub fn check(&self, offset: u64, len: u64) -> bool {
-        offset.is_multiple_of(WINDOW_CHUNK)
+        offset.is_multiple_of(WINDOW_SLOT)
             && len.is_multiple_of(PAGE)
             && len > 0
-            && len <= WINDOW_CHUNK
+            && len <= WINDOW_CHUNK - offset % WINDOW_CHUNK
             && offset.checked_add(len).is_some_and(|end| end <= self.size)
     }
 
-    /// Maps a file; what was at the same place before goes.
+    /// Maps a file; pieces that were there before go, as a whole where they reach further.
     pub fn map(
         &mut self,
         at: u64,
@@ -237,7 +237,19 @@ impl Window {
         file: Arc<OpenFile>,
         offset: u64,
     ) -> io::Result<()> {
-        self.unmap(at, WINDOW_CHUNK.min(self.size - at))?;
+        let end = at + len;
+        let before: Vec<(u64, u64)> = self
+            .pieces
+            .range(at - at % WINDOW_CHUNK..end)
+            .map(|(&start, piece)| (start, piece.len))
+            .filter(|(start, len)| start + len > at)
+            .collect();
+        for (start, len) in before {
+            if start < at || start + len > end {
+                self.unmap(start, len)?;
+            }
+            self.pieces.remove(&start);
+        }
         let mut prot = libc::PROT_READ;
         if file.writable {
             prot |= libc::PROT_WRITE;
@@ -403,6 +415,32 @@ mod tests {
     }
 
     #[test]
+    fn pieces_that_are_mapped_over_are_forgotten() {
+        let path = std::env::temp_dir().join(format!("rw-pieces-{}", std::process::id()));
+        let file = File::create_new(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.set_len(WINDOW_CHUNK).unwrap();
+        let file = Arc::new(OpenFile { file, writable: true });
+        let mut window = Window::new(1 << 30).unwrap();
+        let mut map = |at, len| window.map(at, len, 1, Arc::clone(&file), 0).unwrap();
+        // A large one, neighbours of which the first is within it, and one over both of their ends.
+        map(WINDOW_CHUNK, WINDOW_CHUNK);
+        map(WINDOW_CHUNK + WINDOW_SLOT, WINDOW_SLOT);
+        map(WINDOW_CHUNK + 2 * WINDOW_SLOT, WINDOW_SLOT);
+        map(0, WINDOW_CHUNK);
+        let starts = |window: &Window| window.pieces.keys().copied().collect::<Vec<_>>();
+        assert_eq!(
+            starts(&window),
+            [0, WINDOW_CHUNK + WINDOW_SLOT, WINDOW_CHUNK + 2 * WINDOW_SLOT]
+        );
+        let mut map = |at, len| window.map(at, len, 1, Arc::clone(&file), 0).unwrap();
+        map(WINDOW_CHUNK + WINDOW_SLOT, WINDOW_SLOT + PAGE);
+        assert_eq!(starts(&window), [0, WINDOW_CHUNK + WINDOW_SLOT]);
+        window.forget(1).unwrap();
+        assert_eq!(starts(&window), [0u64; 0]);
+    }
+
+    #[test]
     fn a_shrunk_file_gets_zero_pages_once() {
         let path = std::env::temp_dir().join(format!("rw-window-{}", std::process::id()));
         let file = File::create_new(&path).unwrap();
@@ -411,7 +449,16 @@ mod tests {
         let shared = Arc::new(OpenFile { file: file.try_clone().unwrap(), writable: false });
         let mut window = Window::new(1 << 30).unwrap();
         assert!(window.check(WINDOW_CHUNK, 5 * PAGE));
-        for (at, len) in [(1, PAGE), (0, 1), (0, 0), (0, WINDOW_CHUNK + PAGE), (1 << 30, PAGE)] {
+        assert!(window.check(WINDOW_SLOT, WINDOW_CHUNK - WINDOW_SLOT));
+        for (at, len) in [
+            (1, PAGE),
+            (PAGE, PAGE),
+            (0, 1),
+            (0, 0),
+            (0, WINDOW_CHUNK + PAGE),
+            (WINDOW_SLOT, WINDOW_CHUNK),
+            (1 << 30, PAGE),
+        ] {
             assert!(!window.check(at, len));
         }
         // Reading is all that was allowed.
