@@ -108,12 +108,21 @@ pub(crate) unsafe fn copy_in(addr: u64, buf: &mut [u8]) -> Result<(), Fault> {
 /// # Safety
 /// As for [`copy_in`].
 pub(crate) unsafe fn copy_out(addr: u64, data: &[u8]) -> Result<(), Fault> {
-    if !in_user_half(addr, data.len()) {
+    // SAFETY: the caller's promise; the source is `data`.
+    unsafe { copy_out_from(addr, data.as_ptr(), data.len()) }
+}
+
+/// The same from memory that others may write meanwhile.
+///
+/// # Safety
+/// As for [`copy_in`], and the source can be read.
+pub(crate) unsafe fn copy_out_from(addr: u64, from: *const u8, len: usize) -> Result<(), Fault> {
+    if !in_user_half(addr, len) {
         return Err(Fault { done: 0, addr });
     }
     // SAFETY: the target is in the lower half, which holds nothing of the kernel's, and a fault is caught.
-    let left = unsafe { ring0_copy(addr as *mut u8, data.as_ptr(), data.len()) };
-    finish(addr, data.len(), left)
+    let left = unsafe { ring0_copy(addr as *mut u8, from, len) };
+    finish(addr, len, left)
 }
 
 fn finish(addr: u64, len: usize, left: usize) -> Result<(), Fault> {

@@ -425,6 +425,31 @@ impl Tables {
         Ok(())
     }
 
+    /// Copies from physical memory to user memory, as far as that goes without further ado; how many bytes.
+    ///
+    /// # Safety
+    /// As for [`read_physical`].
+    pub unsafe fn copy_out_physical(
+        self: &Arc<Self>,
+        addr: u64,
+        physical: u64,
+        len: usize,
+    ) -> usize {
+        let mut done = 0usize;
+        while done < len {
+            let n = (len - done).min(CHUNK);
+            let (at, from) = (addr.wrapping_add(done as u64), boot::direct(physical) + done as u64);
+            // SAFETY: as in `copy_in`; the source is the caller's promise.
+            let copy = || unsafe { copy::copy_out_from(at, from as *const u8, n) };
+            match self.with_loaded(copy) {
+                Some(Ok(())) => done = done.saturating_add(n),
+                Some(Err(fault)) => return done.saturating_add(fault.done),
+                None => break,
+            }
+        }
+        done
+    }
+
     /// Each piece of a user range that lies in one page, by its physical address.
     fn walk_pages(
         &self,

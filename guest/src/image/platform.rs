@@ -324,6 +324,13 @@ impl AddressSpace for Space {
         self.tables.copy_out(addr, data).map_err(fault)
     }
 
+    fn copy_out_file(&self, addr: u64, len: usize, file: FileId, offset: u64) -> usize {
+        window::read_pieces(file, offset, len, |physical, done, n| {
+            // SAFETY: as `read_pieces` says.
+            unsafe { self.tables.copy_out_physical(addr.wrapping_add(done as u64), physical, n) }
+        })
+    }
+
     fn atomic(&self, addr: u64, op: AtomicOp) -> Result<u32, CopyFault> {
         self.tables.update_word(addr, change(op)).map_err(fault)
     }

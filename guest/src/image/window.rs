@@ -334,6 +334,45 @@ pub fn read(file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     Ok(done)
 }
 
+/// Reads through the window by pieces of physical memory, which `put` takes: the address, how many bytes were there before
+/// and are there now; it says how many it took. How many it took of all: fewer at the end of the file, where `put` took
+/// fewer, and where the window is not the way.
+///
+/// What is at the address is memory of a host file, which no Rust reference points at, while `put` runs.
+pub fn read_pieces(
+    file: FileId,
+    offset: u64,
+    len: usize,
+    mut put: impl FnMut(u64, usize, usize) -> usize,
+) -> usize {
+    let end = offset.saturating_add(len as u64);
+    // Where it ends now is for whoever reads on to ask.
+    let Some(size) = WINDOW.lock().sizes.get(&file).copied() else { return 0 };
+    let len = size.min(end).saturating_sub(offset) as usize;
+    let mut done = 0;
+    while done < len {
+        let at = offset + done as u64;
+        let within = at % WINDOW_CHUNK;
+        let n = (len - done).min((WINDOW_CHUNK - within) as usize);
+        let pin = {
+            let mut window = WINDOW.lock();
+            if !window.finds_room(file, at, size) {
+                break;
+            }
+            match window.pin(file, at, size) {
+                Ok(pin) => pin,
+                Err(_) => break,
+            }
+        };
+        let took = put(pin.address + within, done, n);
+        done += took;
+        if took < n {
+            break;
+        }
+    }
+    done
+}
+
 /// Has the host half read into a buffer; short at the end of the file, and where the buffer is.
 fn read_past(file: FileId, offset: u64, buf: &mut [u8]) -> Result<usize, Errno> {
     let bounce = Bounce::new(buf.len().min(MAX_BUFFER as usize))?;

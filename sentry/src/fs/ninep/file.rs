@@ -40,7 +40,7 @@ impl RegularOps {
 impl FileOps for RegularOps {
     fn read(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize, Errno> {
         let handle = self.inode.reader()?;
-        let want = dst.remaining();
+        let want = self.inode.readable(offset, dst.remaining());
         if want <= SMALL {
             return dst
                 .fill_with(want, |at, buf| handle.read(offset.saturating_add(at as u64), buf));

@@ -172,6 +172,18 @@ impl NinepInode {
         self.meta.lock().attr.size
     }
 
+    /// Of so many bytes from `offset` on, those before the end of the file where that is known to be further on: reading
+    /// them asks nobody where it ends. At the end, and past it, all: somebody on the host may have written more.
+    pub(super) fn readable(&self, offset: u64, len: usize) -> usize {
+        if self.must_ask() {
+            return len;
+        }
+        match self.size().saturating_sub(offset) {
+            0 => len,
+            left => len.min(usize::try_from(left).unwrap_or(usize::MAX)),
+        }
+    }
+
     /// Whether attributes have to be asked for.
     fn must_ask(&self) -> bool {
         !self.remote.exclusive() || self.meta.lock().stale || self.data.is_mapped_writable()
