@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! 0xfee0_0000            local APIC (in the kernel; split irqchip, no I/O APIC, no PIC, no PIT)
-//! RAM_BASE               one slot of `ram_size` bytes, backed by a sparse memfd:
+//! RAM_BASE               one slot of `ram_size` bytes, of which nothing is there before it is touched:
 //!   RAM_BASE               the image, loaded at its physical addresses (p_paddr)
 //!   ...                    boot page, CPUID table, call pages, rings, clock page, first page tables
 //!   first_free             free memory up to RAM_BASE + ram_size

@@ -9,9 +9,10 @@
 //! application's hands, and ends the sandbox instead.
 
 use core::alloc::Layout;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use guest::contract::{BootPage, PAGE, RAM_BASE, Request, op};
+use guest::contract::{BootPage, PAGE, RAM_BASE, Request, WINDOW_CHUNK, op};
 use ring0::paging;
 use sentry::platform::Frame;
 use sentry::platform::frame_alloc::{Dirty, FrameAllocator, Run};
@@ -29,6 +30,10 @@ const HEAP_STEP: u64 = 256 << 10;
 /// How often freed frames that nobody wanted again go back to the host, nanoseconds. One that was freed just after
 /// a round is looked at in the next and goes in the one after.
 const RELEASE_EVERY: u64 = 900_000_000;
+/// Frames that the host puts memory behind at once: a huge page.
+const BLOCK: u32 = (WINDOW_CHUNK / PAGE) as u32;
+/// Frames in use from which on it does. A container that uses less, as most that wait do, costs what it touches.
+const BLOCKS_FROM: u32 = (8 << 20) / PAGE as u32;
 /// Frames of one release request.
 const RELEASE_BATCH: u32 = 16 << 10;
 
@@ -116,7 +121,8 @@ fn refuse_reserved(first: u32, count: u32, what: &str) {
 
 /// The physical address of a zeroed page for ring 0 itself.
 pub fn alloc_page() -> Option<u64> {
-    let frame = alloc(1)?;
+    // Page tables are locked.
+    let frame = alloc_now(1)?.0;
     if let Some((word, bit)) = RESERVED.get().and_then(|r| r.word(frame.0)) {
         word.fetch_or(bit, Ordering::Relaxed);
     }
@@ -134,13 +140,41 @@ pub fn free_page(page: u64) {
 }
 
 /// A run of zeroed frames.
+///
+/// Each first touch of a page costs an exit: where a run is the first of a block, the host puts memory behind all of it,
+/// as one huge page where it can. What nobody wants of it goes back as what was freed does.
 pub fn alloc(count: u32) -> Option<Frame> {
-    let Run { first, dirty } = {
+    let (first, block) = alloc_now(count)?;
+    if !block.is_empty() {
+        let request = Request {
+            op: op::POPULATE,
+            gpa: address(Frame(block.start)),
+            len: block.len() as u64 * PAGE,
+            ..Request::default()
+        };
+        if host::request_now(request) >= 0 {
+            if let Some(frames) = FRAMES.lock().as_mut() {
+                frames.populated(block);
+            }
+            wake_releaser();
+        }
+    }
+    Some(first)
+}
+
+/// A run of zeroed frames, and a range around it that is worth being populated.
+fn alloc_now(count: u32) -> Option<(Frame, Range<u32>)> {
+    let (Run { first, dirty }, block) = {
         let mut frames = FRAMES.lock();
         let frames = frames.as_mut()?;
         let run = frames.alloc(count)?;
         LEAST_DIRTY.fetch_min(frames.dirty(), Ordering::Relaxed);
-        run
+        let all = run.first.0..run.first.0.saturating_add(count);
+        let block = match run.dirty {
+            Dirty::Nothing if frames.used() >= BLOCKS_FROM => frames.untouched_blocks(all, BLOCK),
+            _ => 0..0,
+        };
+        (run, block)
     };
     match dirty {
         Dirty::Nothing => {}
@@ -151,7 +185,7 @@ pub fn alloc(count: u32) -> Option<Frame> {
             }
         }
     }
-    Some(first)
+    Some((first, block))
 }
 
 /// Gives a run back.
@@ -164,6 +198,11 @@ pub fn free(first: Frame, count: u32) {
     if let Err(frame) = result {
         panic!("{frame:?}: frames {first:?} + {count} freed");
     }
+    wake_releaser();
+}
+
+/// There is something to give back.
+fn wake_releaser() {
     if RELEASER.load(Ordering::Relaxed) != 0 {
         let thread = RELEASER.swap(0, Ordering::SeqCst);
         if thread != 0 {

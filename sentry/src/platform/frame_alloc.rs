@@ -1,9 +1,10 @@
 //! Which frames are free: the book that every platform keeps over its sandbox's memory.
 //!
 //! Principles: neighbours first (runs of frames map as one piece), low numbers first (the footprint
-//! stays compact), and a free frame remembers whether it still holds old data. One that does is
+//! stays compact), and a free frame remembers whether the host still has memory behind it. One that has is
 //! *dirty*: it is zeroed when it is given out again, or goes back to the host in a batch, after which
-//! it is zero by itself.
+//! it is zero by itself. One that is known to be zero all the same, because the host put memory behind it ahead of
+//! use, is not zeroed.
 //!
 //! Nothing here touches memory or waits; the platform does both, outside the lock it keeps this under.
 
@@ -40,8 +41,10 @@ pub struct FrameAllocator {
 struct Chunk {
     /// In use, or on its way back to the host.
     used: [u64; WORDS],
-    /// Free, but holding old data.
+    /// Free, but with host memory.
     dirty: [u64; WORDS],
+    /// Of those, known to be zero.
+    zero: [u64; WORDS],
     free: u32,
     /// No run of free frames within the chunk is longer.
     longest: u32,
@@ -123,7 +126,7 @@ impl FrameAllocator {
         [self.used, self.limit, self.peak].map(|n| n.saturating_sub(base).into())
     }
 
-    /// Free frames that still hold old data, and so host memory.
+    /// Free frames that still have host memory.
     pub fn dirty(&self) -> u32 {
         self.dirty
     }
@@ -181,6 +184,46 @@ impl FrameAllocator {
         self.dirty = self.dirty.saturating_add(count);
         self.give(run);
         Ok(())
+    }
+
+    /// The blocks of `size` frames, a multiple of 64, that a run which was given out is in and that were untouched before:
+    /// neither anything of them was in use, nor has the host memory there. Only such as lie below the limit.
+    pub fn untouched_blocks(&self, run: Range<u32>, size: u32) -> Range<u32> {
+        let untouched = |block: u32| {
+            let start = block.saturating_mul(size);
+            let end = start.saturating_add(size);
+            let mut at = start;
+            while at < end {
+                let (word, mask, next) = piece(at, end);
+                let inside = run.start.max(at)..run.end.min(next);
+                let own = if inside.is_empty() { 0 } else { piece(inside.start, inside.end).1 };
+                if (self.used_word(word) & !own | self.dirty_word(word)) & mask != 0 {
+                    return false;
+                }
+                at = next;
+            }
+            end <= self.limit
+        };
+        let blocks = run.start / size..run.end.div_ceil(size);
+        let start = blocks.clone().find(|block| untouched(*block)).unwrap_or(blocks.end);
+        let end = (start..blocks.end).find(|block| !untouched(*block)).unwrap_or(blocks.end);
+        start.saturating_mul(size)..end.saturating_mul(size)
+    }
+
+    /// The host has put zeroed memory behind a range ahead of use: what of it is free and untouched has memory now.
+    pub fn populated(&mut self, range: Range<u32>) {
+        let mut more = 0u32;
+        self.each_word(range.start..range.end.min(self.all), |chunk, word, mask| {
+            let used = chunk.used.get(word).copied().unwrap_or(u64::MAX);
+            if let (Some(dirty), Some(zero)) = (chunk.dirty.get_mut(word), chunk.zero.get_mut(word))
+            {
+                let new = mask & !used & !*dirty;
+                *dirty |= new;
+                *zero |= new;
+                more = more.saturating_add(new.count_ones());
+            }
+        });
+        self.dirty = self.dirty.saturating_add(more);
     }
 
     /// Takes dirty free frames, up to `most` of them, out of circulation so that the platform can
@@ -306,6 +349,13 @@ impl FrameAllocator {
         }
     }
 
+    fn zero_word(&self, word: usize) -> u64 {
+        match self.chunks.get(word / WORDS) {
+            Some(Some(chunk)) => chunk.zero.get(word % WORDS).copied().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     fn set_used(&mut self, run: Range<u32>) {
         self.each_word(run, |chunk, word, mask| {
             if let Some(used) = chunk.used.get_mut(word) {
@@ -330,7 +380,7 @@ impl FrameAllocator {
         });
     }
 
-    /// Clears the dirty bits of a run and says which there were.
+    /// Clears the dirty bits of a run and says which of its frames are not zero.
     fn take_dirty(&mut self, run: Range<u32>) -> Dirty {
         let mut found: Vec<Range<u32>> = Vec::new();
         let mut only: Option<Range<u32>> = None;
@@ -340,6 +390,7 @@ impl FrameAllocator {
             let (word, mask, next) = piece(at, run.end);
             let mut bits = self.dirty_word(word) & mask;
             total = total.saturating_add(bits.count_ones());
+            bits &= !self.zero_word(word);
             while bits != 0 {
                 let low = bits.trailing_zeros();
                 let len = (bits >> low).trailing_ones();
@@ -360,15 +411,20 @@ impl FrameAllocator {
             }
             at = next;
         }
+        if total > 0 {
+            self.each_word(run.clone(), |chunk, word, mask| {
+                if let Some(dirty) = chunk.dirty.get_mut(word) {
+                    *dirty &= !mask;
+                }
+                if let Some(zero) = chunk.zero.get_mut(word) {
+                    *zero &= !mask;
+                }
+            });
+            self.dirty = self.dirty.saturating_sub(total);
+        }
         let Some(last) = only else {
             return Dirty::Nothing;
         };
-        self.each_word(run.clone(), |chunk, word, mask| {
-            if let Some(dirty) = chunk.dirty.get_mut(word) {
-                *dirty &= !mask;
-            }
-        });
-        self.dirty = self.dirty.saturating_sub(total);
         if last == run {
             return Dirty::Everything;
         }
@@ -423,6 +479,7 @@ impl FrameAllocator {
                     Box::new(Chunk {
                         used: [0; WORDS],
                         dirty: [0; WORDS],
+                        zero: [0; WORDS],
                         free: frames,
                         longest: frames,
                     })
@@ -449,6 +506,41 @@ mod tests {
 
     fn first(a: &mut FrameAllocator, n: u32) -> u32 {
         a.alloc(n).unwrap().first.0
+    }
+
+    #[test]
+    fn what_the_host_has_populated_is_zero_and_goes_back() {
+        let mut a = FrameAllocator::new(4 * 512 + 100);
+        let run = |r: Run| r.first.0..r.first.0 + 1;
+        let one = run(a.alloc(1).unwrap());
+        assert_eq!(a.untouched_blocks(one.clone(), 512), 0..512);
+        a.populated(0..512);
+        assert_eq!(a.dirty(), 511);
+        // Nothing of it has to be zeroed, and nothing is populated twice.
+        let two = a.alloc(1).unwrap();
+        assert_eq!((two.first.0, &two.dirty), (1, &Dirty::Nothing));
+        assert!(a.untouched_blocks(run(two), 512).is_empty());
+        assert_eq!(a.dirty(), 510);
+        // What was used has to be, as ever.
+        a.free(Frame(1), 1).unwrap();
+        assert_eq!(a.alloc(3).unwrap().dirty, Dirty::Some(core::iter::once(1..2).collect()));
+        // Over a boundary: the first block is touched. Behind the last one there is no whole block.
+        assert_eq!(first(&mut a, 600), 4);
+        assert_eq!(a.untouched_blocks(4..604, 512), 512..1024);
+        assert_eq!(first(&mut a, 1500), 604);
+        assert_eq!(a.untouched_blocks(604..2104, 512), 1024..2048);
+        // It all goes back.
+        for (start, count) in [(0, 4), (4, 600), (604, 1500)] {
+            a.free(Frame(start), count).unwrap();
+        }
+        a.populated(0..2148);
+        assert_eq!(a.dirty(), 2148);
+        for _ in 0..40 {
+            for run in a.take_batch_to_release(u32::MAX) {
+                a.released(run).unwrap();
+            }
+        }
+        assert!(a.dirty() < 8);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Guest memory: two slots, registered once, whose backing changes under them.
 //!
-//! *RAM* is a sparse memfd, mapped once: what the guest has not touched costs nothing, and what it
-//! gives back is punched out. The *window* is a range of reserved addresses in which donated files
+//! *RAM* is anonymous memory, mapped once: what the guest has not touched costs nothing, and what it
+//! gives back goes. It is anonymous because hosts give huge pages to such memory and not to shared files: one
+//! fault of the guest's then brings 2 MiB, where it asks for so much at once. The *window* is a range of reserved addresses in which donated files
 //! are mapped on request. KVM follows every change of the mapping, so that the slots, whose change
 //! would wait for all vCPUs, stay as they are.
 //!
@@ -40,11 +41,67 @@ pub struct Ram {
     memory: GuestMemoryMmap,
     region: Arc<MmapRegion>,
     size: u64,
+    /// Under the region, and unmapped after it.
+    anonymous: Option<Anonymous>,
+}
+
+/// A huge page.
+const HUGE: u64 = 2 << 20;
+
+/// Anonymous memory from a multiple of [`HUGE`] on, as guest-physical memory begins at one.
+#[derive(Debug)]
+struct Anonymous {
+    /// With what is there for its beginning to be moved.
+    start: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the pointer is only an address to unmap.
+unsafe impl Send for Anonymous {}
+// SAFETY: as above.
+unsafe impl Sync for Anonymous {}
+
+impl Anonymous {
+    /// Of `size` bytes, none of them there yet; where they begin.
+    fn new(size: usize) -> io::Result<(Anonymous, *mut u8)> {
+        let len = size.checked_add(HUGE as usize).ok_or(io::ErrorKind::OutOfMemory)?;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping.
+        let start = unsafe { map(std::ptr::null_mut(), len, prot, UNRESERVED, None, 0)? };
+        let at = start.wrapping_add(start.align_offset(HUGE as usize));
+        // SAFETY: advice about the new mapping. Huge pages come where they are asked for, or an idle guest would weigh
+        // more; a kernel without them has no such advice.
+        let _unknown = unsafe { libc::madvise(start.cast(), len, libc::MADV_NOHUGEPAGE) };
+        Ok((Anonymous { start, len }, at))
+    }
+}
+
+impl Drop for Anonymous {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody uses the region any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
 }
 
 impl Ram {
     /// Makes `size` bytes of RAM; nothing of it exists before it is touched.
     pub fn new(size: u64) -> io::Result<Ram> {
+        let len = usize::try_from(size).map_err(io::Error::other)?;
+        match Anonymous::new(len) {
+            Ok((mapping, at)) => {
+                let prot = libc::PROT_READ | libc::PROT_WRITE;
+                // SAFETY: the mapping is `len` bytes at least from there on, and lives as long as the region.
+                let region = unsafe { MmapRegion::build_raw(at, len, prot, UNRESERVED) };
+                Ram::of(region.map_err(io::Error::other)?, size, Some(mapping))
+            }
+            // A host that never gives out more memory than it has (vm.overcommit_memory) counts all of it now.
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => Ram::sparse(len),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// RAM in a sparse file, of which the host counts what is touched only.
+    fn sparse(len: usize) -> io::Result<Ram> {
         // SAFETY: a C string; the descriptor that comes back is ours.
         let file = unsafe {
             let fd = libc::memfd_create(c"ringwall-ram".as_ptr(), libc::MFD_CLOEXEC);
@@ -53,20 +110,22 @@ impl Ram {
             }
             File::from_raw_fd(fd)
         };
-        file.set_len(size)?;
-        let len = usize::try_from(size).map_err(io::Error::other)?;
+        file.set_len(len as u64)?;
         let region = MmapRegion::build(
             Some(FileOffset::new(file, 0)),
             len,
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_SHARED | libc::MAP_NORESERVE,
-        )
-        .map_err(io::Error::other)?;
+        );
+        Ram::of(region.map_err(io::Error::other)?, len as u64, None)
+    }
+
+    fn of(region: MmapRegion, size: u64, mapping: Option<Anonymous>) -> io::Result<Ram> {
         let region = Arc::new(region);
         let memory = GuestRegionMmap::with_arc(Arc::clone(&region), GuestAddress(RAM_BASE))
             .ok_or_else(|| io::Error::other("RAM reaches past the last address"))
             .and_then(|r| GuestMemoryMmap::from_regions(vec![r]).map_err(io::Error::other))?;
-        Ok(Ram { memory, region, size })
+        Ok(Ram { memory, region, size, anonymous: mapping })
     }
 
     /// Bytes of RAM.
@@ -150,11 +209,24 @@ impl Ram {
 
     /// Gives the pages of a range back to the host; they read as zero afterwards.
     pub fn release(&self, gpa: u64, len: u64) -> io::Result<()> {
-        self.advise(gpa, len, libc::MADV_REMOVE)
+        if self.anonymous.is_none() {
+            return self.advise(gpa, len, libc::MADV_REMOVE);
+        }
+        self.advise(gpa, len, libc::MADV_DONTNEED)?;
+        // Or the host could find what is left of a huge page worth one again.
+        let start = (gpa - gpa % HUGE).max(RAM_BASE);
+        let end = (gpa + len).next_multiple_of(HUGE).min(RAM_BASE + self.size);
+        let _unknown = self.advise(start, end - start, libc::MADV_NOHUGEPAGE);
+        Ok(())
     }
 
-    /// Has the host put memory behind a range.
+    /// Has the host put memory behind a range, in huge pages as far as it has any.
     pub fn populate(&self, gpa: u64, len: u64) -> io::Result<()> {
+        self.check(gpa, len).map_err(io::Error::other)?;
+        let (start, end) = (gpa.next_multiple_of(HUGE), (gpa + len) / HUGE * HUGE);
+        if self.anonymous.is_some() && start < end {
+            let _unknown = self.advise(start, end - start, libc::MADV_HUGEPAGE);
+        }
         self.advise(gpa, len, libc::MADV_POPULATE_WRITE)
     }
 
@@ -209,7 +281,7 @@ impl Window {
             std::ptr::null_mut()
         } else {
             // SAFETY: a new mapping.
-            unsafe { map(std::ptr::null_mut(), len, libc::PROT_NONE, INACCESSIBLE, None, 0)? }
+            unsafe { map(std::ptr::null_mut(), len, libc::PROT_NONE, UNRESERVED, None, 0)? }
         };
         Ok(Window { address, size, pieces: BTreeMap::new() })
     }
@@ -274,14 +346,7 @@ impl Window {
     pub fn unmap(&mut self, at: u64, len: u64) -> io::Result<()> {
         // SAFETY: inside the reserved range, in which nothing is dereferenced.
         unsafe {
-            map(
-                self.at(at),
-                len as usize,
-                libc::PROT_NONE,
-                INACCESSIBLE | libc::MAP_FIXED,
-                None,
-                0,
-            )?;
+            map(self.at(at), len as usize, libc::PROT_NONE, UNRESERVED | libc::MAP_FIXED, None, 0)?;
         }
         // Where only its beginning goes, the piece is kept for its rest.
         if self.pieces.get(&at).is_some_and(|piece| piece.len <= len) {
@@ -356,7 +421,7 @@ impl Drop for Window {
     }
 }
 
-const INACCESSIBLE: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const UNRESERVED: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// mmap(2).
 ///
@@ -406,12 +471,23 @@ mod tests {
 
     #[test]
     fn released_memory_is_zero_and_back_with_the_host() {
-        let ram = Ram::new(2 << 20).unwrap();
-        ram.populate(RAM_BASE, 8192).unwrap();
-        ram.put(RAM_BASE + 4096, &1u64).unwrap();
-        ram.release(RAM_BASE + 4096, 4096).unwrap();
-        assert_eq!(ram.get::<u64>(RAM_BASE + 4096), Ok(0));
-        assert!(ram.release(RAM_BASE + (1 << 20), 2 << 20).is_err());
+        for ram in [Ram::new(2 << 20).unwrap(), Ram::sparse(2 << 20).unwrap()] {
+            assert_eq!(ram.host_address() % 4096, 0);
+            ram.populate(RAM_BASE, 8192).unwrap();
+            ram.populate(RAM_BASE, 2 << 20).unwrap();
+            ram.put(RAM_BASE, &2u64).unwrap();
+            ram.put(RAM_BASE + 4096, &1u64).unwrap();
+            ram.release(RAM_BASE + 4096, 4096).unwrap();
+            assert_eq!(ram.get::<u64>(RAM_BASE + 4096), Ok(0));
+            assert_eq!(ram.get::<u64>(RAM_BASE), Ok(2));
+            assert!(ram.release(RAM_BASE + (1 << 20), 2 << 20).is_err());
+            assert!(ram.populate(RAM_BASE + (1 << 20), 2 << 20).is_err());
+        }
+    }
+
+    #[test]
+    fn huge_pages_can_stand_behind_ram() {
+        assert_eq!(Ram::new(4 << 20).unwrap().host_address() % HUGE, RAM_BASE % HUGE);
     }
 
     #[test]
