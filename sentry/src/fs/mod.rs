@@ -10,6 +10,7 @@
 //! [`File`]. Locks are taken in the order that [`crate::sync`] states: `Super::rename`, then
 //! `Dentry::dir` (upper directory first), then whatever the file system locks, then user memory.
 
+pub mod aio;
 pub mod anon;
 pub mod cgroup;
 pub mod context;

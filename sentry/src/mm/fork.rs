@@ -111,6 +111,8 @@ impl Mm {
             state: Mutex::new(child),
             owner: AtomicU32::new(self.owner.load(Ordering::Relaxed)),
             faults: AtomicU64::new(0),
+            // They are not inherited.
+            aio: Default::default(),
             oom: self.oom.get().cloned().map_or(spin::Once::new(), spin::Once::initialized),
         });
         for file in files {

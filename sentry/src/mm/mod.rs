@@ -41,6 +41,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::errno::Errno;
+use crate::fs::aio::Contexts;
 use crate::platform::{AddressSpace, Backing, FileId, Mapping, PAGE_SIZE, Prot, platform};
 use crate::sync::Mutex;
 
@@ -155,6 +156,8 @@ pub struct Mm {
     pub faults: AtomicU64,
     /// What membarrier(2) is registered for, by the commands' numbers; a fork's too.
     pub membarrier: AtomicU32,
+    /// Its contexts of asynchronous I/O.
+    pub aio: Contexts,
     /// Who makes room for it, once it is a process's.
     oom: spin::Once<Weak<dyn OomHandler>>,
 }
@@ -218,6 +221,7 @@ impl Mm {
             owner: AtomicU32::new(0),
             faults: AtomicU64::new(0),
             membarrier: AtomicU32::new(0),
+            aio: Contexts::default(),
             oom: spin::Once::new(),
         }))
     }
@@ -255,6 +259,27 @@ impl Mm {
     /// Sets the auxiliary vector (exec).
     pub fn set_auxv(&self, auxv: Vec<u8>) {
         self.state.lock().auxv = auxv;
+    }
+
+    /// What is mapped at `addr`, where that is a file's pages, and how far into them that is, in bytes.
+    pub fn mapped(&self, addr: u64) -> Option<(Arc<dyn Mappable>, u64)> {
+        let state = self.state.lock();
+        let vma = state.vmas.find(addr)?;
+        let file = vma.file.as_ref()?;
+        let into = file.first.checked_mul(PAGE)?.checked_add(addr.checked_sub(vma.start)?)?;
+        Some((file.pages.clone(), into))
+    }
+
+    /// Whether anything is mapped at `addr` or above it.
+    pub fn ends_above(&self, addr: u64) -> bool {
+        self.state.lock().vmas.first_above(addr).is_some()
+    }
+
+    /// Whether anything of a file is mapped.
+    pub fn maps(&self, pages: &dyn Mappable) -> bool {
+        let state = self.state.lock();
+        let mut files = state.vmas.iter().filter_map(|vma| vma.file.as_ref());
+        files.any(|file| file.pages.identity() == pages.identity())
     }
 
     /// The areas now, by address.

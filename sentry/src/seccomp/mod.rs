@@ -223,6 +223,7 @@ pub fn add_filter(cx: &Current, program: Program, everywhere: bool) -> Result<()
 pub fn allow(task: &Task) {
     let free = !task.process.container.is_watched()
         && !task.owes_no_new_privs.load(Ordering::SeqCst)
+        && !task.dispatches.load(Ordering::SeqCst)
         && task.signals.lock().trace.is_none();
     let calls = match &*task.seccomp.lock() {
         Seccomp::Filter(filters) if free => filters.allowed,
@@ -356,9 +357,14 @@ fn filter(cx: &mut Current, filters: &[Arc<Program>], traced: bool) -> bool {
 
 /// SIGSYS, as if the call's instruction had raised it.
 fn trap(cx: &mut Current, data: u32) {
+    raise(cx, code::SYS_SECCOMP, data);
+}
+
+/// The same, for this reason.
+pub fn raise(cx: &mut Current, why: i32, data: u32) {
     let number = cx.regs.orig_rax;
     cx.regs.rax = number;
-    let mut info = SigInfo::fault(Signal::SIGSYS, code::SYS_SECCOMP, cx.regs.rip);
+    let mut info = SigInfo::fault(Signal::SIGSYS, why, cx.regs.rip);
     info.errno = data as i32;
     info.set(1, pair(number as u32, AUDIT_ARCH_X86_64));
     force(cx, info);

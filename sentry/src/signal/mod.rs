@@ -270,6 +270,7 @@ pub mod code {
     pub const POLL_PRI: i32 = 5;
     pub const POLL_HUP: i32 = 6;
     pub const SYS_SECCOMP: i32 = 1;
+    pub const SYS_USER_DISPATCH: i32 = 2;
 }
 
 /// Bytes of a `siginfo_t`.

@@ -22,6 +22,8 @@ struct Entry {
     token: WaitToken,
     events: u32,
     exclusive: bool,
+    /// Woken with the queue unlocked.
+    apart: bool,
     /// Told after all others, with the queue unlocked.
     last: bool,
     waker: Arc<dyn Wake>,
@@ -52,19 +54,31 @@ impl WaitQueue {
 
     /// Enters the queue for these events.
     pub fn enter(&self, events: u32, exclusive: bool, waker: Arc<dyn Wake>) -> WaitToken {
-        self.add(events, exclusive, false, waker)
+        self.add(events, exclusive, (false, false), waker)
+    }
+
+    /// Enters the queue as one who waits, but is woken with the queue unlocked: it may leave it then, and take locks that come
+    /// after the caller's.
+    pub fn enter_apart(&self, events: u32, waker: Arc<dyn Wake>) -> WaitToken {
+        self.add(events, false, (true, false), waker)
     }
 
     /// Enters the queue as one who does not wait, but is told of these events: after those who wait, and with the
     /// queue unlocked, so that it may take what locks it likes that come after the caller's.
     pub fn enter_last(&self, events: u32, waker: Arc<dyn Wake>) -> WaitToken {
-        self.add(events, false, true, waker)
+        self.add(events, false, (false, true), waker)
     }
 
-    fn add(&self, events: u32, exclusive: bool, last: bool, waker: Arc<dyn Wake>) -> WaitToken {
+    fn add(
+        &self,
+        events: u32,
+        exclusive: bool,
+        (apart, last): (bool, bool),
+        waker: Arc<dyn Wake>,
+    ) -> WaitToken {
         let token = WaitToken(NEXT.fetch_add(1, Ordering::Relaxed));
         let mut entries = self.entries.lock();
-        entries.push(Entry { token, events, exclusive, last, waker });
+        entries.push(Entry { token, events, exclusive, apart, last, waker });
         if last {
             self.last.fetch_add(1, Ordering::SeqCst);
         }
@@ -116,14 +130,22 @@ impl WaitQueue {
             return 0;
         }
         let mut woken = 0;
+        let mut apart = Vec::new();
         for entry in self.entries.lock().iter().filter(|e| e.events & events != 0 && !e.last) {
             if woken == most {
                 break;
             }
             woken += 1;
+            if entry.apart {
+                apart.push(entry.waker.clone());
+                continue;
+            }
             if entry.waker.wake(events) && entry.exclusive {
                 break;
             }
+        }
+        for waker in apart {
+            waker.wake(events);
         }
         woken
     }

@@ -2,6 +2,7 @@
 //!
 //! A family of calls has a file here; a handler parses its arguments and delegates to the subsystem.
 
+mod aio;
 mod attr;
 mod barrier;
 mod compare;
@@ -31,6 +32,7 @@ mod remote;
 mod rw;
 mod sched;
 mod sem;
+mod setmm;
 mod shm;
 mod signal;
 mod socket;
@@ -245,6 +247,9 @@ fn out_of_memory(cx: &mut Current) {
 fn watched(cx: &mut Current) {
     // A tracer may have put another number and other arguments there, or -1 for no call at all: then
     // its own result counts. A filter sees what the tracer has left.
+    if cx.dispatches_to_user() {
+        return;
+    }
     let wanted = trace::stop::syscall_entry(cx) && seccomp::check(cx);
     let number = cx.regs.orig_rax as u32;
     if wanted && number != u32::MAX {

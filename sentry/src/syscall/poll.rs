@@ -53,7 +53,7 @@ fn wait_any(
 }
 
 /// A deadline of the monotonic clock: `None` for never, 0 for at once.
-fn deadline_after(nanos: Option<u64>) -> Option<u64> {
+pub(super) fn deadline_after(nanos: Option<u64>) -> Option<u64> {
     nanos.map(|n| if n == 0 { 0 } else { platform().monotonic().saturating_add(n).max(1) })
 }
 
@@ -262,7 +262,7 @@ pub fn pselect6(cx: &mut Current, args: Args) -> SysResult {
 /// Does `call` under the signal mask at `addr`, if there is one. The old mask is back before any signal is
 /// delivered, unless a signal has interrupted the call: then it is back after that one's handler
 /// (restore_saved_sigmask_unless()).
-fn under_mask(
+pub(super) fn under_mask(
     cx: &mut Current,
     addr: u64,
     size: u64,

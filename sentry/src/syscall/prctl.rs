@@ -34,6 +34,7 @@ mod pr {
     pub const GET_TIMERSLACK: i32 = 30;
     pub const MCE_KILL: i32 = 33;
     pub const MCE_KILL_GET: i32 = 34;
+    pub const SET_MM: i32 = 35;
     pub const SET_CHILD_SUBREAPER: i32 = 36;
     pub const GET_CHILD_SUBREAPER: i32 = 37;
     pub const SET_NO_NEW_PRIVS: i32 = 38;
@@ -42,6 +43,10 @@ mod pr {
     pub const SET_THP_DISABLE: i32 = 41;
     pub const GET_THP_DISABLE: i32 = 42;
     pub const CAP_AMBIENT: i32 = 47;
+    pub const GET_SPECULATION_CTRL: i32 = 52;
+    pub const SET_SPECULATION_CTRL: i32 = 53;
+    pub const SET_SYSCALL_USER_DISPATCH: i32 = 59;
+    pub const SCHED_CORE: i32 = 62;
     pub const SET_IO_FLUSHER: i32 = 57;
     pub const GET_IO_FLUSHER: i32 = 58;
     pub const SET_VMA: i32 = 0x5356_4d41;
@@ -114,6 +119,12 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
             Ok(0)
         }
         pr::GET_IO_FLUSHER if a == 0 && rest_zero => Ok(cx.task.sched.lock().io_flusher.into()),
+        pr::SET_MM => super::setmm::set(cx, a, b, c, d),
+        pr::GET_SPECULATION_CTRL if rest_zero => speculation(a),
+        pr::SET_SPECULATION_CTRL if c == 0 && d == 0 => set_speculation(a, b),
+        pr::SET_SYSCALL_USER_DISPATCH => cx.set_user_dispatch(a, b, c, d),
+        // No processor here shares a core with another.
+        pr::SCHED_CORE => Err(Errno::ENODEV.into()),
         pr::SET_VMA => name_area(cx, a, b, c, d),
         pr::CAPBSET_READ
         | pr::CAPBSET_DROP
@@ -152,6 +163,39 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
         // Yama is not there; who asks is to go on as on a kernel without it.
         pr::SET_PTRACER => Err(Errno::EINVAL.into()),
         _ => Err(Errno::EINVAL.into()),
+    }
+}
+
+/// What a task can have speculated or not (PR_SPEC_, linux/prctl.h).
+mod speculation {
+    pub const STORE_BYPASS: u64 = 0;
+    pub const INDIRECT_BRANCH: u64 = 1;
+    pub const L1D_FLUSH: u64 = 2;
+    pub const ENABLE: u64 = 1 << 1;
+    pub const DISABLE: u64 = 1 << 2;
+    pub const FORCE_DISABLE: u64 = 1 << 3;
+}
+
+/// PR_GET_SPECULATION_CTRL: it is as for everybody, and no task has a choice.
+fn speculation(what: u64) -> SysResult {
+    match what {
+        speculation::STORE_BYPASS | speculation::INDIRECT_BRANCH => Ok(speculation::ENABLE),
+        speculation::L1D_FLUSH => Ok(speculation::FORCE_DISABLE),
+        _ => Err(Errno::ENODEV.into()),
+    }
+}
+
+/// PR_SET_SPECULATION_CTRL: Linux's errors where a task has no choice.
+fn set_speculation(what: u64, control: u64) -> SysResult {
+    match (what, control) {
+        (speculation::STORE_BYPASS, _) => Err(Errno::ENXIO.into()),
+        (speculation::INDIRECT_BRANCH, speculation::ENABLE) => Ok(0),
+        (speculation::INDIRECT_BRANCH, speculation::DISABLE | speculation::FORCE_DISABLE) => {
+            Err(Errno::EPERM.into())
+        }
+        (speculation::INDIRECT_BRANCH, _) => Err(Errno::ERANGE.into()),
+        (speculation::L1D_FLUSH, _) => Err(Errno::EPERM.into()),
+        _ => Err(Errno::ENODEV.into()),
     }
 }
 

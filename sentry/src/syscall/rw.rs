@@ -7,10 +7,12 @@ use super::file_args::Vectors;
 use crate::errno::Errno;
 use crate::error::{SysError, SysResult};
 use crate::fs::epoll::Epoll;
+use crate::fs::eventfd::EventFd;
+use crate::fs::inotify::Inotify;
 use crate::fs::signalfd::SignalFd;
 use crate::fs::timerfd::TimerFd;
 use crate::fs::types::MAX_OFFSET;
-use crate::fs::{Blocker, Events, File, IoDst, IoSrc, Whence};
+use crate::fs::{Blocker, Events, File, FileType, IoDst, IoSrc, Whence};
 use crate::net::{MsgFlags, SocketFile};
 use crate::signal::Signal;
 use crate::sync::WaitQueue;
@@ -194,9 +196,7 @@ fn read_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
 fn write_vectors(cx: &Current, args: Args, at: At, flags: u32) -> SysResult {
     let Some((file, buffers)) = vectors(cx, args, at, flags, true)? else { return Ok(0) };
     let n = write_from(cx, &file, &buffers, at, flags)?;
-    if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
-        file.ops().fsync(&file, flags & RWF_SYNC == 0)?;
-    }
+    written(&file, flags)?;
     Ok(n)
 }
 
@@ -208,6 +208,52 @@ fn check_flags(file: &File, flags: u32, writes: bool) -> Result<(), Errno> {
     }
     let both = RWF_APPEND | RWF_NOAPPEND;
     if flags & both == both { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// Whether a file can be read or written by io_submit(2) with these flags (aio_read()).
+pub(super) fn check_asynchronous(file: &File, flags: u32, writes: bool) -> Result<(), Errno> {
+    check_flags(file, flags, writes)?;
+    let open = file.flags();
+    if !(if writes { open.writes() } else { open.reads() }) {
+        return Err(Errno::EBADF);
+    }
+    // Those that Linux reads by another way only.
+    let other = file.inode().kind() == FileType::Directory
+        || file.ops_as::<Epoll>().is_some()
+        || file.ops_as::<TimerFd>().is_some()
+        || file.ops_as::<SignalFd>().is_some()
+        || file.ops_as::<Inotify>().is_some()
+        || writes && file.ops_as::<EventFd>().is_some();
+    if other { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+/// A read or write of io_submit(2), waited for where Linux waits for it: streams have no other way.
+pub(super) fn transfer(
+    cx: &Current,
+    file: &Arc<File>,
+    buffers: &Vectors,
+    offset: u64,
+    flags: u32,
+    writes: bool,
+) -> SysResult {
+    if buffers.total() == 0 {
+        return Ok(0);
+    }
+    let at = if file.is_stream() { At::Current } else { At::Offset(offset) };
+    if !writes {
+        return read_into(cx, file, buffers, at, flags);
+    }
+    let n = write_from(cx, file, buffers, at, flags)?;
+    written(file, flags)?;
+    Ok(n)
+}
+
+/// What flags ask for after a write.
+fn written(file: &File, flags: u32) -> Result<(), Errno> {
+    if flags & (RWF_DSYNC | RWF_SYNC) != 0 {
+        file.ops().fsync(file, flags & RWF_SYNC == 0)?;
+    }
+    Ok(())
 }
 
 /// readv(2).

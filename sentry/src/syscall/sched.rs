@@ -359,17 +359,22 @@ fn ioprio_targets(cx: &Current, args: Args) -> Result<Vec<Arc<Task>>, Errno> {
     priority_targets(cx, args.int(0).wrapping_sub(1), args.int(1))
 }
 
+/// Whether the caller may have this priority (ioprio_check_cap()).
+pub(super) fn check_io_priority(cx: &Current, priority: u32) -> Result<(), Errno> {
+    match priority >> ioprio::SHIFT {
+        ioprio::RT if !cx.creds.capable(cap::SYS_NICE) && !cx.creds.capable(cap::SYS_ADMIN) => {
+            Err(Errno::EPERM)
+        }
+        ioprio::RT | ioprio::BE | ioprio::IDLE => Ok(()),
+        ioprio::NONE if priority & ioprio::LEVEL == 0 => Ok(()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// ioprio_set(2): kept, as there is no disk of one's own to be scheduled.
 pub fn ioprio_set(cx: &mut Current, args: Args) -> SysResult {
     let priority = args.uint(2) & 0xffff;
-    match priority >> ioprio::SHIFT {
-        ioprio::RT if !cx.creds.capable(cap::SYS_NICE) && !cx.creds.capable(cap::SYS_ADMIN) => {
-            return Err(Errno::EPERM.into());
-        }
-        ioprio::RT | ioprio::BE | ioprio::IDLE => {}
-        ioprio::NONE if priority & ioprio::LEVEL == 0 => {}
-        _ => return Err(Errno::EINVAL.into()),
-    }
+    check_io_priority(cx, priority)?;
     for task in ioprio_targets(cx, args)? {
         let uid = task.creds().uid;
         if uid != cx.creds.euid && uid != cx.creds.uid && !cx.creds.capable(cap::SYS_NICE) {

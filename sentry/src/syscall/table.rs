@@ -9,7 +9,7 @@ use super::{
     Entry, Support::*, creds, futex, missing, prctl, process, sched, sem, signal, system, time,
 };
 use super::{
-    attr, barrier, compare, copy, dir, fd, filter, inotify, memory, message, mount, mountfd,
+    aio, attr, barrier, compare, copy, dir, fd, filter, inotify, memory, message, mount, mountfd,
     mqueue, msg, names, numa, open, poll, ptrace, remote, rw, shm, socket, splice, stat, xattr,
 };
 
@@ -186,7 +186,7 @@ syscalls! {
     154 modify_ldt Missing() missing, ();
     155 pivot_root Full() mount::pivot_root, (Path, Path);
     156 _sysctl Missing() missing, ();
-    157 prctl Partial("no SET_TSC to SIGSEGV, SET_MM, SPECULATION_CTRL, SYSCALL_USER_DISPATCH, SCHED_CORE, nor any that is newer than Linux 6.1") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
+    157 prctl Partial("no SET_TSC to SIGSEGV, no choice for SPECULATION_CTRL, nor any that is newer than Linux 6.1") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
     158 arch_prctl Full() prctl::arch_prctl, (Hex, Hex);
     159 adjtimex Partial("asking only") time::adjtimex, (Hex);
     160 setrlimit Full() system::setrlimit, (Int, Hex);
@@ -235,11 +235,11 @@ syscalls! {
     203 sched_setaffinity Full() sched::sched_setaffinity, (Int, Size, Hex);
     204 sched_getaffinity Full() sched::sched_getaffinity, (Int, Size, Hex);
     205 set_thread_area Missing() missing, ();
-    206 io_setup Missing() missing, ();
-    207 io_destroy Missing() missing, ();
-    208 io_getevents Missing() missing, ();
-    209 io_submit Missing() missing, ();
-    210 io_cancel Missing() missing, ();
+    206 io_setup Full() aio::io_setup, (Size, Hex);
+    207 io_destroy Full() aio::io_destroy, (Hex);
+    208 io_getevents Full() aio::io_getevents, (Hex, Int, Int, Hex, Hex);
+    209 io_submit Full() aio::io_submit, (Hex, Int, Hex);
+    210 io_cancel Full() aio::io_cancel, (Hex, Hex, Hex);
     211 get_thread_area Missing() missing, ();
     212 lookup_dcookie Missing() missing, ();
     213 epoll_create Full() poll::epoll_create, (Int);
@@ -362,7 +362,7 @@ syscalls! {
     330 pkey_alloc Missing() missing, ();
     331 pkey_free Missing() missing, ();
     332 statx Full() stat::statx, (DirFd, Path, Hex, Hex, Hex);
-    333 io_pgetevents Missing() missing, ();
+    333 io_pgetevents Full() aio::io_pgetevents, (Hex, Int, Int, Hex, Hex, Hex);
     334 rseq Full() barrier::rseq, (Hex, Size, Hex, Hex);
     424 pidfd_send_signal Full() signal::pidfd_send_signal, (Fd, Signal, Hex, Hex);
     425 io_uring_setup Missing() missing, ();

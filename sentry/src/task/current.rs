@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::panic::Location;
 use core::sync::atomic::Ordering;
 
+use super::dispatch::UserDispatch;
 use super::oom::Short;
 use super::trace::DebugRegisters;
 use super::{Creds, Namespaces, Rseq, Task, TaskState, Waiting};
@@ -52,6 +53,8 @@ pub struct Current {
     pub exit: Option<i32>,
     /// A tracer lets it execute one instruction, by a flag that is not the application's.
     pub stepping: bool,
+    /// The calls that its own code serves.
+    pub user_dispatch: Option<UserDispatch>,
     /// Its debug registers.
     pub debug: DebugRegisters,
     /// This thread as a waiter, made once.

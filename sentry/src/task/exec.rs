@@ -204,6 +204,10 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     process.timers.clear_posix();
     cx.altstack = Default::default();
     cx.restart_block = None;
+    if cx.user_dispatch.is_some() {
+        // It is off, and so is nothing else.
+        let _off = cx.set_user_dispatch(0, 0, 0, 0);
+    }
     cx.saved_mask = None;
     *task.name.lock() = loaded.name;
     process.has_executed.store(true, Ordering::Relaxed);

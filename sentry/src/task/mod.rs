@@ -12,6 +12,7 @@ mod access;
 mod clone;
 mod creds;
 mod current;
+pub mod dispatch;
 pub mod exec;
 mod exit;
 pub mod filecaps;
@@ -114,6 +115,8 @@ pub struct Task {
     /// Somebody has to do with its system calls: the log, a tracer, a filter. The one flag that costs
     /// a system call of the others something.
     pub watched: AtomicBool,
+    /// Its own code may serve its system calls (`dispatch`).
+    pub dispatches: AtomicBool,
     /// Calls that are made all the same without a look at a filter.
     pub allowed: Allowed,
     /// Its filters (seccomp(2)); changed under its process's signal lock.
@@ -260,6 +263,7 @@ impl Task {
             parent_key: AtomicU64::new(0),
             syscalls: AtomicU64::new(0),
             watched: AtomicBool::new(false),
+            dispatches: AtomicBool::new(false),
             allowed: Allowed::default(),
             seccomp: SpinLock::new(Seccomp::Off),
             owes_no_new_privs: AtomicBool::new(false),

@@ -98,6 +98,7 @@ fn live(birth: Birth) {
         saved_mask: None,
         exit: None,
         stepping: false,
+        user_dispatch: None,
         debug: birth.debug,
         rseq: None,
         xstate_buffer: birth.xstate.unwrap_or_default(),

@@ -28,7 +28,7 @@ const fn private(name: &'static str, what: What) -> Entry {
 
 /// What a task has, and so a process too.
 pub(super) const ENTRIES: &[Entry] = &[
-    dir("attr", &[]),
+    dir("attr", ATTRIBUTES),
     private("auxv", What::Bytes(auxv)),
     text("cgroup", |about, out| {
         cgroup::of_process(about.container, out);
@@ -91,6 +91,25 @@ pub(super) const PROCESS_ONLY: &[Entry] = &[
     Entry { name: "task", perm: 0o555, what: What::Tasks },
     super::timens::ENTRY,
 ];
+
+/// What security modules say, of which there is none.
+const ATTRIBUTES: &[Entry] = &[
+    attribute("current"),
+    attribute("exec"),
+    attribute("fscreate"),
+    attribute("keycreate"),
+    private_attribute("prev"),
+    attribute("sockcreate"),
+];
+
+const fn attribute(name: &'static str) -> Entry {
+    let none: fn(&About<'_>, &mut String) -> Result<(), Errno> = |_, _| Err(Errno::EINVAL);
+    Entry { name, perm: 0o666, what: What::Writable(none, |_, _| Err(Errno::EINVAL)) }
+}
+
+const fn private_attribute(name: &'static str) -> Entry {
+    Entry { perm: 0o444, ..attribute(name) }
+}
 
 /// What there is of networks.
 const NET: &[Entry] = &[text("unix", |about, out| {

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::{About, Entry, What, admin, dir, text};
 use crate::errno::Errno;
 use crate::fs::mount::MOUNT_MAX;
-use crate::fs::pipe;
+use crate::fs::{aio, pipe};
 use crate::platform::platform;
 use crate::syscall::{RELEASE, VERSION};
 use crate::task::userns::MAX_USER_NAMESPACES;
@@ -125,6 +125,14 @@ fn set_mount_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
     set_most(about, data, 1, &MOUNT_MAX)
 }
 
+fn aio_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    most(&aio::MAX, out)
+}
+
+fn set_aio_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    set_most(about, data, 0, &aio::MAX)
+}
+
 fn user_max(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
     most(&MAX_USER_NAMESPACES, out)
 }
@@ -199,7 +207,8 @@ const VM: &[Entry] = &[
 ];
 
 const FS: &[Entry] = &[
-    constant!("aio-max-nr", 65536),
+    Entry { name: "aio-max-nr", perm: 0o644, what: What::Writable(aio_max, set_aio_max) },
+    text("aio-nr", |_, out| most(&aio::COUNT, out)),
     text("file-max", |_, out| {
         let _ = writeln!(out, "{}", (memory_pages() / 10).max(8192));
         Ok(())

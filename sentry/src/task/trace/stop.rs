@@ -212,7 +212,8 @@ fn take_back(cx: &mut Current, stopped: &Stopped) {
         seccomp::allow(&cx.task);
         let own = cx.task.signals.lock();
         let filtered = !matches!(*cx.task.seccomp.lock(), Seccomp::Off);
-        let watched = own.trace.is_some() || filtered || cx.is_logged();
+        let watched =
+            own.trace.is_some() || filtered || cx.is_logged() || cx.user_dispatch.is_some();
         cx.task.watched.store(watched, Ordering::SeqCst);
         own.trace.as_ref().is_some_and(|t| t.step)
     };
