@@ -67,7 +67,7 @@ impl Suite {
             Suite::Unit => 900,
             Suite::Lint => 1300,
             Suite::Ptrace => 600,
-            Suite::Kvm => 1200,
+            Suite::Kvm => 1500,
             Suite::Systemd => 300,
         })
     }

@@ -31,7 +31,7 @@ pub const PREFIX: &str = "docker/";
 pub const ESSENCE: &str = "docker/essence";
 
 /// Those that the test VM has time for.
-pub const IN_VM: &[&str] = &[ESSENCE, "docker/limits", "docker/compose"];
+pub const IN_VM: &[&str] = &[ESSENCE, "docker/compose"];
 
 /// What the prelude's `works` says of a step that fails.
 const FAILED: &str = "must succeed\n";
