@@ -37,6 +37,10 @@ image_trap:
     .globl hostile_second
 hostile_second:
     jmp {second}
+    .globl hostile_idle
+hostile_idle:
+    hlt
+    jmp hostile_idle
 
     .bss
     .p2align 12
@@ -161,8 +165,10 @@ fn attack(name: &str, host: &mut Host) -> bool {
             cpu::halt()
         }
         "cpu-twice" => {
-            host.start_second();
-            gone(|| host.start_cpu(1, hostile_second as *const () as u64, host.cr3()))
+            // Not the one that writes over everything, the second call among it.
+            let idle = hostile_idle as *const () as u64;
+            host.start_cpu(1, idle, host.cr3());
+            gone(|| host.start_cpu(1, idle, host.cr3()))
         }
         "cpu-many" => gone(|| host.start_cpu(64, 0, host.cr3())),
         "cpu-huge" => gone(|| host.start_cpu(1 << 32 | 1, 0, host.cr3())),
@@ -321,6 +327,7 @@ fn gone<T>(attack: impl FnOnce() -> T) -> bool {
 
 unsafe extern "C" {
     fn hostile_second();
+    fn hostile_idle();
 }
 
 /// The second vCPU's life: it writes over all that the host half reads, RDI being the boot page.
