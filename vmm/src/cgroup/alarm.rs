@@ -68,11 +68,9 @@ pub struct Alarm {
 
 impl Alarm {
     /// For a container's groups; `None` where none of them counts memory.
-    pub fn of(mut group: Open) -> Option<Alarm> {
+    pub fn of(group: Open) -> Option<Alarm> {
         let files = if group.unified { &V2 } else { &V1 };
-        let has = |names: &[String]| group.unified || names.iter().any(|name| name == "memory");
-        let at = group.folders.iter().position(|(names, _)| has(names))?;
-        let memory = group.folders.swap_remove(at).1;
+        let memory = group.into_group_with("memory")?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open("/proc", flags, Mode::empty()).ok()?;
         memory.has(files.limit).then_some(Alarm { memory, files, proc, last: None })

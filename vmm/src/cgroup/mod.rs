@@ -283,8 +283,18 @@ pub struct Open {
 impl Open {
     /// The group that has a controller; in version 2 there is one.
     fn with(&self, controller: &str) -> Option<&Folder> {
+        self.folders.get(self.place_of(controller)?).map(|(_, folder)| folder)
+    }
+
+    /// The same, to be kept alone.
+    fn into_group_with(mut self, controller: &str) -> Option<Folder> {
+        let at = self.place_of(controller)?;
+        Some(self.folders.swap_remove(at).1)
+    }
+
+    fn place_of(&self, controller: &str) -> Option<usize> {
         let has = |names: &[String]| self.unified || names.iter().any(|name| name == controller);
-        self.folders.iter().find(|(names, _)| has(names)).map(|(_, folder)| folder)
+        self.folders.iter().position(|(names, _)| has(names))
     }
 
     /// As [`with`](Open::with), for something that is to be limited.

@@ -300,10 +300,23 @@ pub(super) fn call(folder: &Folder, id: &str, call: Call) -> Result<Reply, Error
         link::Error::Socket(Errno::ECONNREFUSED | Errno::ENOENT) => Error::NotRunning,
         e => failed(e),
     })?;
-    link.send(&ToSandbox::Call(Box::new(call)), &[]).map_err(failed)?;
+    let answer = |message| match message {
+        FromSandbox::Answer(answer) => Some(answer),
+        _ => None,
+    };
+    ask(&link, &ToSandbox::Call(Box::new(call)), answer).map_err(failed)?.map_err(Error::Refused)
+}
+
+/// Says something over a link, and waits for the answer, which is what `wanted` takes of all that comes.
+fn ask<T>(
+    link: &Link<ToSandbox, FromSandbox>,
+    message: &ToSandbox,
+    wanted: impl Fn(FromSandbox) -> Option<T>,
+) -> Result<T, link::Error> {
+    link.send(message, &[])?;
     loop {
-        if let FromSandbox::Answer(answer) = link.receive().map_err(failed)?.0 {
-            return answer.map_err(Error::Refused);
+        if let Some(answer) = wanted(link.receive()?.0) {
+            return Ok(answer);
         }
     }
 }
@@ -316,27 +329,25 @@ fn connect(folder: &Folder) -> Result<Link<ToSandbox, FromSandbox>, link::Error>
 
 /// What the host half of a container's sandbox has under way.
 pub fn report(folder: &Folder, id: &str) -> Result<Report, Error> {
-    let failed = |e| Error::Link(id.to_owned(), e);
-    let link = connect(folder).map_err(failed)?;
-    link.send(&ToSandbox::Report, &[]).map_err(failed)?;
-    loop {
-        if let FromSandbox::Report(report) = link.receive().map_err(failed)?.0 {
-            return Ok(report);
-        }
-    }
+    let report = |message| match message {
+        FromSandbox::Report(report) => Some(report),
+        _ => None,
+    };
+    connect(folder)
+        .and_then(|link| ask(&link, &ToSandbox::Report, report))
+        .map_err(|e| Error::Link(id.to_owned(), e))
 }
 
 /// What KVM has counted for the sandbox of a container, by name; empty where there is no VM.
 pub fn counters(root: &Root, id: &str) -> Result<BTreeMap<String, u64>, Error> {
     let folder = root.open(id, false)?;
-    let failed = |e| Error::Link(id.to_owned(), e);
-    let link = connect(&folder).map_err(failed)?;
-    link.send(&ToSandbox::Counters, &[]).map_err(failed)?;
-    loop {
-        if let FromSandbox::Counters(counters) = link.receive().map_err(failed)?.0 {
-            return Ok(counters);
-        }
-    }
+    let counters = |message| match message {
+        FromSandbox::Counters(counters) => Some(counters),
+        _ => None,
+    };
+    connect(&folder)
+        .and_then(|link| ask(&link, &ToSandbox::Counters, counters))
+        .map_err(|e| Error::Link(id.to_owned(), e))
 }
 
 /// Waits for a process's end; whether it came in time.
