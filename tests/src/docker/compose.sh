@@ -7,7 +7,7 @@ run -d --name store -v "shared-$RT:/data" --label project=p -e NAME=store --heal
 until_ok sh -c '[ "$(docker inspect -f "{{.State.Health.Status}}" store)" = healthy ]'
 run -d --name worker --volumes-from store --label project=p --restart on-failure:5 busybox sh -c 'trap "echo worker stops; exit 0" TERM
   [ -e /data/tried ] || { touch /data/tried; exit 1; }
-  echo works; while :; do for f in /data/in/*; do [ -e "$f" ] || continue; tr a-z A-Z <"$f" >/data/tmp && mv /data/tmp "/data/out/${f##*/}" && rm "$f"; done
+  echo works; while :; do for f in /data/in/*; do [ -e "$f" ] || continue; tr a-z A-Z <"$f" >/data/tmp && rm "$f" && mv /data/tmp "/data/out/${f##*/}"; done
   sleep 0.05; done' >/dev/null
 until_ok said worker works
 step restarted docker inspect -f '{{.RestartCount}} {{.State.Status}}' worker
