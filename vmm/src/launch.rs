@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -30,6 +30,9 @@ use crate::state::{self, Folder, Process, State, Status};
 use crate::view::{Files, View};
 use crate::wall::level::Level;
 use crate::{clock, log, mountpoints, network};
+
+/// How long the end of a container waits for the parents of its execs, who may never wait for them.
+const EXECS_WAIT: Duration = Duration::from_secs(5);
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -448,6 +451,12 @@ impl Created {
         }
         self.stand_in.gofer.kill();
         if let Some(mut folder) = self.folder.folder.take() {
+            if !folder.await_execs(EXECS_WAIT) {
+                crate::warning!(
+                    "the parent of an exec of container {} does not wait for it",
+                    self.state.id
+                );
+            }
             // Whoever holds the lock, to start the container or to delete it, waits for nothing here.
             match folder.lock() {
                 Ok(()) if keep => record(&folder, &outcome)?,

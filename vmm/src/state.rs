@@ -9,6 +9,8 @@
 //! - Processes are named by pid and start time, so that a pid that was given to somebody else is
 //!   not taken for them. Whatever the file says, a container whose stand-in is gone is stopped.
 
+mod execs;
+
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -93,6 +95,11 @@ pub struct Process {
 impl Process {
     /// The process that has this pid now; `None` where none has, or only a zombie.
     pub fn find(pid: i32) -> Option<Process> {
+        Process::look(pid).and_then(|(process, ended)| (!ended).then_some(process))
+    }
+
+    /// The process that has this pid now, and whether it has ended and nobody has waited for it yet.
+    fn look(pid: i32) -> Option<(Process, bool)> {
         let mut text = String::new();
         File::open(format!("/proc/{pid}/stat"))
             .and_then(|mut file| file.read_to_string(&mut text))
@@ -100,11 +107,9 @@ impl Process {
         // The name, in parentheses, may itself contain anything.
         let (_, fields) = text.rsplit_once(')')?;
         let mut fields = fields.split_ascii_whitespace();
-        match fields.next()? {
-            "Z" | "X" => None,
-            // Of what follows the state, field 22 is the nineteenth.
-            _ => Some(Process { pid, start: fields.nth(18)?.parse().ok()? }),
-        }
+        let ended = matches!(fields.next()?, "Z" | "X");
+        // Of what follows the state, field 22 is the nineteenth.
+        Some((Process { pid, start: fields.nth(18)?.parse().ok()? }, ended))
     }
 
     /// This process.
@@ -115,6 +120,11 @@ impl Process {
     /// Whether it still runs.
     pub fn alive(self) -> bool {
         Process::find(self.pid) == Some(self)
+    }
+
+    /// Whether it still runs, or nobody has waited for it yet.
+    fn unwaited(self) -> bool {
+        Process::look(self.pid).is_some_and(|(process, _)| process == self)
     }
 }
 

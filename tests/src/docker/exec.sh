@@ -8,7 +8,7 @@ step no-such-program docker exec box nosuch
 step not-executable docker exec box /etc/passwd
 step privileges docker exec box sh -c 'grep -E "^Cap|NoNew" /proc/self/status'
 step detached docker exec -d box sh -c 'echo there >/detached'
-until_ok docker exec box cat /detached
+until_ok docker exec box grep there /detached
 step detached-was-there docker exec box cat /detached
 step sees-init docker exec box sh -c 'kill -0 1 && echo alive'
 step no-such-container docker exec nosuch true

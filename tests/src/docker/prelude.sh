@@ -41,8 +41,11 @@ terminal() {
 }
 shown() { until_ok grep -q "$1" "$SCREEN" || { cat "$SCREEN"; kill "$client"; return 1; }; }
 key() { printf "$1" >&9; }
+of_client() { stty -F "/dev/$(ps -o tty= --ppid "$client" | head -n 1)" "$@"; }
 # As when a person resizes the window.
-resize() { stty -F "/dev/$(ps -o tty= --ppid "$client" | head -n 1)" rows "$1" cols "$2"; }
+resize() { of_client rows "$1" cols "$2"; }
+# The client has taken its terminal over: what is typed before would be echoed by that too.
+raw() { of_client -a | grep -q -e -icanon; }
 finish() {
   wait "$client"
   echo "ended with $?"

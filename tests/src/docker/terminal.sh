@@ -13,7 +13,7 @@ detach() {
 }
 step detach detach
 step detached state apart
-again() { terminal again 'docker attach apart' && sleep 0.3 && key 'again\r' && shown 'got again' && finish; }
+again() { terminal again 'docker attach apart' && until_ok raw && key 'again\r' && shown 'got again' && finish; }
 step attach-again again
 step ended state apart
 step logs sh -c 'docker logs apart | tr -d "\r"'

@@ -3,14 +3,17 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
+use super::deaths::running;
 use super::terminals::{Session, receive_master};
 use super::{Context, Outcome, Test, ensure, read_pid};
 use crate::bundle::{self, Bundle};
@@ -28,6 +31,7 @@ pub(super) const TESTS: &[Test] = &[
     ("lifecycle/exec-detached", detached),
     ("lifecycle/exec-killed-with-its-stand-in", killed_with_its_stand_in),
     ("lifecycle/exec-ends-with-the-container", ends_with_the_container),
+    ("lifecycle/exec-is-waited-for-first", waited_for_first),
     ("lifecycle/exec-many", many),
     ("lifecycle/exec-terminal", terminal),
     ("lifecycle/exec-console-socket", console_socket),
@@ -380,6 +384,31 @@ fn ends_with_the_container(c: &Context) -> Outcome {
         matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
         "the other ended so: {end:?}"
     );
+    c.await_status("x", "stopped")?;
+    c.must(&["delete", "x"])?;
+    Ok(())
+}
+
+/// Whoever waits for both hears of the end of an exec before that of its container.
+fn waited_for_first(c: &Context) -> Outcome {
+    let _b = c.bundle("b", "sleep 1000")?;
+    let init = running(c)?;
+    let pid_file = c.text_path("exec");
+    c.must(&["exec", "-d", "--pid-file", &pid_file, "x", "sleep", "1000"])?;
+    let pid = read_pid(&c.path("exec"))?;
+    c.must(&["kill", "x", "KILL"])?;
+    let ended = |pid, how| {
+        let how = how | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(Pid::from_raw(pid)), how)
+    };
+    ended(pid, WaitPidFlag::empty())?;
+    // Long enough for whoever does not wait.
+    thread::sleep(Duration::from_millis(300));
+    let early = ended(init, WaitPidFlag::WNOHANG)?;
+    ensure!(early == WaitStatus::StillAlive, "its container has ended before: {early:?}");
+    end_of(c, pid)?;
+    let end = end_of(c, init)?;
+    ensure!(matches!(end, WaitStatus::Signaled(_, Signal::SIGKILL, _)), "it ended so: {end:?}");
     c.await_status("x", "stopped")?;
     c.must(&["delete", "x"])?;
     Ok(())

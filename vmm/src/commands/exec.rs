@@ -183,6 +183,10 @@ fn start(
     process: ProcessSpec,
     preserved: Vec<OwnedFd>,
 ) -> Result<Inside, Error> {
+    if let Err(e) = folder.note_exec() {
+        // It is for callers that hear of many ends at once, and no reason to start nothing.
+        crate::warning!("{e}");
+    }
     let link =
         Link::connect(&folder.socket()).map_err(|e| inside::Error::Link(args.id.clone(), e))?;
     let console = match (&args.console_socket, process.terminal) {
