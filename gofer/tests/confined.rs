@@ -200,17 +200,6 @@ fn serves(user: User) {
         uid,
         gid,
     });
-    if user == User::Root {
-        ask(Request::MknodX {
-            dir: Fid(0),
-            newfid: Fid(6),
-            name: b"null",
-            mode: 0o020_644,
-            rdev: Dev { major: 1, minor: 3 },
-            uid,
-            gid,
-        });
-    }
     let steps = vec![Step { newfid: Fid(7), name: b"file" }];
     ask(Request::WalkX { fid: Fid(0), steps });
     ask(Request::OpenX { fid: Fid(7), newfid: Fid(8), flags: 0, wish: 1 });

@@ -16,7 +16,8 @@ use crate::hooks;
 use crate::host::{self, Host};
 use crate::link::{self, Link};
 use crate::log;
-use crate::protocol::{GoferFailure, GoferFd, GoferSetup};
+use crate::node_maker;
+use crate::protocol::{GoferFailure, GoferFd, GoferSetup, Users};
 use crate::reason::reason;
 use crate::spawn;
 use crate::wall;
@@ -87,7 +88,7 @@ fn prepare(
     if left {
         spawn::leave_standard_error().map_err(Error::Streams)?;
     }
-    if setup.own_users {
+    if setup.users == Users::Container {
         // Whoever started it is nobody there, and makes no files.
         host::Linux.set_ids(0, 0).map_err(Error::Ids)?;
     }
@@ -107,6 +108,11 @@ fn prepare(
     let mut config = Config::new(client, attaches);
     config.own_namespaces = !setup.bare;
     config.guards = Some(wall::files::GUARDS);
+    if let Users::Later { nodes } = setup.users {
+        let process = spawn::process("self").map_err(Error::Ids)?;
+        let enter = if nodes { node_maker::enter_users } else { node_maker::enter_users_alone };
+        config.users = Some(server::Users { process, enter });
+    }
     // Its filter will not let it.
     footprint::shed();
     server::confine(&mut config)?;

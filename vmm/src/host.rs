@@ -95,16 +95,7 @@ impl Host for Linux {
     }
 
     fn drop_capabilities(&self) -> Result<(), Errno> {
-        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)?;
-        // Past the last one that this kernel knows it says EINVAL (capabilities(7)).
-        for capability in 0..64 {
-            match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
-                Ok(()) => {}
-                Err(Errno::EINVAL) => break,
-                Err(e) => return Err(e),
-            }
-        }
-        capset(Sets::default())
+        keep_capabilities(0)
     }
 
     fn no_new_privileges(&self) -> Result<(), Errno> {
@@ -132,6 +123,20 @@ impl Host for Linux {
         let (soft, hard) = getrlimit(what)?;
         setrlimit(what, soft.min(most), hard.min(most))
     }
+}
+
+/// Empties every capability set, the bounding set included, but for these.
+pub fn keep_capabilities(kept: u64) -> Result<(), Errno> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)?;
+    for capability in (0..64).filter(|capability| kept >> capability & 1 == 0) {
+        match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows (capabilities(7)).
+            Err(Errno::EINVAL) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    capset(Sets { effective: kept, permitted: kept, inheritable: 0 })
 }
 
 /// What fstat(2) says. Not the C library's function, which is another system call from version to version.

@@ -23,13 +23,15 @@ use crate::hooks::{self, Hook, Hooks};
 use crate::link::{self, Link};
 use crate::pod::Pod;
 use crate::preserved;
-use crate::protocol::{FromSandbox, GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox};
+use crate::protocol::{
+    FromSandbox, GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox, Users,
+};
 use crate::spawn::{self, Child, IdMaps, NAMESPACES};
 use crate::standin::{self, Outcome, StandIn};
 use crate::state::{self, Folder, Process, State, Status};
 use crate::view::{Files, View};
 use crate::wall::level::Level;
-use crate::{clock, log, mountpoints, network};
+use crate::{clock, log, mountpoints, network, node_maker};
 
 /// How long the end of a container waits for the parents of its execs, who may never wait for them.
 const EXECS_WAIT: Duration = Duration::from_secs(5);
@@ -143,7 +145,8 @@ pub fn create(
     let (client, server) = link::pair()?;
     let id = container.spec.id.clone();
 
-    let gofer = start_gofer(&container, &id, level, gofer_end)?;
+    let users = users_of(&container, level);
+    let gofer = start_gofer(&container, &id, level, users, gofer_end)?;
     // While they execute. They wait for what they are to do, and have nothing of the container yet.
     let mut members = vec![gofer.pid()];
     if let Home::Own(own) = &home {
@@ -182,8 +185,8 @@ pub fn create(
     let setup = GoferSetup {
         log: settings,
         attaches: container.attaches.clone(),
-        own_users: !container.uid_map.is_empty(),
         bare: level == Level::Bare,
+        users,
         terminal: console.is_some(),
         hooks: inner.unwrap_or_default(),
         told,
@@ -362,26 +365,26 @@ fn open_kvm() -> Result<OwnedFd, Error> {
 /// in the configuration, or without root, it is the namespace's. The rest of its namespaces it makes
 /// itself, after it has opened what it serves.
 ///
-/// What root starts is in a user namespace too, with every id mapped to itself, unless the container may make device
-/// nodes, which the kernel lets nobody do in one, or its own hooks run there.
+/// What root starts is in a user namespace too, with every id mapped to itself.
 fn start_gofer(
     container: &Container,
     id: &str,
     level: Level,
+    users: Users,
     link: OwnedFd,
 ) -> Result<spawn::Child, Error> {
     let (uid, gid) = spawn::own_ids();
-    let maps = if level == Level::Bare {
-        None
-    } else if !container.uid_map.is_empty() {
-        Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })
-    } else if uid == 0 && !needs_host_user(container) {
-        Some(IdMaps { uids: vec![(0, 0, u32::MAX)], gids: vec![(0, 0, u32::MAX)] })
-    } else if uid != 0 {
-        let process = &container.spec.process;
-        Some(IdMaps { uids: vec![(process.uid, uid, 1)], gids: vec![(process.gid, gid, 1)] })
-    } else {
-        None
+    let maps = match users {
+        _ if level == Level::Bare => None,
+        Users::Container => {
+            Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })
+        }
+        Users::Born if uid == 0 => Some(IdMaps::every()),
+        Users::Born => {
+            let process = &container.spec.process;
+            Some(IdMaps { uids: vec![(process.uid, uid, 1)], gids: vec![(process.gid, gid, 1)] })
+        }
+        Users::Later { .. } => None,
     };
     let mut namespaces = CloneFlags::CLONE_NEWPID;
     if level == Level::Bare {
@@ -396,12 +399,14 @@ fn start_gofer(
     Ok(child)
 }
 
-/// Whether a container's gofer must be the host's root to serve it.
-fn needs_host_user(container: &Container) -> bool {
-    /// CAP_MKNOD (linux/capability.h)
-    const MKNOD: u32 = 27;
+/// When a container's gofer enters which user namespace.
+fn users_of(container: &Container, level: Level) -> Users {
+    if !container.uid_map.is_empty() {
+        return Users::Container;
+    }
     let hooks = container.hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty());
-    hooks || container.spec.process.capabilities.bounding >> MKNOD & 1 != 0
+    let nodes = container.spec.process.capabilities.bounding & node_maker::MKNOD != 0;
+    if level == Level::Root && (hooks || nodes) { Users::Later { nodes } } else { Users::Born }
 }
 
 impl Created {

@@ -32,6 +32,7 @@ pub mod link;
 pub mod log;
 pub mod mountpoints;
 pub mod network;
+pub mod node_maker;
 pub mod pod;
 pub mod preserved;
 pub mod protocol;

@@ -172,10 +172,10 @@ pub struct GoferSetup {
     /// What it serves. It opens these itself: a mount can be copied only in the mount namespace that
     /// it belongs to, and the gofer may have been born into one of its own.
     pub attaches: Vec<Attach>,
-    /// Whether it is in a user namespace of the container's, as whose root it is to act.
-    pub own_users: bool,
     /// It has no namespaces of its own, and can make none.
     pub bare: bool,
+    /// Which user namespace it is in when it serves.
+    pub users: Users,
     /// Whether the container has a terminal, and so nobody's standard error.
     pub terminal: bool,
     /// Hooks to run before that, in the container's root.
@@ -184,6 +184,21 @@ pub struct GoferSetup {
     pub told: String,
     /// What the descriptors of the message are, in order.
     pub fds: Vec<GoferFd>,
+}
+
+/// A gofer's user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Users {
+    /// That which it was born in.
+    Born,
+    /// The same, which is the container's, as whose root it is to act.
+    Container,
+    /// One that it enters before it serves: it has something to do first that takes the host's. With `nodes` somebody stays
+    /// there, who makes device nodes for it.
+    Later {
+        /// Whether the container may make device nodes.
+        nodes: bool,
+    },
 }
 
 /// A descriptor for a gofer.

@@ -7,13 +7,16 @@
 //! the child executes; its first message comes after that.
 
 use std::ffi::{CStr, CString};
-use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid};
 
@@ -66,17 +69,28 @@ impl IdMaps {
         IdMaps { uids: vec![(uid, uid, 1)], gids: vec![(gid, gid, 1)] }
     }
 
-    fn write(&self, pid: Pid) -> std::io::Result<()> {
+    /// Maps each to itself.
+    pub fn every() -> IdMaps {
+        IdMaps { uids: vec![(0, 0, u32::MAX)], gids: vec![(0, 0, u32::MAX)] }
+    }
+
+    /// Gives them to the user namespace of a process, whose folder in /proc this is.
+    pub fn write(&self, process: BorrowedFd<'_>) -> std::io::Result<()> {
         let text = |ranges: &[IdRange]| -> String {
             let line = |(inside, outside, count): &IdRange| format!("{inside} {outside} {count}\n");
             ranges.iter().map(line).collect()
         };
+        let write = |name: &CStr, text: &str| {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            let file = nix::fcntl::openat(process, name, flags, Mode::empty())?;
+            File::from(file).write_all(text.as_bytes())
+        };
         if !geteuid().is_root() {
             // Else the kernel lets nobody but root write a group map (user_namespaces(7)).
-            fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+            write(c"setgroups", "deny")?;
         }
-        fs::write(format!("/proc/{pid}/gid_map"), text(&self.gids))?;
-        fs::write(format!("/proc/{pid}/uid_map"), text(&self.uids))
+        write(c"gid_map", &text(&self.gids))?;
+        write(c"uid_map", &text(&self.uids))
     }
 }
 
@@ -183,12 +197,8 @@ pub fn spawn(
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     // Here and not in the child, whose cgroup may let it open no device by the time that it comes to it.
-    let null = nix::fcntl::open(
-        c"/dev/null",
-        nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .map_err(Error::Null)?;
+    let null = nix::fcntl::open(c"/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(Error::Null)?;
     // SAFETY: without CLONE_VM and a new stack this is fork(2): the child goes on with a copy of
     // everything. There is one thread, so no lock is held by another.
     let result = unsafe {
@@ -204,10 +214,19 @@ pub fn spawn(
     };
     let child = Child { pid: Some(pid), role };
     if let Some(maps) = maps {
-        maps.write(pid).map_err(Error::Map)?;
+        process(&pid.to_string())
+            .map_err(std::io::Error::from)
+            .and_then(|process| maps.write(process.as_fd()))
+            .map_err(Error::Map)?;
     }
     crate::debug!("{role}: started as {pid}");
     Ok(child)
+}
+
+/// A process's folder in /proc.
+pub fn process(name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(format!("/proc/{name}").as_str(), flags, Mode::empty())
 }
 
 /// Prepared before the clone.
@@ -234,10 +253,16 @@ pub const SANDBOX: &str = "sandbox";
 pub const BARE: &str = "bare";
 /// First argument of a file server.
 pub const GOFER: &str = "gofer";
+/// What has no arguments of its own: it is a copy of a file server.
+pub const NODES: &str = "nodes";
 
 /// What `ps` calls the process: at most 15 bytes (PR_SET_NAME in prctl(2)).
 fn name(role: &str) -> &'static CStr {
-    if role == SANDBOX { c"ringwall-sentry" } else { c"ringwall-gofer" }
+    match role {
+        SANDBOX => c"ringwall-sentry",
+        NODES => c"ringwall-nodes",
+        _ => c"ringwall-gofer",
+    }
 }
 
 /// Gives this process the name of its role: it was executed as /proc/self/exe, and is called `exe`.

@@ -19,7 +19,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::fids::{self, DESCRIPTORS_MAX};
 use super::filter::{self, FilterError};
-use super::{Attach, Config};
+use super::{Attach, Config, Users};
 
 /// The capabilities that serving files needs, if the process has them.
 pub const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN // owners as the client states them
@@ -28,7 +28,6 @@ pub const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN // owners as the cl
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::FOWNER) // chmod, utimes and attributes of files of any uid
     .union(CapabilitySet::FSETID) // set-id bits survive a chmod
-    .union(CapabilitySet::MKNOD) // device nodes: made, never opened
     .union(CapabilitySet::SETFCAP); // security.capability, as package managers set it
 
 /// Where the private root is built, in a mount namespace of our own: it must be a directory, and
@@ -87,6 +86,9 @@ pub fn confine(config: &mut Config) -> Result<(), ConfineError> {
     let _seeded = std::hash::RandomState::new();
     if config.own_namespaces {
         isolate(config)?;
+    }
+    if let Some(Users { process, enter }) = config.users.take() {
+        config.nodes = enter(process, &config.attaches).during("entering a user namespace")?;
     }
     drop_capabilities()?;
     // Nobody of the same uid looks into or traces this process.

@@ -20,6 +20,7 @@ mod host;
 mod io;
 mod lock;
 mod namespace;
+pub mod nodes;
 mod open;
 pub mod session;
 pub mod transport;
@@ -56,6 +57,10 @@ pub struct Config {
     fd_directory: String,
     /// What the kernel is asked for beside that; `None`: nothing.
     pub guards: Option<Guards>,
+    /// How [`confine`] enters a user namespace, with namespaces of its own; `None`: it stays in the one that it is in.
+    pub users: Option<Users>,
+    /// Where the node maker is, once there is one.
+    nodes: Option<OwnedFd>,
     /// How many descriptors a client may have, and how its socket cuts messages: what [`confine`] has found out, because
     /// it cannot be asked later.
     descriptors: Option<u64>,
@@ -71,6 +76,8 @@ impl Config {
             own_namespaces: true,
             fd_directory: "/proc/self/fd".into(),
             guards: None,
+            users: None,
+            nodes: None,
             descriptors: None,
             kind: None,
         }
@@ -84,6 +91,16 @@ pub struct Guards {
     pub harden: fn(BorrowedFd<'_>, bool) -> std::io::Result<()>,
     /// Leaves the calling thread what lies beneath these and, to be opened again, its own descriptors.
     pub restrict: fn(&[Attach]) -> std::io::Result<()>,
+}
+
+/// A user namespace that is entered last of all, so that its capabilities are none over the other namespaces.
+#[derive(Debug)]
+pub struct Users {
+    /// /proc/self, opened while it could be.
+    pub process: OwnedFd,
+    /// Enters it, given that and what is served. The connection to whoever makes device nodes beneath these, if anybody is to
+    /// ([`nodes`]).
+    pub enter: fn(OwnedFd, &[Attach]) -> std::io::Result<Option<OwnedFd>>,
 }
 
 /// A directory (or, for a bind mount of one, a file) that clients may attach.
@@ -123,6 +140,7 @@ pub enum ServeError {
 pub fn run(config: Config) -> Result<(), ServeError> {
     let descriptors = config.descriptors.unwrap_or_else(fids::limit);
     let mut session = Session::bounded(config.attaches, config.fd_directory, descriptors)?;
+    session.nodes = config.nodes.map(nodes::Maker);
     let transport = match config.kind {
         Some(kind) => Transport::of_kind(config.socket, kind),
         None => Transport::new(config.socket),

@@ -12,6 +12,7 @@ use super::attr::PERMISSIONS;
 use super::errors::Result;
 use super::fids::Inode;
 use super::host::{self, Name};
+use super::nodes;
 use crate::wire::*;
 
 /// The longest target of a symbolic link (PATH_MAX of limits.h, with its final zero byte).
@@ -52,13 +53,18 @@ impl Session {
             kind => kind,
         };
         let bits = Mode::from_raw_mode(mode & PERMISSIONS);
-        let device = match kind {
-            FileType::BlockDevice | FileType::CharacterDevice => {
-                rustix::fs::makedev(rdev.major, rdev.minor)
+        let device = matches!(kind, FileType::BlockDevice | FileType::CharacterDevice);
+        match &self.nodes {
+            Some(maker) if device => {
+                let mode = kind.as_raw_mode() | bits.as_raw_mode();
+                let request = nodes::Request { mode, dev: rdev, name: name.as_c_str() };
+                maker.make(directory.fd.as_fd(), request)?;
             }
-            _ => 0,
-        };
-        rustix::fs::mknodat(&directory.fd, name.as_c_str(), kind, bits, device)?;
+            _ => {
+                let dev = if device { rustix::fs::makedev(rdev.major, rdev.minor) } else { 0 };
+                rustix::fs::mknodat(&directory.fd, name.as_c_str(), kind, bits, dev)?;
+            }
+        }
         self.made(&directory, newfid, &name, kind, mode, owner, AtFlags::empty())
     }
 

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::errors::{Result, from_wire, number};
 use super::fids::{self, Fids, Inode, Open};
 use super::host::{self, Descriptors, Name};
+use super::nodes::Maker;
 use super::watch::{Event, Watches};
 use super::{Attach, ServeError};
 use crate::wire::*;
@@ -22,6 +23,8 @@ pub struct Session {
     pub(super) dialect: bool,
     pub(super) msize: usize,
     pub(super) scratch: Vec<u8>,
+    /// Who makes device nodes; `None`: the session itself.
+    pub(super) nodes: Option<Maker>,
     /// What is donated with the reply in work.
     donated: Option<Donated>,
 }
@@ -96,6 +99,7 @@ impl Session {
             dialect: false,
             msize: MSIZE_MAX,
             scratch: vec![0u8; MSIZE_MAX],
+            nodes: None,
             donated: None,
         })
     }

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, recv, sendmsg,
 };
@@ -164,20 +164,25 @@ impl Transport {
         let mut rest = message;
         let mut fd = fd;
         while !rest.is_empty() {
-            let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = SendAncillaryBuffer::new(&mut space);
-            if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-                return Err(Errno::NOBUFS);
-            }
-            let iov = [IoSlice::new(rest)];
-            match sendmsg(&self.socket, &iov, &mut control, flags) {
-                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                Err(Errno::INTR) => continue,
-                Err(errno) => return Err(errno),
-            }
-            fd = None;
+            let count = send_some(self.socket.as_fd(), rest, fd.take(), flags)?;
+            rest = rest.get(count..).unwrap_or_default();
         }
         Ok(())
     }
+}
+
+/// Sends some bytes, a packet whole, with a descriptor if there is one; how many.
+pub(super) fn send_some(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fd.as_slice().is_empty() && !control.push(SendAncillaryMessage::ScmRights(fd.as_slice())) {
+        return Err(Errno::NOBUFS);
+    }
+    let iov = [IoSlice::new(bytes)];
+    retry_on_intr(|| sendmsg(socket, &iov, &mut control, flags))
 }

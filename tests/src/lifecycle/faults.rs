@@ -34,12 +34,12 @@ fn killed_create(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let _b = c.bundle("b", "sleep 1000")?;
     let bundle = c.text_path("b");
-    for victim in 0..4 {
+    for victim in 0..5 {
         for delay in [0, 3, 6, 12, 25, 50] {
             let when = format!("process {victim} after {delay} ms");
             let started = c.start(&["create", "--bundle", &bundle, "x"])?;
             thread::sleep(Duration::from_millis(delay * u64::from(c.place.slow)));
-            // Command, stand-in, sandbox and gofer, as far as they are there yet.
+            // Command, stand-in, sandbox, gofer and node maker, as far as they are there yet.
             if let Some(pid) = alive().get(victim) {
                 let _gone = kill(Pid::from_raw(*pid), Signal::SIGKILL);
             }

@@ -7,9 +7,10 @@ use nix::unistd::Pid;
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 
+use super::deaths::processes;
 use super::{Context, Outcome, Started, Stop, Test, ensure, read_pid, terminals};
 use crate::bundle::{self, Bundle};
-use crate::process::{self, End};
+use crate::process::End;
 
 pub(super) const TESTS: &[Test] = &[
     ("pods/one-sandbox", one_sandbox),
@@ -81,11 +82,10 @@ fn prints(c: &Context, args: &[&str], expect: &str) -> Outcome {
     Ok(())
 }
 
-/// Our processes of this role.
+/// Our processes of this name.
 fn roles(role: &str) -> usize {
-    let name = format!("ringwall {role} ");
-    let pids = process::descendants(std::process::id() as i32);
-    pids.into_iter().filter(|pid| process::command_line(*pid).starts_with(&name)).count()
+    let name = format!("ringwall-{role} ");
+    processes().into_iter().filter(|(_, words)| words.starts_with(&name)).count()
 }
 
 /// Each has processes, files and a life of its own; the sandbox is one.
@@ -96,9 +96,9 @@ fn one_sandbox(c: &Context) -> Outcome {
     let (_a, _b) = (create(c, "a", &member(script))?, create(c, "b", &member(script))?);
     ensure!(c.status("a")? == "created", "{}", c.status("a")?);
     ensure!(
-        (roles("sandbox"), roles("gofer")) == (1, 3),
+        (roles("sentry"), roles("gofer")) == (1, 3),
         "{} and {}",
-        roles("sandbox"),
+        roles("sentry"),
         roles("gofer")
     );
     c.must(&["start", "a"])?;
@@ -126,7 +126,7 @@ fn one_sandbox(c: &Context) -> Outcome {
     for id in ["a", "b", "pod"] {
         c.must(&["delete", "--force", id])?;
     }
-    ensure!(roles("sandbox") == 0, "the sandbox lives");
+    ensure!(roles("sentry") == 0, "the sandbox lives");
     Ok(())
 }
 
@@ -168,7 +168,7 @@ fn crio(c: &Context) -> Outcome {
     config["annotations"] = json!({ "io.kubernetes.cri-o.ContainerType": "container", "io.kubernetes.cri-o.SandboxID": "pod" });
     let _a = c.bundle_with("a", &config)?;
     prints(c, &["run", "--bundle", &c.text_path("a"), "a"], "the-pod\n")?;
-    ensure!(roles("sandbox") == 1, "{} sandboxes", roles("sandbox"));
+    ensure!(roles("sentry") == 1, "{} sandboxes", roles("sentry"));
     c.must(&["delete", "--force", "pod"])?;
     Ok(())
 }
@@ -212,7 +212,7 @@ fn pod_ends(c: &Context) -> Outcome {
     c.await_status("pod", "stopped")?;
     prints(c, &["wait", "a"], "137\n")?;
     ensure!(c.status("a")? == "stopped", "{}", c.status("a")?);
-    ensure!(roles("sandbox") == 0, "the sandbox lives");
+    ensure!(roles("sentry") == 0, "the sandbox lives");
     c.must(&["delete", "a"])?;
     c.must(&["delete", "pod"])?;
     Ok(())

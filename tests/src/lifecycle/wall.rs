@@ -9,7 +9,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::makedev;
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::deaths::{processes, running};
@@ -20,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     ("wall/sandbox", sandbox),
     ("wall/gofer", gofer),
     ("wall/gofer-of-device-makers", gofer_of_device_makers),
+    ("wall/gofer-with-hooks", gofer_with_hooks),
     ("wall/stubs", stubs),
     ("wall/check", check),
     ("wall/rootless", rootless),
@@ -45,6 +49,12 @@ fn sleeper(c: &Context) -> Result<bundle::Bundle, Stop> {
 fn find(role: &str) -> Result<i32, Stop> {
     let found = processes().into_iter().find(|(_, name)| name.contains(&format!(" {role} ")));
     found.map(|(pid, _)| pid).ok_or_else(|| Stop::Failed(format!("no {role}: {:?}", processes())))
+}
+
+/// The container's process with this name.
+fn named(name: &str) -> Result<i32, Stop> {
+    let found = processes().into_iter().find(|(_, words)| words.starts_with(&format!("{name} ")));
+    found.map(|(pid, _)| pid).ok_or_else(|| Stop::Failed(format!("no {name}: {:?}", processes())))
 }
 
 fn namespace(pid: &str, kind: &str) -> Result<String, Stop> {
@@ -186,8 +196,8 @@ fn sandbox(c: &Context) -> Outcome {
     Ok(())
 }
 
-/// The capabilities that serving files takes: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP (capabilities(7)).
-const FILES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31;
+/// The capabilities that serving files takes: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP (capabilities(7)).
+const FILES: u64 = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 31;
 
 fn gofer(c: &Context) -> Outcome {
     c.only_ringwall()?;
@@ -225,24 +235,97 @@ fn gofer(c: &Context) -> Outcome {
     Ok(())
 }
 
-/// Device nodes are made in the host's user namespace only: a container that may make them has a gofer that can.
+/// What the container of the tests below makes, and says of it.
+const NODES: &str = "mkdir /d && chown 1000:1001 /d && chmod 2755 /d && mknod -m 640 /d/null c 1 3 && mknod /d/disk b 259 70000 \
+    && chown 5:6 /d/disk && mkdir /e && tar -c -f - -C /d null disk | tar -x -p -f - -C /e && mkfifo /e/fifo \
+    && stat -c '%n %F %t:%T %a %u:%g' /d/* /e/*; cat /d/null; mknod /d/null c 1 3; mknod /no/such c 1 3";
+
+/// Device nodes are made in the host's user namespace only: for a container that may make them somebody is there who can,
+/// and can do nothing else.
 fn gofer_of_device_makers(c: &Context) -> Outcome {
     c.only_ringwall()?;
-    let script = "mknod /null c 1 3 && stat -c %t:%T:%F /null; cat /null; echo $?; sleep 1000";
-    let made = c.bundle("b", script)?;
+    let made = c.bundle("b", &format!("{NODES}; echo done; sleep 1000"))?;
     let run = c.start(&["run", "--bundle", &c.text_path("b"), "x"])?;
-    c.eventually("the node is made", || Ok(run.out().lines().count() == 2))?;
-    let pid = find("gofer")?;
+    c.eventually("the nodes are made", || Ok(run.out().ends_with("done\n")))?;
+    // 259, 70000 in hexadecimal; the folder's group is the nodes'.
+    let expect = "/d/disk block special file 103:11170 644 5:6\n\
+        /d/null character special file 1:3 640 0:1001\n\
+        /e/disk block special file 103:11170 644 5:6\n\
+        /e/fifo fifo 0:0 644 0:0\n\
+        /e/null character special file 1:3 640 0:1001\ndone\n";
+    ensure!(run.out() == expect, "{}", run.out());
+    let on_host = fs::symlink_metadata(made.rootfs().join("e/disk"))?;
+    let is = (on_host.file_type().is_block_device(), on_host.rdev(), on_host.mode() & 0o7777);
+    ensure!(is == (true, makedev(259, 70_000), 0o644), "on the host: {is:?}");
+    let (pid, maker) = (find("gofer")?, named("ringwall-nodes")?);
     for kind in NAMESPACES {
-        let (own, host) = (namespace(&pid.to_string(), kind)?, namespace("self", kind)?);
-        ensure!((own == host) == (kind == "user"), "{kind}: {own}, {host} on the host");
+        let (own, its) = (namespace(&pid.to_string(), kind)?, namespace(&maker.to_string(), kind)?);
+        let host = namespace("self", kind)?;
+        ensure!(own != host, "the gofer is in the host's {kind} namespace");
+        let expect = if kind == "user" { host } else { own };
+        ensure!(its == expect, "the node maker's {kind} namespace is {its}, not {expect}");
+    }
+    for map in ["uid_map", "gid_map"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/{map}"))?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        ensure!(words == ["0", "0", "4294967295"], "{map}: {text}");
     }
     threads_are_confined(pid, FILES)?;
-    ensure!(run.out().starts_with("1:3:character special file\n"), "{}", run.out());
-    let node = fs::symlink_metadata(made.rootfs().join("null"))?;
-    ensure!(node.file_type().is_char_device(), "no node on the host");
+    // CAP_DAC_OVERRIDE, CAP_MKNOD.
+    threads_are_confined(maker, 1 << 1 | 1 << 27)?;
+    descriptors(c, maker, "node maker")?;
+    let open = fs::read_dir(format!("/proc/{maker}/fd"))?.count();
+    ensure!(open == 1, "the node maker has {open} descriptors");
+    bounded(maker, "Max core file size", 0)?;
+    bounded(maker, "Max open files", 4)?;
+    bounded(maker, "Max address space", 1 << 30)?;
+    let mounts = mounts(maker)?;
+    ensure!(mounts == self::mounts(pid)?, "the node maker's mounts: {mounts:?}");
+    // Without it there are no nodes, and all the rest.
+    kill(Pid::from_raw(maker), Signal::SIGKILL)?;
+    let done =
+        c.run(&["exec", "x", "sh", "-c", "mknod /x c 1 3; mkfifo /y && rm /y && echo there"])?;
+    ensure!(
+        done.out() == "there\n" && done.err().contains("Input/output error"),
+        "{}{}",
+        done.out(),
+        done.err()
+    );
     c.must(&["delete", "--force", "x"])?;
     run.end(c.limit())?;
+    Ok(())
+}
+
+/// Hooks of a container's mounts run as the host's root, and then the gofer enters its user namespace. It ends with its
+/// client, and the node maker with it.
+fn gofer_with_hooks(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    for nodes in [false, true] {
+        let mut config = bundle::config(&["sleep", "1000"], &[]);
+        if !nodes {
+            config["process"]["capabilities"] = json!({ "bounding": ["CAP_KILL"] });
+        }
+        let script = "readlink /proc/self/ns/user; cat /proc/self/uid_map";
+        let hook =
+            json!({ "path": "/bin/sh", "args": ["sh", "-c", format!("{{ {script}; }} >told")] });
+        config["hooks"] = json!({ "createContainer": [hook] });
+        let name = if nodes { "c" } else { "b" };
+        let made = c.bundle_with(name, &config)?;
+        c.must(&["run", "--detach", "--bundle", &c.text_path(name), "x"])?;
+        let told = fs::read_to_string(made.rootfs().join("told"))?;
+        let host = namespace("self", "user")?;
+        ensure!(told.lines().next() == Some(&host), "the hook ran in {told}, not {host}");
+        let pid = find("gofer")?;
+        for kind in NAMESPACES {
+            let own = namespace(&pid.to_string(), kind)?;
+            ensure!(own != namespace("self", kind)?, "it is in the host's {kind} namespace");
+        }
+        threads_are_confined(pid, FILES)?;
+        ensure!(named("ringwall-nodes").is_ok() == nodes, "{:?}", processes());
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+        c.eventually("every process ends", || Ok(processes().is_empty()))?;
+        c.must(&["delete", "--force", "x"])?;
+    }
     Ok(())
 }
 
@@ -277,7 +360,9 @@ fn stubs(c: &Context) -> Outcome {
 
 fn check(c: &Context) -> Outcome {
     c.only_ringwall()?;
-    for (process, promised) in [("sandbox on kvm", 40), ("sandbox on ptrace", 60), ("gofer", 45)] {
+    let promises =
+        [("sandbox on kvm", 40), ("sandbox on ptrace", 60), ("gofer", 45), ("node maker", 6)];
+    for (process, promised) in promises {
         let told = told(c, process)?;
         let calls = told["calls"].as_u64().unwrap_or(u64::MAX);
         ensure!(told["promised"] == promised && calls <= promised, "{told}");

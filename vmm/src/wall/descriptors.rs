@@ -40,10 +40,13 @@ pub const KVM: &[Kind] = &[
 pub const PTRACE: &[Kind] =
     &[NULL, GIVEN, LINKS, LOOP, BELLS, MEMORY, kind("stubs, to end them", "anon_inode:[pidfd]")];
 
+/// The node maker, which has a folder beside that while it makes a node in it.
+pub const NODES: &[Kind] = &[kind("the link to the gofer", "socket:")];
+
 /// The gofer.
 pub const GOFER: &[Kind] = &[
     NULL,
     Kind { what: "the container's files, the log", shown: None },
-    kind("links to the stand-in and the sandbox", "socket:"),
+    kind("links to the stand-in, the sandbox and the node maker", "socket:"),
     kind("watches", "anon_inode:inotify"),
 ];

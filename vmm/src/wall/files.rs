@@ -56,6 +56,8 @@ const EXECUTE: u64 = 1;
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const READ_DIR: u64 = 1 << 3;
+const MAKE_CHAR: u64 = 1 << 6;
+const MAKE_BLOCK: u64 = 1 << 11;
 const TRUNCATE: u64 = 1 << 14;
 /// Names of every kind, made, removed and moved: REMOVE_DIR to REFER.
 const NAMES: u64 = (1 << 14) - (1 << 4);
@@ -100,6 +102,16 @@ pub fn landlock() -> Option<i64> {
 /// Leaves the calling thread the files beneath the attach points and, to be opened again, its own descriptors. no_new_privs
 /// is set already.
 fn restrict(attaches: &[Attach]) -> io::Result<()> {
+    restrict_to(attaches, READ_FILE | READ_DIR, WRITE_FILE | TRUNCATE | NAMES)
+}
+
+/// Leaves the calling thread the making of device nodes beneath the attach points that may be changed. no_new_privs is set
+/// already.
+pub fn nodes(attaches: &[Attach]) -> io::Result<()> {
+    restrict_to(attaches, 0, MAKE_CHAR | MAKE_BLOCK)
+}
+
+fn restrict_to(attaches: &[Attach], always: u64, changeable: u64) -> io::Result<()> {
     let Some(version) = landlock() else { return Ok(()) };
     let all = known(version);
     // SAFETY: one word is read, handled_access_fs; the descriptor that comes back is ours.
@@ -109,14 +121,16 @@ fn restrict(attaches: &[Attach]) -> io::Result<()> {
         OwnedFd::from_raw_fd(fd as i32)
     };
     for Attach { root, read_only, .. } in attaches {
-        let mut rights = READ_FILE | READ_DIR;
+        let mut rights = always;
         if !read_only {
-            rights |= WRITE_FILE | TRUNCATE | NAMES;
+            rights |= changeable;
         }
         if stat(root)?.st_mode & libc::S_IFMT != libc::S_IFDIR {
             rights &= OF_FILES;
         }
-        allow(ruleset.as_fd(), root.as_fd(), rights & all)?;
+        if rights & all != 0 {
+            allow(ruleset.as_fd(), root.as_fd(), rights & all)?;
+        }
     }
     // SAFETY: no memory arguments.
     check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })?;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::filter::{Error, passed};
 use super::level::{self, Level};
 use super::{descriptors, sandbox};
+use crate::node_maker;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,7 @@ pub fn report() -> Result<Report, ReportError> {
     let ptrace = vec![("event loop", event_loop), ("sentry", of(&[&no_clone3, &tracer]))];
     let stub = passed::<libc::sock_filter>(&[&ptrace_fallback::stub_filter()]);
     let gofer = vec![("server", of(&[&gofer::server::filter()?]))];
+    let nodes = vec![("maker", of(&[&node_maker::filter()?]))];
     let level = level::here();
     Ok(Report {
         level,
@@ -85,6 +87,7 @@ pub fn report() -> Result<Report, ReportError> {
             process("sandbox on ptrace", 60, ptrace, descriptors::PTRACE),
             process("stubs of ptrace", 16, vec![("stub", stub)], descriptors::PTRACE),
             process("gofer", 45, gofer, descriptors::GOFER),
+            process("node maker", 6, nodes, descriptors::NODES),
         ],
     })
 }
