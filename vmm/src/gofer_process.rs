@@ -1,16 +1,16 @@
 //! The gofer: the process of a container that serves its files. It is told what to serve, opens that,
 //! confines itself, and serves.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gofer::server::{self, Attach, Config};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use crate::config;
 use crate::footprint;
 use crate::hooks;
 use crate::host::{self, Host};
@@ -30,7 +30,9 @@ enum Error {
     #[error("no client")]
     NoClient,
     #[error("{}: {}", path.display(), reason(source))]
-    Open { path: std::path::PathBuf, source: std::io::Error },
+    Open { path: PathBuf, source: std::io::Error },
+    #[error("{}: another file is there than when the configuration was read", .0.display())]
+    Swapped(PathBuf),
     #[error("confinement: {0}")]
     Confine(#[from] server::ConfineError),
     #[error("user namespace: {0}")]
@@ -74,12 +76,16 @@ fn prepare(
     client: &mut Option<OwnedFd>,
 ) -> Result<Config, Error> {
     let (setup, fds) = link.receive()?;
-    let (mut log, mut debug_log) = (None, None);
+    let (mut log, mut debug_log, mut files) = (None, None, Vec::new());
     for (role, fd) in setup.fds.iter().zip(fds) {
         let slot = match role {
             GoferFd::Log => &mut log,
             GoferFd::DebugLog => &mut debug_log,
             GoferFd::Client => &mut *client,
+            GoferFd::Attach => {
+                files.push(fd);
+                continue;
+            }
         };
         *slot = Some(fd);
     }
@@ -92,18 +98,30 @@ fn prepare(
         // Whoever started it is nobody there, and makes no files.
         host::Linux.set_ids(0, 0).map_err(Error::Ids)?;
     }
+    // Born into a mount namespace, or in one for hooks, it has no use for the descriptors of its caller's mounts.
+    let mut here = setup.bare || matches!(setup.users, Users::Later { .. });
+    let mut root = None;
     if !setup.hooks.is_empty() {
-        let root = setup.attaches.first().map(|root| root.path.as_path()).ok_or(Error::NoRoot)?;
-        own_mounts(root).map_err(Error::Mounts)?;
-        let place = hooks::Place { folder: Some(root), ..hooks::Place::default() };
+        let first = setup.attaches.first().ok_or(Error::NoRoot)?;
+        own_mounts(&first.path).map_err(Error::Mounts)?;
+        here = false;
+        let top = again(first)?;
+        let folder = config::by_number(&top);
+        let place = hooks::Place { folder: Some(&folder), ..hooks::Place::default() };
         hooks::run("createContainer", &setup.hooks, &setup.told, place)?;
+        root = Some(top);
     }
+    let mut files = files.into_iter();
     let mut attaches = Vec::with_capacity(setup.attaches.len());
     for attach in setup.attaches {
-        let root =
-            open(&attach.path).map_err(|source| Error::Open { path: attach.path, source })?;
+        let given = files.next().filter(|_| here);
+        let root = match root.take().or(given) {
+            Some(file) => file,
+            None => again(&attach)?,
+        };
         attaches.push(Attach { name: attach.name, root, read_only: attach.read_only });
     }
+    drop(files);
     let client = client.take().ok_or(Error::NoClient)?;
     let mut config = Config::new(client, attaches);
     config.own_namespaces = !setup.bare;
@@ -121,14 +139,16 @@ fn prepare(
 }
 
 /// Mounts of its own, among them the root: what hooks mount there is the container's alone.
-fn own_mounts(root: &std::path::Path) -> Result<(), Errno> {
+fn own_mounts(root: &Path) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_SLAVE | MsFlags::MS_REC, nothing)?;
     mount(Some(root), root, nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing)
 }
 
-fn open(path: &std::path::Path) -> std::io::Result<OwnedFd> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).custom_flags(OFlag::O_PATH.bits()).open(path).map(OwnedFd::from)
+fn again(attach: &config::Attach) -> Result<OwnedFd, Error> {
+    attach.again().map_err(|source| match source.raw_os_error() {
+        Some(libc::ESTALE) => Error::Swapped(attach.path.clone()),
+        _ => Error::Open { path: attach.path.clone(), source },
+    })
 }

@@ -154,7 +154,8 @@ pub fn create(
     }
     let alarm = folder.join_group(&container, &mut state, &members, platform)?;
     if !container.spec.root.overlay {
-        mountpoints::make(&container.rootfs, &mut container.spec.mounts)?;
+        let root = container.attaches.first().ok_or(Error::Host("no root", Errno::EINVAL))?;
+        mountpoints::make(root, &mut container.spec.mounts)?;
     }
 
     if let Some(console) = &console {
@@ -180,6 +181,9 @@ pub fn create(
     let mut fds = vec![(GoferFd::Client, server.as_fd())];
     fds.extend(log.map(|fd| (GoferFd::Log, fd)));
     fds.extend(debug_log.map(|fd| (GoferFd::DebugLog, fd)));
+    let room = link::MAX_FDS.saturating_sub(fds.len() + 1);
+    let attaches = container.attaches.iter().filter_map(|attach| attach.file.as_ref());
+    fds.extend(attaches.take(room).map(|file| (GoferFd::Attach, file.as_fd())));
     let (roles, fds): (Vec<GoferFd>, Vec<BorrowedFd<'_>>) = fds.into_iter().unzip();
     let gofer_link = Link::new(gofer_link);
     let setup = GoferSetup {
@@ -379,7 +383,6 @@ fn start_gofer(
         Users::Container => {
             Some(IdMaps { uids: container.uid_map.clone(), gids: container.gid_map.clone() })
         }
-        Users::Born if uid == 0 => Some(IdMaps::every()),
         Users::Born => {
             let process = &container.spec.process;
             Some(IdMaps { uids: vec![(process.uid, uid, 1)], gids: vec![(process.gid, gid, 1)] })
@@ -404,9 +407,8 @@ fn users_of(container: &Container, level: Level) -> Users {
     if !container.uid_map.is_empty() {
         return Users::Container;
     }
-    let hooks = container.hooks.as_ref().is_some_and(|hooks| !hooks.create_container.is_empty());
     let nodes = container.spec.process.capabilities.bounding & node_maker::MKNOD != 0;
-    if level == Level::Root && (hooks || nodes) { Users::Later { nodes } } else { Users::Born }
+    if level == Level::Root { Users::Later { nodes } } else { Users::Born }
 }
 
 impl Created {

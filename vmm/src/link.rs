@@ -24,9 +24,8 @@ use serde::de::DeserializeOwned;
 const INLINE: usize = 16 << 10;
 /// The longest message at all: a container's arguments and environment, and some more.
 const MAX: usize = 4 << 20;
-/// Descriptors in one message: standard streams, logs, socket, file servers and room for more
-/// (SCM_MAX_FD is 253).
-pub const MAX_FDS: usize = 64;
+/// Descriptors in one message: SCM_MAX_FD (unix(7)), one of which may be the message's own text.
+pub const MAX_FDS: usize = 253;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,8 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 use sentry::control::{MountSource, MountSpec};
 
+use crate::config::Attach;
+
 /// A mount point that cannot be made.
 #[derive(Debug, thiserror::Error)]
 #[error("mount point {} in {}: {errno}", destination.display(), root.display())]
@@ -20,12 +22,12 @@ pub struct Error {
 
 /// Makes what is missing. Links are followed inside the root and never out of it. A tmpfs has the mode of what it covers,
 /// but for one whose mount point is made here: that has its own.
-pub fn make(root: &Path, mounts: &mut [MountSpec]) -> Result<(), Error> {
+pub fn make(root: &Attach, mounts: &mut [MountSpec]) -> Result<(), Error> {
     let failed = |destination: &Path| {
-        let (root, destination) = (root.to_owned(), destination.to_owned());
+        let (root, destination) = (root.path.clone(), destination.to_owned());
         move |errno| Error { destination, root, errno }
     };
-    let top = nix::fcntl::open(root, O_FOLDER, Mode::empty()).map_err(failed(Path::new("/")))?;
+    let top = root.file.as_deref().ok_or(Errno::EBADF).map_err(failed(Path::new("/")))?;
     for index in 0..mounts.len() {
         let (earlier, rest) = mounts.split_at_mut(index);
         let Some(mount) = rest.first_mut() else { break };
@@ -34,7 +36,7 @@ pub fn make(root: &Path, mounts: &mut [MountSpec]) -> Result<(), Error> {
             continue;
         }
         let folder = !matches!(mount.source, MountSource::Gofer { directory: false, .. });
-        let made = make_one(&top, destination, folder).map_err(failed(destination))?;
+        let made = make_one(top, destination, folder).map_err(failed(destination))?;
         if let MountSource::Internal { fstype, data, .. } = &mut mount.source
             && made
             && fstype == "tmpfs"
@@ -113,14 +115,15 @@ mod tests {
             internal("/out/x"),
             file,
         ];
-        make(&root, &mut mounts).unwrap();
+        let top = Attach::open("root", root.clone(), false).unwrap();
+        make(&top, &mut mounts).unwrap();
         let data = mounts.iter().map(|mount| match &mount.source {
             MountSource::Internal { data, .. } => data.as_str(),
             MountSource::Gofer { .. } => "file",
         });
         let own = "mode=1777,";
         assert_eq!(data.collect::<Vec<_>>(), [own, "", own, own, "file"]);
-        make(&root, &mut mounts).unwrap();
+        make(&top, &mut mounts).unwrap();
         assert!(root.join("dev").is_dir() && !root.join("dev/shm").exists());
         assert!(root.join("usr/a/b").is_dir() && root.join("x").is_dir());
         assert!(root.join("etc/hosts").is_file());

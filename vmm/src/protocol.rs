@@ -169,8 +169,8 @@ pub enum SandboxFd {
 pub struct GoferSetup {
     /// Its log.
     pub log: log::Settings,
-    /// What it serves. It opens these itself: a mount can be copied only in the mount namespace that
-    /// it belongs to, and the gofer may have been born into one of its own.
+    /// What it serves. A mount can be copied only in the mount namespace that it belongs to, so that it opens these itself
+    /// where it was born into another one.
     pub attaches: Vec<Attach>,
     /// It has no namespaces of its own, and can make none.
     pub bare: bool,
@@ -189,12 +189,12 @@ pub struct GoferSetup {
 /// A gofer's user namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Users {
-    /// That which it was born in.
+    /// That which it was born in, together with a mount namespace if there is either.
     Born,
     /// The same, which is the container's, as whose root it is to act.
     Container,
-    /// One that it enters before it serves: it has something to do first that takes the host's. With `nodes` somebody stays
-    /// there, who makes device nodes for it.
+    /// One that it enters before it serves: what it does first takes the host's. With `nodes` somebody stays there, who makes
+    /// device nodes for it.
     Later {
         /// Whether the container may make device nodes.
         nodes: bool,
@@ -210,6 +210,8 @@ pub enum GoferFd {
     DebugLog,
     /// Where its client is.
     Client,
+    /// The next one of what it serves, as far as a message has room for these.
+    Attach,
 }
 
 /// From the gofer: why it does not serve. It says nothing where it does.

@@ -9,78 +9,46 @@
 //! It is made when the container may run already, by paths that another container may be able to change, so what they lead
 //! to is compared with what was there before.
 
-use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use sentry::control::MountSource;
 
-use crate::config::Container;
-
-/// A file of the host: its path, and which one it was, by device and inode, before anything of the container ran.
-#[derive(Debug)]
-struct Known {
-    path: PathBuf,
-    identity: Option<(u64, u64)>,
-}
-
-impl Known {
-    fn new(path: &Path) -> Known {
-        let identity = fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
-        Known { path: path.to_owned(), identity }
-    }
-
-    /// Opens it. `ESTALE`: another one is there.
-    fn open(&self) -> Result<OwnedFd, Errno> {
-        let file = open(&self.path, OFlag::O_PATH)?;
-        let stat = fstat(&file)?;
-        if self.identity == Some((stat.st_dev, stat.st_ino)) {
-            Ok(file)
-        } else {
-            Err(Errno::ESTALE)
-        }
-    }
-}
+use crate::config::{Attach, Container, by_number};
 
 /// A folder or file of the host that is bound into a container's root.
 #[derive(Debug)]
 struct Bind {
-    source: Known,
+    source: Attach,
     destination: PathBuf,
-    read_only: bool,
 }
 
 /// What a container's files are on the host.
 #[derive(Debug)]
 pub struct Files {
-    root: Known,
-    read_only: bool,
+    root: Option<Attach>,
     binds: Vec<Bind>,
 }
 
 impl Files {
     /// Those of this container, of which nothing has run.
     pub fn of(container: &Container) -> Files {
+        // Without the descriptors, which would keep the host's mounts busy.
+        let known = |attach: &Attach| Attach { file: None, ..attach.clone() };
         let bind = |mount: &sentry::control::MountSpec| {
             let MountSource::Gofer { attach, .. } = &mount.source else { return None };
             let attach = container.attaches.iter().find(|known| known.name == *attach)?;
-            Some(Bind {
-                source: Known::new(&attach.path),
-                destination: PathBuf::from(&mount.destination),
-                read_only: attach.read_only,
-            })
+            Some(Bind { source: known(attach), destination: PathBuf::from(&mount.destination) })
         };
         Files {
-            root: Known::new(&container.rootfs),
-            read_only: container.attaches.first().is_some_and(|root| root.read_only),
+            root: container.attaches.first().map(known),
             binds: container.spec.mounts.iter().filter_map(bind).collect(),
         }
     }
@@ -99,6 +67,10 @@ const NOTHING: Option<&str> = None;
 impl View {
     /// Enters a namespace where these files are at the root. `None` for a caller who may not: it stays where it was.
     pub fn enter(files: &Files) -> Result<Option<View>, Errno> {
+        let Some(root) = &files.root else { return Ok(None) };
+        let again = |attach: &Attach| {
+            attach.again().map_err(|e| e.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+        };
         let view = View {
             namespace: open(Path::new("/proc/self/ns/mnt"), OFlag::O_RDONLY)?,
             root: open(Path::new("/"), OFlag::O_PATH)?,
@@ -115,19 +87,19 @@ impl View {
         // From here on an error goes back by the drop.
         // As in runc's: what is unmounted on the host goes here too, and nothing goes the other way.
         mount(NOTHING, "/", NOTHING, MsFlags::MS_SLAVE | MsFlags::MS_REC, NOTHING)?;
-        let below = files.root.open()?;
+        let below = again(root)?;
         bind(&below, &below)?;
-        let top = files.root.open()?;
+        let top = again(root)?;
         for one in &files.binds {
             let found = find(&top, &one.destination);
-            match found.and_then(|at| bind(&one.source.open()?, &at)) {
-                Ok(()) if one.read_only => seal(&find(&top, &one.destination)?)?,
+            match found.and_then(|at| bind(&again(&one.source)?, &at)) {
+                Ok(()) if one.source.read_only => seal(&find(&top, &one.destination)?)?,
                 Ok(()) => {}
                 // Below a mount that is the sentry's alone, or the source has gone.
                 Err(e) => crate::debug!("{}: {e}", one.destination.display()),
             }
         }
-        if files.read_only {
+        if root.read_only {
             seal(&top)?;
         }
         fchdir(&top)?;
@@ -170,10 +142,6 @@ fn find(top: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT);
     openat2(top, path, how)
-}
-
-fn by_number(file: &OwnedFd) -> PathBuf {
-    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
 fn bind(source: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {

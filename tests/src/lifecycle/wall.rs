@@ -29,6 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     ("wall/rootless", rootless),
     ("wall/rootless-without-namespaces", without_namespaces),
     ("wall/links-out-of-the-root", links_out),
+    ("wall/swapped-paths", swapped_paths),
     ("wall/own-binary", own_binary),
 ];
 
@@ -325,6 +326,65 @@ fn gofer_with_hooks(c: &Context) -> Outcome {
         kill(Pid::from_raw(pid), Signal::SIGKILL)?;
         c.eventually("every process ends", || Ok(processes().is_empty()))?;
         c.must(&["delete", "--force", "x"])?;
+    }
+    Ok(())
+}
+
+/// Between the reading of a configuration and the making of its container, somebody has the paths of the root and of a bind
+/// mount lead elsewhere: what was read counts, or nothing is made.
+fn swapped_paths(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let outside = c.path("outside");
+    fs::create_dir_all(outside.join("bin"))?;
+    fs::write(outside.join("secret"), "secret")?;
+    let hook = |script: &str| json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+    let and = |list: &Value, more: Value| {
+        let mut all = list.as_array().cloned().unwrap_or_default();
+        all.push(more);
+        json!(all)
+    };
+    for (users, served) in [("root", true), ("mapped", false), ("hooks", false)] {
+        let script = "ls -d /bin; ls /mnt; cat /mnt/* /secret";
+        let mut config = bundle::config(&["sh", "-c", script], &[]);
+        let folder = c.path("volume/folder");
+        let mount = json!({ "destination": "/mnt", "source": folder, "options": ["bind"] });
+        config["mounts"] = and(&config["mounts"], mount);
+        let to = outside.display();
+        let swap = format!(
+            "cd {} && for name in b volume; do mv $name $name.was && mkdir $name || exit; done \
+             && ln -s {to} b/rootfs && ln -s {to} volume/folder",
+            c.scratch.path().display()
+        );
+        config["hooks"] = json!({ "createRuntime": [hook(&swap)] });
+        if users == "mapped" {
+            for map in ["uidMappings", "gidMappings"] {
+                config["linux"][map] = json!([{ "containerID": 0, "hostID": 0, "size": 65536 }]);
+            }
+            let user = json!({ "type": "user" });
+            config["linux"]["namespaces"] = and(&config["linux"]["namespaces"], user);
+        } else if users == "hooks" {
+            config["hooks"]["createContainer"] = json!([hook("true")]);
+        }
+        let bundle = c.bundle_with("b", &config)?;
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("file"), "the right one")?;
+        let done = c.run(&["run", "--bundle", &c.text_path("b"), "x"])?;
+        let told = format!("{users}: {}: {}{}", done.end, done.out(), done.err());
+        for name in ["b", "volume"] {
+            fs::remove_dir_all(c.path(name))?;
+            fs::rename(c.path(&format!("{name}.was")), c.path(name))?;
+        }
+        if served {
+            ensure!(done.out() == "/bin\nfile\nthe right one", "{told}");
+        } else {
+            ensure!(
+                done.out().is_empty() && done.err().contains("another file is there"),
+                "{told}"
+            );
+        }
+        ensure!(fs::read_dir(&outside)?.count() == 2, "{users}: something was made outside");
+        drop(bundle);
+        fs::remove_dir_all(c.path("volume"))?;
     }
     Ok(())
 }

@@ -23,6 +23,9 @@ pub enum Error {
     /// The current directory is not UTF-8.
     #[error("current directory: not UTF-8")]
     DirectoryText,
+    /// The host's root.
+    #[error("/: {0}")]
+    Root(std::io::Error),
     /// The caller's groups.
     #[error("groups: {0}")]
     Groups(nix::errno::Errno),
@@ -117,7 +120,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
             seccomp: None,
             strace: false,
         },
-        attaches: vec![Attach { name: "root".into(), path: "/".into(), read_only: true }],
+        attaches: vec![Attach::open("root", "/".into(), true).map_err(Error::Root)?],
         bundle: Path::new("/").to_owned(),
         rootfs: Path::new("/").to_owned(),
         oci_version: "1.2.0".into(),

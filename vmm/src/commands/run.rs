@@ -101,7 +101,7 @@ impl Error {
 
 /// `run`.
 pub fn run(global: &Global, args: &Run, preserved: Vec<OwnedFd>) -> Result<u8, Error> {
-    let plan = Plan::read(global, &args.create, args.detach, preserved)?;
+    let mut plan = Plan::read(global, &args.create, args.detach, preserved)?;
     if args.detach {
         return detached(plan, true).map(|()| 0);
     }
@@ -122,7 +122,7 @@ pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
     let id = format!("do-{}", std::process::id());
     let container = host_config::container(&id, &args.command)?;
     let platform = platform(global)?;
-    let plan = Plan {
+    let mut plan = Plan {
         root: Root::of(global),
         container,
         platform,
@@ -210,11 +210,16 @@ impl Plan {
         })
     }
 
-    fn create(&self) -> Result<Created, Error> {
+    fn create(&mut self) -> Result<Created, Error> {
         let id = &self.container.spec.id;
         let folder = self.root.create(id)?;
         match self.options() {
-            Ok(options) => Ok(launch::create(self.container.clone(), folder, options)?),
+            Ok(options) => {
+                // Nobody holds the host's files open when the container is there.
+                let attaches = std::mem::take(&mut self.container.attaches);
+                let container = Container { attaches, ..self.container.clone() };
+                Ok(launch::create(container, folder, options)?)
+            }
             Err(e) => {
                 folder.remove()?;
                 Err(e)
@@ -286,8 +291,8 @@ pub(super) enum Report {
 }
 
 /// Starts a stand-in of its own for the container, and returns when that has created it.
-fn detached(plan: Plan, start: bool) -> Result<(), Error> {
-    stand_in_of_its_own(|link| detached_stand_in(&plan, start, link))
+fn detached(mut plan: Plan, start: bool) -> Result<(), Error> {
+    stand_in_of_its_own(|link| detached_stand_in(&mut plan, start, link))
 }
 
 /// Starts a process that leads this life, whose exit status it gives, and returns when it has reported.
@@ -325,7 +330,7 @@ fn reap(child: Pid) -> String {
 }
 
 /// The life of a detached stand-in; its exit status.
-fn detached_stand_in(plan: &Plan, start: bool, link: Link<Report, ()>) -> u8 {
+fn detached_stand_in(plan: &mut Plan, start: bool, link: Link<Report, ()>) -> u8 {
     let created = match launch_detached(plan, start) {
         Ok(created) => created,
         Err(e) => {
@@ -353,7 +358,7 @@ fn detached_stand_in(plan: &Plan, start: bool, link: Link<Report, ()>) -> u8 {
     }
 }
 
-fn launch_detached(plan: &Plan, start: bool) -> Result<Created, Error> {
+fn launch_detached(plan: &mut Plan, start: bool) -> Result<Created, Error> {
     let host = |errno: Errno| Error::StandIn(errno.to_string());
     setsid().map_err(host)?;
     let mut created = plan.create()?;

@@ -3,6 +3,7 @@
 //! Parsed once, by the types of oci-spec; every error is one line that names the file and the field.
 //! What this version does not honour is known too ([`honoured`]), so that it can be said by name.
 
+mod attach;
 pub mod capabilities;
 pub mod devices;
 mod honoured;
@@ -20,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 use sentry::control::{ContainerSpec, ProcessSpec};
-use serde::{Deserialize, Serialize};
+
+pub use attach::{Attach, by_number};
 
 use crate::cgroup;
 use crate::hooks::Hooks;
@@ -75,17 +77,6 @@ impl Invalid {
 
 /// A range of ids: first inside, first outside, how many.
 pub type IdRange = (u32, u32, u32);
-
-/// A folder or file of the host that the gofer serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attach {
-    /// What the sentry calls it.
-    pub name: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether it may not be changed.
-    pub read_only: bool,
-}
 
 /// A network namespace of the host. What runs in a container never is in it: the stand-in is, for those who look for it
 /// there.

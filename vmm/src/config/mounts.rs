@@ -138,24 +138,23 @@ pub fn mount(
             .as_ref()
             .ok_or_else(|| Invalid::new(field("source"), "must be there for a bind mount"))?;
         let path = bundle.join(source);
-        let meta = std::fs::metadata(&path).map_err(|e| {
-            Invalid::new(field("source"), format!("{}: {}", path.display(), reason(&e)))
-        })?;
         // 0 is the root.
         let name = index.saturating_add(1).to_string();
+        let attach = Attach::open(&name, path.clone(), flags & 1 != 0).map_err(|e| {
+            Invalid::new(field("source"), format!("{}: {}", path.display(), reason(&e)))
+        })?;
         let spec = MountSpec {
             destination,
             source: MountSource::Gofer {
                 gofer: 0,
-                attach: name.clone(),
-                directory: meta.is_dir(),
+                attach: name,
+                directory: attach.directory,
                 overlay: false,
             },
             flags,
             propagation: spreads,
         };
-        let read_only = flags & 1 != 0;
-        return Ok((spec, Some(Attach { name, path, read_only })));
+        return Ok((spec, Some(attach)));
     }
     match fstype {
         fstype if INTERNAL.contains(&fstype) => {}

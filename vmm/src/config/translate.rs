@@ -34,15 +34,14 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
     let root = spec.root().as_ref().ok_or_else(|| Invalid::new("root", "must be there"))?;
     let readonly = root.readonly().unwrap_or(false);
     let path = bundle.join(root.path());
-    let rootfs = path
-        .canonicalize()
-        .and_then(|path| match path.is_dir() {
-            true => Ok(path),
+    let root = Attach::open("root", path.clone(), readonly)
+        .and_then(|root| match root.directory {
+            true => root.canonical(),
             false => Err(std::io::ErrorKind::NotADirectory.into()),
         })
         .map_err(|source| Error::Io { what: "root.path", path, source })?;
-    let mut attaches =
-        vec![Attach { name: "root".into(), path: rootfs.clone(), read_only: readonly }];
+    let rootfs = root.path.clone();
+    let mut attaches = vec![root];
     let mut mount_specs = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let (mount, attach) = mounts::mount(index, mount, bundle)?;
