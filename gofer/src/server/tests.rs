@@ -932,6 +932,119 @@ fn arbitrary_requests_get_replies() {
     assert!(dir.path().exists());
 }
 
+/// Changes a message of this size here and there, mostly so that it stays one; its size afterwards.
+fn mutate(buffer: &mut [u8], size: usize, rng: &mut crate::wire::tests::Rng) -> usize {
+    let mut size = size;
+    for _ in 0..rng.below(4) {
+        // Behind size, kind and tag; what is in front of these changes below, and now and then.
+        let at = HEADER + rng.below((size - HEADER).max(1) as u64) as usize;
+        match rng.below(6) {
+            0 => buffer[at] ^= 1 << rng.below(8),
+            1 => buffer[at] = rng.next() as u8,
+            2 => {
+                let edges = [0, 1, u32::MAX, i32::MAX as u32, 1 << 31, 65_535];
+                let edge = edges[rng.below(6) as usize].to_le_bytes();
+                buffer[at..at + 4].copy_from_slice(&edge);
+            }
+            3 => size = at,
+            4 => size += rng.below(40) as usize,
+            _ => buffer[4] = Request::KINDS[rng.below(Request::KINDS.len() as u64) as usize],
+        }
+    }
+    buffer[..4].copy_from_slice(&(size as u32).to_le_bytes());
+    if rng.below(64) == 0 {
+        buffer[rng.below(HEADER as u64) as usize] = rng.next() as u8;
+    }
+    size
+}
+
+/// What is in a folder: names, attributes that a change shows in, and content.
+fn listing(folder: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let meta = entry.metadata().unwrap();
+        let content = fs::read(entry.path()).unwrap_or_default();
+        let times = (meta.ctime(), meta.ctime_nsec(), meta.mtime_nsec());
+        all.push(format!("{:?} {:o} {times:?} {content:?}", entry.path(), meta.mode()));
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn mutated_messages_get_replies_and_nothing_outside_is_touched() {
+    let dir = TempDir::new("mutated");
+    let (served, beside) = (dir.path().join("served"), dir.path().join("beside"));
+    fs::create_dir_all(served.join("sub")).unwrap();
+    fs::create_dir(&beside).unwrap();
+    fs::write(beside.join("file"), "untouched").unwrap();
+    let before = listing(dir.path()).len();
+    let outside = listing(&beside);
+    let mut client = Client::unversioned(vec![attach(&served, "root", false)]);
+    let mut rng = crate::wire::tests::Rng::new(7);
+    let names: [&'static [u8]; 5] = [b"a", b"b", b"sub", b"..", b"../beside"];
+    let open = || {
+        let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let links = links.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.filter(|target| target.starts_with(dir.path())).count()
+    };
+    let held = open();
+    // Allocates what it is told, of the true disk.
+    let fallocate = Request::Fallocate { fid: Fid(0), mode: 0, offset: 0, length: 0 }.kind();
+    let sync = Request::Fsync { fid: Fid(0), data_only: 0 }.kind();
+    let sync_many = Request::SyncMany { fids: Vec::new(), data_only: 0 }.kind();
+    let (mut errors, mut done) = (0, 0);
+    for round in 0..10_000 {
+        if round % 16 == 0 {
+            // A way out for whoever would follow it, and something to work with.
+            let _there = symlink("../beside", served.join("a"));
+            let _there = fs::create_dir(served.join("sub"));
+            let _there = fs::File::create_new(served.join("b"));
+            client.version(VERSION_DIALECT);
+            client.attach("root", 0);
+            for (fid, name) in [(1, &b"sub"[..]), (2, b"b"), (3, b"a")] {
+                let steps = vec![Step { newfid: Fid(fid), name }];
+                client.call(Request::WalkX { fid: Fid(0), steps });
+            }
+            client.call(Request::OpenX { fid: Fid(2), newfid: Fid(4), flags: 2, wish: 0 });
+            client.call(Request::OpenX { fid: Fid(0), newfid: Fid(5), flags: 0, wish: 0 });
+        }
+        crate::wire::tests::plausible(round % 4 != 0, &names);
+        let kind = Request::KINDS[rng.below(Request::KINDS.len() as u64) as usize];
+        let request = Request::sample(kind, &mut rng).unwrap();
+        let size = request.emit(round as u16, &mut client.request).unwrap();
+        let size = mutate(&mut client.request, size, &mut rng);
+        // Nor is the session begun anew, or the disk waited for, all the time.
+        let seldom = [100, sync, sync_many].contains(&client.request[4]);
+        if client.request[4] == fallocate || seldom && round % 64 != 63 {
+            continue;
+        }
+        let message = &client.request[..size];
+        let tag = u16::from_le_bytes([client.request[5], client.request[6]]);
+        match client.session.handle(message, &mut client.reply) {
+            Ok(answer) => {
+                if let Some(fd) = answer.donation {
+                    assert_eq!(
+                        rustix::fs::fstat(fd).unwrap().st_mode & libc::S_IFMT,
+                        libc::S_IFREG
+                    );
+                }
+                let frame = Frame::new_checked(&client.reply[..answer.size]).unwrap();
+                assert_eq!(frame.tag(), tag);
+                let refused = matches!(Reply::parse(frame).unwrap(), Reply::Error { .. });
+                done += u32::from(!refused);
+            }
+            // No frame, or a version that leaves no room for a reply.
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors < 1_000 && done > 500, "{errors} {done}");
+    client.version(VERSION_DIALECT);
+    assert_eq!(open(), held, "descriptors are left");
+    assert_eq!(listing(&beside), outside);
+    assert_eq!(listing(dir.path()).len(), before);
+}
+
 #[test]
 fn what_is_no_message_ends_the_session() {
     let dir = TempDir::new("malformed");
