@@ -255,8 +255,7 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
                 let here = |name: &String| match suite {
                     _ if name.starts_with(SYSTEMD) => false,
                     Suite::Kvm if name.starts_with(docker::PREFIX) => {
-                        docker::IN_VM.contains(&name.as_str())
-                            || (asked && name != docker::podman::NAME)
+                        asked || docker::IN_VM.contains(&name.as_str())
                     }
                     Suite::Kvm => true,
                     _ => !name.starts_with("machine/") && name != docker::ESSENCE,

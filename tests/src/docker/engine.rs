@@ -38,6 +38,26 @@ pub const PACKAGES: [&str; 16] = [
 /// Where a Debian machine has its C library.
 const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 
+/// PATH, beginning with these folders, and LD_LIBRARY_PATH of an engine that was unpacked into `packages`.
+pub(super) fn surroundings(
+    place: &Place,
+    packages: &Path,
+    mut folders: Vec<PathBuf>,
+) -> io::Result<(OsString, OsString)> {
+    let mut libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]
+        .map(|name| packages.join(name))
+        .to_vec();
+    // The test VM has busybox and what runc is linked with; everything else is in Debian's root there, and in Podman's.
+    if !Path::new(LIBRARIES).join("libm.so.6").exists() {
+        let debian = place.roots.join("debian");
+        folders.extend([debian.join("usr/bin"), place.roots.join("podman/usr/bin")]);
+        libraries.extend([LIBRARIES.into(), debian.join("usr/lib/x86_64-linux-gnu")]);
+    }
+    folders.extend(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from));
+    let joined = |folders| std::env::join_paths(folders).map_err(io::Error::other);
+    Ok((joined(folders)?, joined(libraries)?))
+}
+
 /// How long the engine has to start, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,20 +77,8 @@ impl Engine {
     /// image `busybox`.
     pub fn start(place: &Place, folder: &Path) -> io::Result<Engine> {
         let packages = place.roots.join("docker");
-        let debian = place.roots.join("debian");
-        // The test VM has busybox and what runc is linked with; everything else is in Debian's root there, and in Podman's.
-        let bare = !Path::new(LIBRARIES).join("libm.so.6").exists();
-        let mut folders = vec![packages.join("usr/bin"), packages.join("usr/sbin")];
-        let mut libraries = vec![packages.join("usr/lib/x86_64-linux-gnu")];
-        libraries.push(packages.join("lib/x86_64-linux-gnu"));
-        if bare {
-            folders.extend([debian.join("usr/bin"), place.roots.join("podman/usr/bin")]);
-            libraries.extend([LIBRARIES.into(), debian.join("usr/lib/x86_64-linux-gnu")]);
-        }
-        folders.extend(["/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from));
-        let [path, libraries] = [folders, libraries]
-            .map(|folders| std::env::join_paths(folders).map_err(io::Error::other));
-        let (path, libraries) = (path?, libraries?);
+        let folders = ["usr/bin", "usr/sbin"].map(|name| packages.join(name));
+        let (path, libraries) = surroundings(place, &packages, folders.to_vec())?;
         fs::create_dir_all(folder.join("tmp"))?;
         install(place, folder, false)?;
         let cgroup = format!("ringwall-test-{}", std::process::id());

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::engine::{surroundings, wrapper};
 use crate::case::Place;
 
 /// The test's name.
@@ -51,6 +52,7 @@ pub const PACKAGES: [&str; 31] = [
 pub struct Podman {
     folder: PathBuf,
     packages: PathBuf,
+    path: OsString,
     libraries: OsString,
     init: PathBuf,
     busybox: PathBuf,
@@ -61,12 +63,13 @@ impl Podman {
     /// Configures it with everything of its own below `folder`, and makes the image `busybox`.
     pub fn new(place: &Place, folder: &Path) -> io::Result<Podman> {
         let packages = place.roots.join("podman");
-        let libraries =
-            ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|name| packages.join(name));
+        let folders = vec![packages.join("usr/bin")];
+        let (path, libraries) = surroundings(place, &packages, folders)?;
         let podman = Podman {
             folder: folder.to_owned(),
             packages,
-            libraries: std::env::join_paths(libraries).map_err(io::Error::other)?,
+            path,
+            libraries,
             init: place.roots.join("docker/usr/bin/tini-static"),
             busybox: place.roots.join("busybox"),
             cgroup: format!("/ringwall-test-{}", std::process::id()),
@@ -74,7 +77,7 @@ impl Podman {
         for name in ["bin", "tmp", "home/.config/containers"] {
             fs::create_dir_all(folder.join(name))?;
         }
-        super::engine::wrapper(place, &folder.join("bin/ringwall"))?;
+        wrapper(place, &folder.join("bin/ringwall"))?;
         // Podman hands conmon no LD_LIBRARY_PATH.
         for (name, program) in [("conmon", "usr/bin/conmon"), ("runc", "usr/sbin/runc")] {
             let program = podman.packages.join(program);
@@ -143,11 +146,9 @@ ringwall = ["{}"]
     /// expects of a machine's init.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.init);
-        let path =
-            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.packages.join("usr/bin").display());
         command
             .args(["-s", "--"])
-            .env("PATH", path)
+            .env("PATH", &self.path)
             .env("LD_LIBRARY_PATH", &self.libraries)
             .env("CONTAINERS_CONF", self.folder.join("containers.conf"))
             .env("CONTAINERS_STORAGE_CONF", self.folder.join("storage.conf"))

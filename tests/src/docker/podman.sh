@@ -43,6 +43,13 @@ podman create --name made --network none --cgroup-parent "$CGROUP" --runtime "$R
 step create-start podman start -a made
 step made-state state made
 podman rm made >/dev/null
+# With every runtime it may say that a container is gone whose window it comes to resize.
+finish() {
+  wait "$client"
+  echo "ended with $?"
+  exec 9>&-
+  tr -d '\r' <"$SCREEN" | grep -v 'ERRO.*container not running'
+}
 run_it() { terminal run 'podman run -it --rm --network none --cgroup-parent "$CGROUP" --runtime $RT busybox sh -c "$TALK"' && talk; }
 step run-it run_it
 step nothing sh -c 'podman ps -a --format "{{.Names}}"; ls "$FOLDER/run/exits"'
