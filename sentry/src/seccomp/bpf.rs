@@ -450,6 +450,98 @@ mod tests {
         assert!(Program::new(longer).is_err());
     }
 
+    /// Random programs, most of whose instructions are those that there are.
+    fn random_program(next: &mut impl FnMut() -> u64) -> Vec<Insn> {
+        let known = [
+            LD | ABS,
+            LD | IMM,
+            LD | MEM,
+            LD | LEN,
+            LDX | IMM,
+            LDX | MEM,
+            LDX | LEN,
+            ST,
+            STX,
+            ALU | ADD,
+            ALU | SUB | X,
+            ALU | DIV,
+            ALU | LSH,
+            ALU | RSH | X,
+            ALU | NEG,
+            JMP | JA,
+            JMP | JEQ,
+            JMP | JGT | X,
+            JMP | JGE,
+            JMP | JSET,
+            RET,
+            RET_A,
+            TAX,
+            TXA,
+        ];
+        let len = next() % 8 + 1;
+        let mut insns: Vec<_> = (0..len)
+            .map(|_| {
+                let code = match next() % 16 {
+                    0 => (next() % 256) as u16,
+                    1 => next() as u16,
+                    _ => known[(next() % known.len() as u64) as usize],
+                };
+                let k = match next() % 16 {
+                    0 => next() as u32,
+                    1 => u32::MAX - (next() % 4) as u32,
+                    // Words of the data and of memory, shifts, and jumps to somewhere near.
+                    2..=6 => (next() % 20 * 4) as u32,
+                    _ => (next() % 4) as u32,
+                };
+                Insn::new(code, (next() % 3) as u8, (next() % 3) as u8, k)
+            })
+            .collect();
+        if !next().is_multiple_of(16) {
+            insns.push(Insn::new([RET, RET_A][(next() % 2) as usize], 0, 0, 0));
+        }
+        insns
+    }
+
+    /// Whether the host's kernel takes a program, behind an instruction that lets every call through: the checks do not
+    /// look whether anything leads behind it.
+    fn linux_takes(insns: &[Insn]) -> bool {
+        let all = core::iter::once(Insn::new(RET, 0, 0, 0x7fff_0000)).chain(insns.iter().copied());
+        let program: Vec<_> = all
+            .map(|Insn { code, jt, jf, k }| seccompiler::sock_filter { code, jt, jf, k })
+            .collect();
+        match seccompiler::apply_filter(&program) {
+            Ok(()) => true,
+            Err(seccompiler::Error::Seccomp(e)) if e.raw_os_error() == Some(22) => false,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    #[test]
+    fn linux_takes_the_same_programs() {
+        let mut seed = 3u64;
+        let mut next = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed >> 33
+        };
+        let mut taken = 0;
+        // Filters are a thread's, and all that it has may have 32768 instructions together.
+        for _ in 0..50 {
+            let programs: Vec<_> = (0..200).map(|_| random_program(&mut next)).collect();
+            let answers = std::thread::spawn(move || {
+                programs.into_iter().map(|insns| (linux_takes(&insns), insns)).collect::<Vec<_>>()
+            });
+            for (linux, insns) in answers.join().unwrap() {
+                let program = Program::new(insns.clone());
+                assert_eq!(program.is_ok(), linux, "{insns:?}");
+                if let Ok(program) = program {
+                    program.run(&data());
+                    taken += 1;
+                }
+            }
+        }
+        assert!(taken > 1000 && taken < 9000, "{taken}");
+    }
+
     #[test]
     fn no_program_that_is_taken_panics_or_hangs() {
         let mut seed = 1u64;
