@@ -43,8 +43,8 @@ pub use control::{ControlHost, ControlRelay, ControlSentry, control_pair};
 pub use error::Error;
 use sentry::errno::Errno;
 use sentry::platform::{
-    AddressSpace, AtomicOp, Barriers, Channel, ChannelId, CpuTime, FaultAround, FileId, Frame,
-    Level, Platform, Stream, StreamId, ThreadId, UserThread,
+    Account, AddressSpace, AtomicOp, Barriers, Channel, ChannelId, CpuTime, FaultAround, FileId,
+    Frame, FrameCounts, Level, Platform, Stream, StreamId, ThreadId, UserThread,
 };
 
 use gofer::GoferChannel;
@@ -239,20 +239,32 @@ impl Platform for PtracePlatform {
         self.keeper.ask_release();
     }
 
-    fn frame_counts(&self) -> (u64, u64) {
-        self.machine.memory.counts()
+    fn frame_counts(&self, account: Account) -> FrameCounts {
+        self.machine.memory.counts(account)
     }
 
     fn limit_frames(&self, count: Option<u32>) -> Result<(), u32> {
-        self.machine.memory.restrict(count)
+        self.machine.memory.book().restrict(count)
     }
 
-    fn most_frames(&self) -> u64 {
-        self.machine.memory.peak()
+    fn open_account(&self) -> Option<Account> {
+        self.machine.memory.book().open()
     }
 
-    fn refused_frames(&self) -> u64 {
-        self.machine.memory.refused()
+    fn limit_account(&self, account: Account, count: Option<u32>) -> Result<(), u32> {
+        self.machine.memory.book().restrict_account(account, count)
+    }
+
+    fn close_account(&self, account: Account) {
+        self.machine.memory.book().close(account);
+    }
+
+    fn account(&self) -> Account {
+        memory::account()
+    }
+
+    fn charge_to(&self, account: Account) {
+        memory::charge_to(account);
     }
 
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {
@@ -331,6 +343,7 @@ impl Platform for PtracePlatform {
         let spawned = self.workers.run(Box::new(move || {
             sys::set_thread_name(&name);
             slot.adopt();
+            memory::charge_to(Account::FIRST);
             entry();
             drop(charge);
             thread::owe_no_more();

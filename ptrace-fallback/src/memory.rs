@@ -4,13 +4,14 @@
 //! move with string instructions, words with atomic ones.
 
 use std::arch::asm;
+use std::cell::Cell;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sentry::errno::Errno;
 use sentry::platform::frame_alloc::{Dirty, FrameAllocator};
-use sentry::platform::{AtomicOp, Frame, PAGE_SIZE};
+use sentry::platform::{Account, AtomicOp, Frame, FrameCounts, PAGE_SIZE};
 
 use crate::Error;
 use crate::fixup;
@@ -26,15 +27,31 @@ pub(crate) const TASK: u32 = 20;
 /// measured with 300 processes that sleep.)
 pub(crate) const SPACE: u32 = 32;
 
+std::thread_local! {
+    /// The account that this thread charges to.
+    static ACCOUNT: Cell<Account> = const { Cell::new(Account::FIRST) };
+}
+
+/// The account that the calling thread charges to.
+pub(crate) fn account() -> Account {
+    ACCOUNT.get()
+}
+
+/// Has the calling thread charge to this one.
+pub(crate) fn charge_to(account: Account) {
+    ACCOUNT.set(account);
+}
+
 /// Memory that counts as used while this lives.
 pub(crate) struct Charge {
     memory: &'static Memory,
+    account: Account,
     frames: u32,
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.memory.book().uncharge(self.frames);
+        self.memory.book().uncharge(self.account, self.frames);
     }
 }
 
@@ -67,13 +84,14 @@ impl Memory {
         self.file.as_raw_fd()
     }
 
-    fn book(&self) -> MutexGuard<'_, FrameAllocator> {
+    /// The book of who has which frames.
+    pub(crate) fn book(&self) -> MutexGuard<'_, FrameAllocator> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A run of zeroed frames.
+    /// A run of zeroed frames, for the calling thread's account.
     pub(crate) fn alloc(&self, count: u32) -> Option<Frame> {
-        let run = self.book().alloc(count)?;
+        let run = self.book().alloc(account(), count)?;
         match run.dirty {
             Dirty::Nothing => {}
             Dirty::Everything => self.zero(run.first, 0, count as usize * PAGE_SIZE),
@@ -101,32 +119,17 @@ impl Memory {
         }
     }
 
-    /// Frames in use, and the most there can be.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let [used, most, _] = self.book().counts();
-        (used, most)
+    /// What an account has.
+    pub(crate) fn counts(&self, account: Account) -> FrameCounts {
+        self.book().counts(account)
     }
 
-    /// Lets no more be in use; an error is how many are.
-    pub(crate) fn restrict(&self, count: Option<u32>) -> Result<(), u32> {
-        self.book().restrict(count)
-    }
-
-    /// Counts memory of the host's that is used for an application without being in a frame, until the charge is dropped.
+    /// Counts memory of the host's that is used for an application without being in a frame, until the charge is dropped;
+    /// for the calling thread's account.
     pub(crate) fn charge(&'static self, frames: u32) -> Result<Charge, Errno> {
-        let room = self.book().charge(frames);
-        if room { Ok(Charge { memory: self, frames }) } else { Err(Errno::ENOMEM) }
-    }
-
-    /// The most that were in use at once.
-    pub(crate) fn peak(&self) -> u64 {
-        let [.., peak] = self.book().counts();
-        peak
-    }
-
-    /// How often there were none.
-    pub(crate) fn refused(&self) -> u64 {
-        self.book().refused()
+        let account = account();
+        let room = self.book().charge(account, frames);
+        if room { Ok(Charge { memory: self, account, frames }) } else { Err(Errno::ENOMEM) }
     }
 
     /// Gives the memory of free frames back to the host.
@@ -290,7 +293,8 @@ mod tests {
         let more = memory.alloc(1000).unwrap();
         memory.read(more, 500 * PAGE_SIZE + 100, &mut buf);
         assert_eq!(buf, [0; 6]);
-        assert_eq!(memory.counts(), (1010, (64 << 20) / PAGE_SIZE as u64));
+        let counts = memory.counts(Account::FIRST);
+        assert_eq!((counts.used, counts.most), (1010, (64 << 20) / PAGE_SIZE as u64));
         assert!(memory.alloc(20_000).is_none());
     }
 

@@ -78,6 +78,8 @@ pub struct Thread {
     /// CPUs that must forget what was at the stack's addresses before ([`Stack::stale`]).
     stale: Cell<u64>,
     main: Cell<Option<Main>>,
+    /// [`label`].
+    label: Cell<u32>,
     dead: Cell<bool>,
     /// Its vector state, while it has an application.
     pub(crate) fpu: Cell<*mut fpu::State>,
@@ -121,6 +123,7 @@ impl Thread {
             stack: Cell::new(None),
             stale: Cell::new(0),
             main: Cell::new(None),
+            label: Cell::new(0),
             dead: Cell::new(false),
             fpu: Cell::new(core::ptr::null_mut()),
             last_space: Cell::new(core::ptr::null()),
@@ -307,6 +310,16 @@ pub fn current() -> &'static Thread {
     this_cpu().current.get()
 }
 
+/// A number that the calling thread has been given; 0 to begin with.
+pub fn label() -> u32 {
+    current().label.get()
+}
+
+/// Gives the calling thread a number.
+pub fn set_label(label: u32) {
+    current().label.set(label);
+}
+
 /// What a thread could not be started for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Short {
@@ -335,6 +348,7 @@ pub fn spawn(main: Main, affinity: u64) -> Result<Id, Short> {
     thread.rsp.set(rsp);
     thread.stack.set(Some(stack));
     thread.main.set(Some(main));
+    thread.label.set(0);
     thread.dead.set(false);
     thread.fpu.set(core::ptr::null_mut());
     thread.last_space.set(core::ptr::null());

@@ -129,16 +129,7 @@ pub fn create(
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
     let home = match pod {
         None => Home::Own(Own::start(folder.get()?, platform, level, &container.spec.id)?),
-        Some(pod) => {
-            if container.spec.limits.memory.take().is_some() {
-                crate::warning!(
-                    "config.json: linux.resources.memory.limit is not enforced in the sandbox of {}: its first container's \
-                     is that of all",
-                    pod.id
-                );
-            }
-            Home::Pod(pod)
-        }
+        Some(pod) => Home::Pod(pod),
     };
     folder.plan_group(&mut container, &mut state)?;
     let (gofer_link, gofer_end) = link::pair()?;

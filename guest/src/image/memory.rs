@@ -10,12 +10,12 @@
 
 use core::alloc::Layout;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use guest::contract::{BootPage, PAGE, RAM_BASE, Request, WINDOW_CHUNK, op};
 use ring0::paging;
-use sentry::platform::Frame;
 use sentry::platform::frame_alloc::{Dirty, FrameAllocator, Run};
+use sentry::platform::{Account, Frame, FrameCounts};
 use talc::base::Talc;
 use talc::base::binning::Binning;
 use talc::source::Source;
@@ -44,6 +44,8 @@ static LIMIT: AtomicU64 = AtomicU64::new(0);
 static LEAST_DIRTY: AtomicU32 = AtomicU32::new(0);
 /// One bit for each frame that is ring 0's own.
 static RESERVED: spin::Once<Reserved> = spin::Once::new();
+/// Whether there is an account but the first. Until then no thread is asked for its own: at boot there are none.
+static ACCOUNTS: AtomicBool = AtomicBool::new(false);
 /// The thread that releases, once there is one; 0: it is awake.
 static RELEASER: AtomicU64 = AtomicU64::new(0);
 
@@ -67,12 +69,12 @@ pub fn init(boot: &BootPage) {
     let mut frames = FrameAllocator::new(frame_at(heap_start).0);
     // What boot uses stays in use.
     let boot_frames = frame_at(boot.first_free).0;
-    if boot_frames > 0 && frames.alloc(boot_frames).is_none() {
+    if boot_frames > 0 && frames.alloc(Account::FIRST, boot_frames).is_none() {
         host::early("RAM is too small\n");
         ring0::arch::halt();
     }
     let bytes = u64::from(frames.limit()).div_ceil(64) * 8;
-    let Some(bits) = frames.alloc(bytes.div_ceil(PAGE) as u32) else {
+    let Some(bits) = frames.alloc(Account::FIRST, bytes.div_ceil(PAGE) as u32) else {
         host::early("RAM is too small\n");
         ring0::arch::halt();
     };
@@ -167,7 +169,7 @@ fn alloc_now(count: u32) -> Option<(Frame, Range<u32>)> {
     let (Run { first, dirty }, block) = {
         let mut frames = FRAMES.lock();
         let frames = frames.as_mut()?;
-        let run = frames.alloc(count)?;
+        let run = frames.alloc(account(), count)?;
         LEAST_DIRTY.fetch_min(frames.dirty(), Ordering::Relaxed);
         let all = run.first.0..run.first.0.saturating_add(count);
         let block = match run.dirty {
@@ -211,30 +213,41 @@ fn wake_releaser() {
     }
 }
 
-/// Frames in use, and the most that there can be.
-pub fn counts() -> (u64, u64) {
-    let [used, most, _] = all_counts();
-    (used, most)
-}
-
-/// The most that were in use at once.
-pub fn peak() -> u64 {
-    let [.., peak] = all_counts();
-    peak
-}
-
-/// How often there were none.
-pub fn refused() -> u64 {
-    FRAMES.lock().as_ref().map_or(0, FrameAllocator::refused)
-}
-
-fn all_counts() -> [u64; 3] {
-    FRAMES.lock().as_ref().map_or([0; 3], FrameAllocator::counts)
+/// What an account has.
+pub fn counts(account: Account) -> FrameCounts {
+    FRAMES.lock().as_ref().map_or(FrameCounts::default(), |frames| frames.counts(account))
 }
 
 /// Lets no more be in use; an error is how many are.
 pub fn restrict(count: Option<u32>) -> Result<(), u32> {
     FRAMES.lock().as_mut().map_or(Ok(()), |frames| frames.restrict(count))
+}
+
+/// A new account.
+pub fn open_account() -> Option<Account> {
+    let account = FRAMES.lock().as_mut()?.open()?;
+    ACCOUNTS.store(true, Ordering::Relaxed);
+    Some(account)
+}
+
+/// Lets an account have no more; an error is how many it has.
+pub fn restrict_account(account: Account, count: Option<u32>) -> Result<(), u32> {
+    FRAMES.lock().as_mut().map_or(Ok(()), |frames| frames.restrict_account(account, count))
+}
+
+/// Closes an account.
+pub fn close_account(account: Account) {
+    if let Some(frames) = FRAMES.lock().as_mut() {
+        frames.close(account);
+    }
+}
+
+/// The calling thread's account.
+pub fn account() -> Account {
+    match ACCOUNTS.load(Ordering::Relaxed) {
+        true => Account(ring0::thread::label() as u16),
+        false => Account::FIRST,
+    }
 }
 
 /// Whether a range of a run is inside the frames' part of RAM.

@@ -13,9 +13,10 @@ use ring0::thread::{self, Id, Short};
 use ring0::user::{Exit, User};
 use sentry::errno::Errno;
 use sentry::platform::{
-    Access, AddressSpace, AtomicOp, Backing, Barrier, Barriers, Breakpoints, Channel, ChannelId,
-    CopyFault, CpuTime, Exception, Fault, FileId, Frame, Level, Mapping, PAGE_SIZE, Platform, Prot,
-    Registers, RestartArea, Restarts, SpaceId, Stream, StreamId, ThreadId, Trap, UserThread,
+    Access, Account, AddressSpace, AtomicOp, Backing, Barrier, Barriers, Breakpoints, Channel,
+    ChannelId, CopyFault, CpuTime, Exception, Fault, FileId, Frame, FrameCounts, Level, Mapping,
+    PAGE_SIZE, Platform, Prot, Registers, RestartArea, Restarts, SpaceId, Stream, StreamId,
+    ThreadId, Trap, UserThread,
 };
 
 use crate::{channel, cpus, host, memory, random, stream, window};
@@ -67,20 +68,32 @@ impl Platform for Machine {
         memory::free(first, count);
     }
 
-    fn frame_counts(&self) -> (u64, u64) {
-        memory::counts()
+    fn frame_counts(&self, account: Account) -> FrameCounts {
+        memory::counts(account)
     }
 
     fn limit_frames(&self, count: Option<u32>) -> Result<(), u32> {
         memory::restrict(count)
     }
 
-    fn most_frames(&self) -> u64 {
-        memory::peak()
+    fn open_account(&self) -> Option<Account> {
+        memory::open_account()
     }
 
-    fn refused_frames(&self) -> u64 {
-        memory::refused()
+    fn limit_account(&self, account: Account, count: Option<u32>) -> Result<(), u32> {
+        memory::restrict_account(account, count)
+    }
+
+    fn close_account(&self, account: Account) {
+        memory::close_account(account);
+    }
+
+    fn account(&self) -> Account {
+        memory::account()
+    }
+
+    fn charge_to(&self, account: Account) {
+        thread::set_label(account.0.into());
     }
 
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {

@@ -688,8 +688,8 @@ fn copies() -> Finding {
 
 fn frames() -> Finding {
     let p = platform();
-    let (before, limit) = p.frame_counts();
-    check!(before < limit, "{before} of {limit} in use");
+    let counts = p.frame_counts(p.account());
+    check!(counts.used < counts.most, "{} of {} in use", counts.used, counts.most);
     for round in 0..3 {
         let run = p.alloc_frames(300).ok_or_else(|| boxed("no frames"))?;
         let mut buf = [1; 5000];

@@ -12,7 +12,7 @@ use super::table::{Object, Table};
 use super::{Ipc, Perm, seconds};
 use crate::errno::Errno;
 use crate::mm::{FilePage, Mappable, Mm, SharedMemory};
-use crate::platform::{PAGE_SIZE, platform};
+use crate::platform::{PAGE_SIZE, own_frames};
 use crate::sync::{Mutex, SpinLock};
 use crate::task::{Creds, Pid, UserNamespace, cap};
 
@@ -130,7 +130,7 @@ impl Segments {
             return Err(Errno::EINVAL);
         }
         // More than there is can be promised to nobody; no huge page is there at all.
-        if flags & HUGETLB != 0 || pages_of(size) > platform().frame_counts().1 {
+        if flags & HUGETLB != 0 || pages_of(size) > own_frames().most {
             return Err(Errno::ENOMEM);
         }
         let id = table.segments.add(SEGMENTS, |id| Segment {

@@ -17,7 +17,7 @@ use crate::fs::setup::{
 };
 use crate::fs::tty::{Devpts, Tty};
 use crate::fs::{Cx, FileType, FsContext, MountNamespace, OpenFlags, WalkFlags, stream};
-use crate::platform::{CpuTime, Level, PAGE_SIZE, StreamId, platform};
+use crate::platform::{Account, CpuTime, Level, PAGE_SIZE, StreamId, platform};
 use crate::seccomp::Seccomp;
 use crate::seccomp::bpf::{Insn, Program};
 use crate::signal::Signal;
@@ -61,14 +61,34 @@ pub struct Container {
     pub oom: task::oom::OomKiller,
     /// What it may use.
     limits: SpinLock<Limits>,
-    /// It has come to the sandbox of another, which memory is limited for.
-    joined: bool,
+    /// Whom its memory is charged to. The sandbox's first container has the first account, and its limit is that of all.
+    account: OwnAccount,
     /// Whether its tasks are held.
     pub freezer: task::Freezer,
     /// Processor time of its tasks that have ended.
     pub ended: SpinLock<CpuTime>,
     /// Processes that the host half has started and is told the end of.
     hosted: SpinLock<Vec<Hosted>>,
+}
+
+/// An account of the platform's, which is closed with this.
+struct OwnAccount(Account);
+
+impl Drop for OwnAccount {
+    fn drop(&mut self) {
+        if self.0 != Account::FIRST {
+            platform().close_account(self.0);
+        }
+    }
+}
+
+/// While this is there, the calling thread charges to a container's account, and afterwards to the first.
+pub(super) struct Charged;
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        platform().charge_to(Account::FIRST);
+    }
 }
 
 /// A process that the host half has started.
@@ -123,7 +143,7 @@ impl Container {
             running: AtomicBool::new(true),
             oom: Default::default(),
             limits: Default::default(),
-            joined: false,
+            account: OwnAccount(Account::FIRST),
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
@@ -153,6 +173,12 @@ impl Container {
             })?;
             namespaces = namespaces.sharing(&other.namespaces, shares);
         }
+        let account = match &spec.shares {
+            None => Account::FIRST,
+            Some(_) => platform()
+                .open_account()
+                .ok_or_else(|| Failure::other("there are too many containers".into()))?,
+        };
         let container = Arc::new(Container {
             id: spec.id.clone(),
             kernel: kernel.clone(),
@@ -169,12 +195,13 @@ impl Container {
             running: AtomicBool::new(false),
             oom: Default::default(),
             limits: Default::default(),
-            joined: spec.shares.is_some(),
+            account: OwnAccount(account),
             freezer: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
         });
         container.limit(&spec.limits)?;
+        let _charged = container.charged();
         let mut attach = |source: GoferSource<'_>| kernel.gofers.attach(source);
         let weak: Weak<Container> = Arc::downgrade(&container);
         let own = &container.namespaces;
@@ -212,6 +239,7 @@ impl Container {
         let birth = birth
             .ok_or_else(|| Failure::other(format!("container {} was started before", self.id)))?;
         self.running.store(true, Ordering::SeqCst);
+        let _charged = self.charged();
         task::start(birth).map_err(|e| {
             self.running.store(false, Ordering::SeqCst);
             Failure::other(format!("container {}: init: {e}", self.id))
@@ -228,6 +256,7 @@ impl Container {
         if !self.is_running() && self.waiting.lock().is_none() {
             return Err(Failure::other(format!("container {} is not running", self.id)));
         }
+        let _charged = self.charged();
         let birth = self.prepare(spec, false)?;
         let process = birth.task.process.clone();
         task::start(birth).map_err(|e| {
@@ -245,6 +274,11 @@ impl Container {
         let of = |h: &Hosted| core::ptr::eq(h.process.as_ptr(), Arc::as_ptr(process));
         let at = hosted.iter().position(of)?;
         Some(hosted.swap_remove(at))
+    }
+
+    /// Its processes, zombies too, by id.
+    pub fn processes(&self) -> Vec<Arc<Process>> {
+        self.pids.processes()
     }
 
     /// Whether init runs.
@@ -320,34 +354,38 @@ impl Container {
         *self.limits.lock()
     }
 
+    /// Whom its memory is charged to.
+    pub fn account(&self) -> Account {
+        self.account.0
+    }
+
+    /// Has what the calling thread takes charged to it.
+    pub(super) fn charged(&self) -> Charged {
+        platform().charge_to(self.account());
+        Charged
+    }
+
     /// Changes what it may use. Less memory than is used is an error: nobody is killed for a wish from outside.
     pub(super) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
-        if !self.joined {
-            limit_memory(limits.memory)?;
-        } else if limits.memory != self.limits().memory {
-            return Err(Failure::other(format!(
-                "container {}: the limit of memory is that of its sandbox's first container",
-                self.id
-            )));
-        }
+        limit_memory(self.account(), limits.memory)?;
         self.pids.set_limit(limits.pids.unwrap_or(PID_MAX));
         *self.limits.lock() = *limits;
         Ok(())
     }
 
-    /// What it uses. Memory is the sandbox's, with all containers that are in it.
+    /// What it uses.
     pub fn usage(&self) -> Usage {
         let mut cpu = *self.ended.lock();
         for task in self.pids.processes().iter().flat_map(|process| process.tasks()) {
             cpu.add(task.cpu_time());
         }
-        let (used, all) = platform().frame_counts();
+        let frames = platform().frame_counts(self.account());
         Usage {
             user_ns: cpu.user_ns,
             system_ns: cpu.system_ns,
-            memory: used.saturating_mul(PAGE_SIZE as u64),
-            memory_limit: all.saturating_mul(PAGE_SIZE as u64),
-            memory_peak: platform().most_frames().saturating_mul(PAGE_SIZE as u64),
+            memory: frames.used.saturating_mul(PAGE_SIZE as u64),
+            memory_limit: frames.most.saturating_mul(PAGE_SIZE as u64),
+            memory_peak: frames.peak.saturating_mul(PAGE_SIZE as u64),
             oom_kills: self.oom.kills.load(Ordering::Relaxed),
             pids: self.pids.count(),
             pids_limit: self.pids.limit(),
@@ -661,12 +699,16 @@ fn home_in(passwd: &[u8], uid: u32) -> Option<&[u8]> {
     })
 }
 
-/// Sets the most memory of all containers, bytes; `None`: as much as there is.
-fn limit_memory(limit: Option<u64>) -> Result<(), Failure> {
+/// Sets the most memory of an account, bytes; `None`: as much as there is. The first one's is that of all.
+fn limit_memory(account: Account, limit: Option<u64>) -> Result<(), Failure> {
     let frames = |bytes: u64| u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
-    platform().limit_frames(limit.map(frames)).map_err(|used| {
+    let limited = match account {
+        Account::FIRST => platform().limit_frames(limit.map(frames)),
+        other => platform().limit_account(other, limit.map(frames)),
+    };
+    limited.map_err(|used| {
         let bytes = |frames: u64| frames.saturating_mul(PAGE_SIZE as u64);
-        let (used, peak) = (bytes(used.into()), bytes(platform().most_frames()));
+        let (used, peak) = (bytes(used.into()), bytes(platform().frame_counts(account).peak));
         let limit = limit.unwrap_or(0);
         // runc's words.
         Failure::other(format!(

@@ -20,9 +20,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use crate::control::{Event, Statistics, encode};
 use crate::errno::Errno;
 use crate::fs::ninep::Gofers;
-use crate::platform::{Channel, Level, platform};
+use crate::platform::{Account, Channel, Level, platform};
 use crate::sync::SpinLock;
 use crate::syscall;
+use crate::task::oom::OomKiller;
 
 /// What all containers of a sandbox share.
 pub struct Kernel {
@@ -34,6 +35,8 @@ pub struct Kernel {
     gofers: Gofers,
     /// System calls of tasks that have ended.
     calls: AtomicU64,
+    /// Who is killed when the memory of all containers together is spent.
+    pub oom: OomKiller,
 }
 
 impl Kernel {
@@ -44,6 +47,7 @@ impl Kernel {
             containers: SpinLock::new(BTreeMap::new()),
             gofers: Gofers::default(),
             calls: AtomicU64::new(0),
+            oom: OomKiller::default(),
         })
     }
 
@@ -72,7 +76,7 @@ impl Kernel {
             .map(|t| t.syscalls.load(Ordering::Relaxed))
             .sum();
         Statistics {
-            frames: platform().frame_counts().0,
+            frames: platform().frame_counts(Account::FIRST).used_by_all,
             syscalls: self.calls.load(Ordering::Relaxed).saturating_add(living),
             missing: syscall::missing_calls(),
         }

@@ -26,7 +26,33 @@ type Page = Box<[u8; PAGE_SIZE]>;
 struct Frames {
     pages: HashMap<u32, Page>,
     next: u32,
-    refused: u64,
+    /// By account: whose each frame is, how many it may have, and how often there were none for it.
+    owners: HashMap<u32, u16>,
+    limits: Vec<u64>,
+    refused: HashMap<u16, u64>,
+}
+
+impl Frames {
+    fn used(&self, account: Account) -> u64 {
+        self.owners.values().filter(|owner| **owner == account.0).count() as u64
+    }
+
+    fn counts(&self, account: Account) -> FrameCounts {
+        let used = self.used(account);
+        let own = account.0.checked_sub(1).and_then(|at| self.limits.get(usize::from(at)));
+        let most = own.copied().unwrap_or(u64::MAX).min(FRAMES.into());
+        let all = self.pages.len() as u64;
+        let free_for_all = u64::from(FRAMES) - all;
+        FrameCounts {
+            used,
+            most,
+            peak: used,
+            free: most.saturating_sub(used).min(free_for_all),
+            refused: self.refused.get(&account.0).copied().unwrap_or(0),
+            used_by_all: all,
+            free_for_all,
+        }
+    }
 }
 
 /// A donated file: a vector, or a true file of the host.
@@ -170,19 +196,23 @@ impl Fake {
 
 std::thread_local! {
     static ME: Cell<u64> = const { Cell::new(0) };
+    static ACCOUNT: Cell<Account> = const { Cell::new(Account::FIRST) };
 }
 
 impl Platform for Fake {
     fn alloc_frames(&self, count: u32) -> Option<Frame> {
         let mut frames = lock(&self.frames);
         let first = frames.next;
-        let Some(end) = first.checked_add(count).filter(|end| *end <= FRAMES) else {
-            frames.refused += 1;
+        let account = ACCOUNT.get();
+        let room = account == Account::FIRST || frames.counts(account).free >= count.into();
+        let Some(end) = first.checked_add(count).filter(|end| *end <= FRAMES && room) else {
+            *frames.refused.entry(account.0).or_default() += 1;
             return None;
         };
         frames.next = end;
         for n in first..end {
             frames.pages.insert(n, Box::new([0; PAGE_SIZE]));
+            frames.owners.insert(n, account.0);
         }
         Some(Frame(first))
     }
@@ -191,23 +221,45 @@ impl Platform for Fake {
         let mut frames = lock(&self.frames);
         for n in 0..count {
             assert!(frames.pages.remove(&(first.0 + n)).is_some(), "frame freed twice");
+            frames.owners.remove(&(first.0 + n));
         }
     }
 
-    fn frame_counts(&self) -> (u64, u64) {
-        (lock(&self.frames).pages.len() as u64, FRAMES.into())
+    fn frame_counts(&self, account: Account) -> FrameCounts {
+        lock(&self.frames).counts(account)
     }
 
     fn limit_frames(&self, _count: Option<u32>) -> Result<(), u32> {
         Ok(())
     }
 
-    fn most_frames(&self) -> u64 {
-        self.frame_counts().0
+    fn open_account(&self) -> Option<Account> {
+        let mut frames = lock(&self.frames);
+        frames.limits.push(u64::MAX);
+        u16::try_from(frames.limits.len()).ok().map(Account)
     }
 
-    fn refused_frames(&self) -> u64 {
-        lock(&self.frames).refused
+    fn limit_account(&self, account: Account, count: Option<u32>) -> Result<(), u32> {
+        let mut frames = lock(&self.frames);
+        let used = frames.used(account);
+        let most = count.map_or(u64::MAX, u64::from);
+        if used > most {
+            return Err(used as u32);
+        }
+        if let Some(at) = account.0.checked_sub(1) {
+            frames.limits[usize::from(at)] = most;
+        }
+        Ok(())
+    }
+
+    fn close_account(&self, _account: Account) {}
+
+    fn account(&self) -> Account {
+        ACCOUNT.get()
+    }
+
+    fn charge_to(&self, account: Account) {
+        ACCOUNT.set(account);
     }
 
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]) {

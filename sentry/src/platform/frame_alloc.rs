@@ -6,13 +6,16 @@
 //! it is zero by itself. One that is known to be zero all the same, because the host put memory behind it ahead of
 //! use, is not zeroed.
 //!
+//! Each frame is charged to an [`Account`], one for each container. What the first one has is not written down by frame:
+//! it is all that is no other's. So a sandbox of one container pays nothing for accounts.
+//!
 //! Nothing here touches memory or waits; the platform does both, outside the lock it keeps this under.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::Frame;
+use super::{Account, Frame, FrameCounts};
 
 /// Frames per chunk of the bitmaps: 128 MiB.
 const CHUNK: u32 = 32 * 1024;
@@ -29,10 +32,16 @@ pub struct FrameAllocator {
     used: u32,
     /// Of those in use, so many were before anything was counted for a container.
     base: Option<u32>,
-    /// The most that were in use at once, the base included.
+    /// The most that the first account had at once, the base included.
     peak: u32,
-    /// How often there were none.
+    /// How often there were none for it.
     refused: u64,
+    /// All accounts but the first.
+    accounts: Vec<Book>,
+    /// Of what is in use, so much is theirs.
+    others: u32,
+    /// Whose each frame is, in pieces as long as chunks; 0, and where there is none: the first account's.
+    owners: Vec<Option<Box<[u16]>>>,
     dirty: u32,
     /// No frame below is free.
     lowest: u32,
@@ -48,6 +57,18 @@ struct Chunk {
     free: u32,
     /// No run of free frames within the chunk is longer.
     longest: u32,
+}
+
+/// An account but the first.
+struct Book {
+    /// Frames and what was charged, and the most it may be.
+    used: u32,
+    limit: u32,
+    /// The most that it was at once.
+    peak: u32,
+    refused: u64,
+    /// Somebody may charge to it. What was, until it is given back, keeps its place from being used again.
+    open: bool,
 }
 
 /// A run that was given out.
@@ -79,6 +100,7 @@ impl FrameAllocator {
     pub fn new(limit: u32) -> FrameAllocator {
         let mut chunks = Vec::new();
         chunks.resize_with(limit.div_ceil(CHUNK) as usize, || None);
+        let owners = chunks.iter().map(|_| None).collect();
         FrameAllocator {
             chunks,
             all: limit,
@@ -87,6 +109,9 @@ impl FrameAllocator {
             base: None,
             peak: 0,
             refused: 0,
+            accounts: Vec::new(),
+            others: 0,
+            owners,
             dirty: 0,
             lowest: 0,
         }
@@ -120,10 +145,123 @@ impl FrameAllocator {
         Ok(())
     }
 
-    /// Of what is [restricted](Self::restrict): frames in use, the most there can be, and the most there were.
-    pub fn counts(&self) -> [u64; 3] {
+    /// What an account has, of what is [restricted](Self::restrict).
+    pub fn counts(&self, account: Account) -> FrameCounts {
         let base = self.base.unwrap_or(0);
-        [self.used, self.limit, self.peak].map(|n| n.saturating_sub(base).into())
+        let all = self.limit.saturating_sub(base);
+        let own = self.used.saturating_sub(base).saturating_sub(self.others);
+        let (used, limit, peak, refused) = match self.book(account) {
+            Some(book) => (book.used, book.limit, book.peak, book.refused),
+            None => (own, u32::MAX, self.peak.saturating_sub(base), self.refused),
+        };
+        FrameCounts {
+            used: used.into(),
+            most: limit.min(all).into(),
+            peak: peak.into(),
+            free: self.room(account).into(),
+            refused,
+            used_by_all: self.used.saturating_sub(base).into(),
+            free_for_all: self.limit.saturating_sub(self.used).into(),
+        }
+    }
+
+    /// A new account, which may have as much as there is; `None` where there are too many.
+    pub fn open(&mut self) -> Option<Account> {
+        let new = Book { used: 0, limit: u32::MAX, peak: 0, refused: 0, open: true };
+        let unused = self.accounts.iter().position(|book| !book.open && book.used == 0);
+        let at = unused.unwrap_or(self.accounts.len());
+        let account = Account(u16::try_from(at.checked_add(1)?).ok()?);
+        match self.accounts.get_mut(at) {
+            Some(book) => *book = new,
+            None => self.accounts.push(new),
+        }
+        Some(account)
+    }
+
+    /// Lets an account but the first have no more than `count`; `None`: as much as there is. An error is how much it has,
+    /// where that is more; then nothing changes.
+    pub fn restrict_account(&mut self, account: Account, count: Option<u32>) -> Result<(), u32> {
+        let Some(book) = self.book_mut(account) else { return Ok(()) };
+        let limit = count.unwrap_or(u32::MAX);
+        if book.used > limit {
+            return Err(book.used);
+        }
+        book.limit = limit;
+        Ok(())
+    }
+
+    /// An account is closed: nobody charges to it any more. What it has stays its own until it is given back.
+    pub fn close(&mut self, account: Account) {
+        if let Some(book) = self.book_mut(account) {
+            (book.open, book.limit) = (false, u32::MAX);
+        }
+    }
+
+    /// The book of an account; `None`: it is the first.
+    fn book(&self, account: Account) -> Option<&Book> {
+        self.accounts.get(usize::from(account.0.checked_sub(1)?))
+    }
+
+    fn book_mut(&mut self, account: Account) -> Option<&mut Book> {
+        self.accounts.get_mut(usize::from(account.0.checked_sub(1)?))
+    }
+
+    /// How much an account can still have.
+    fn room(&self, account: Account) -> u32 {
+        let own = self.book(account).map_or(u32::MAX, |book| book.limit.saturating_sub(book.used));
+        own.min(self.limit.saturating_sub(self.used))
+    }
+
+    /// There was nothing for it.
+    fn refuse(&mut self, account: Account) {
+        let count = match self.book_mut(account) {
+            Some(book) => &mut book.refused,
+            None => &mut self.refused,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// So much more is used, for an account that has room for it.
+    fn count(&mut self, account: Account, count: u32) {
+        self.used = self.used.saturating_add(count);
+        match self.book_mut(account) {
+            Some(book) => {
+                book.used = book.used.saturating_add(count);
+                book.peak = book.peak.max(book.used);
+                self.others = self.others.saturating_add(count);
+            }
+            None => self.peak = self.peak.max(self.used.saturating_sub(self.others)),
+        }
+    }
+
+    /// So much of it is not an account's any more.
+    fn discount(&mut self, account: Account, count: u32) {
+        if let Some(book) = self.book_mut(account) {
+            book.used = book.used.saturating_sub(count);
+            self.others = self.others.saturating_sub(count);
+        }
+    }
+
+    /// Makes room to write down whose the frames of a run are; whether there was memory for it.
+    fn prepare_owners(&mut self, run: Range<u32>) -> bool {
+        let pieces = (run.start / CHUNK) as usize..run.end.div_ceil(CHUNK) as usize;
+        self.owners.get_mut(pieces).into_iter().flatten().all(|piece| {
+            piece.is_some() || {
+                let mut owners = Vec::new();
+                let room = owners.try_reserve_exact(CHUNK as usize).is_ok();
+                if room {
+                    owners.resize(CHUNK as usize, 0);
+                    *piece = Some(owners.into_boxed_slice());
+                }
+                room
+            }
+        })
+    }
+
+    /// Whose a frame is, where that is written down.
+    fn owner(&mut self, frame: u32) -> Option<&mut u16> {
+        let piece = self.owners.get_mut((frame / CHUNK) as usize)?.as_mut()?;
+        piece.get_mut((frame % CHUNK) as usize)
     }
 
     /// Free frames that still have host memory.
@@ -131,56 +269,68 @@ impl FrameAllocator {
         self.dirty
     }
 
-    /// How often frames that were asked for, or a [charge](Self::charge), were not to be had.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    /// Takes a run of `count` neighbours; `None` where there is none, and for a count of 0.
-    pub fn alloc(&mut self, count: u32) -> Option<Run> {
-        let run = self.take(count);
-        self.refused = self.refused.saturating_add(run.is_none().into());
+    /// Takes a run of `count` neighbours for an account; `None` where there is none, and for a count of 0.
+    pub fn alloc(&mut self, account: Account, count: u32) -> Option<Run> {
+        let run = self.take(account, count);
+        if run.is_none() {
+            self.refuse(account);
+        }
         run
     }
 
-    fn take(&mut self, count: u32) -> Option<Run> {
-        if count == 0 || count > self.limit.saturating_sub(self.used) {
+    fn take(&mut self, account: Account, count: u32) -> Option<Run> {
+        if count == 0 || count > self.room(account) {
             return None;
         }
         let first = self
             .find(count, true)
             .or_else(|| (count > 1).then(|| self.find(count, false)).flatten())?;
         let end = first.checked_add(count)?;
+        if account != Account::FIRST {
+            if !self.prepare_owners(first..end) {
+                return None;
+            }
+            for frame in first..end {
+                if let Some(owner) = self.owner(frame) {
+                    *owner = account.0;
+                }
+            }
+        }
         let dirty = self.take_dirty(first..end);
         self.set_used(first..end);
-        self.used = self.used.saturating_add(count);
-        self.peak = self.peak.max(self.used);
+        self.count(account, count);
         if first == self.lowest {
             self.lowest = end;
         }
         Some(Run { first: Frame(first), dirty })
     }
 
-    /// Counts memory that is used for the container and in no frame, as so many frames; whether there is room for it.
-    pub fn charge(&mut self, count: u32) -> bool {
-        if count > self.limit.saturating_sub(self.used) {
-            self.refused = self.refused.saturating_add(1);
+    /// Counts memory that is used for an account and in no frame, as so many frames; whether there is room for it.
+    pub fn charge(&mut self, account: Account, count: u32) -> bool {
+        if count > self.room(account) {
+            self.refuse(account);
             return false;
         }
-        self.used = self.used.saturating_add(count);
-        self.peak = self.peak.max(self.used);
+        self.count(account, count);
         true
     }
 
     /// What was [charged](Self::charge) is used no more.
-    pub fn uncharge(&mut self, count: u32) {
+    pub fn uncharge(&mut self, account: Account, count: u32) {
         self.used = self.used.saturating_sub(count);
+        self.discount(account, count);
     }
 
     /// Gives `count` frames back; they count as dirty. Where one was not in use, nothing changes.
     pub fn free(&mut self, first: Frame, count: u32) -> Result<(), NotInUse> {
         let run = self.checked_run(first, count)?;
         self.clear_used(run.clone(), true);
+        if self.others > 0 {
+            for frame in run.clone() {
+                let owner = self.owner(frame).map_or(0, core::mem::take);
+                self.discount(Account(owner), 1);
+            }
+        }
         self.dirty = self.dirty.saturating_add(count);
         self.give(run);
         Ok(())
@@ -505,25 +655,77 @@ mod tests {
     use alloc::vec;
 
     fn first(a: &mut FrameAllocator, n: u32) -> u32 {
-        a.alloc(n).unwrap().first.0
+        a.alloc(Account::FIRST, n).unwrap().first.0
+    }
+
+    /// Frames in use, the most there can be, and the most there were.
+    fn counts(a: &FrameAllocator) -> [u64; 3] {
+        let counts = a.counts(Account::FIRST);
+        [counts.used, counts.most, counts.peak]
+    }
+
+    #[test]
+    fn each_account_has_what_it_took_and_a_limit_of_its_own() {
+        let mut a = FrameAllocator::new(3 * CHUNK);
+        assert_eq!(first(&mut a, 10), 0);
+        assert_eq!(a.restrict(Some(1000)), Ok(()));
+        let (one, two) = (a.open().unwrap(), a.open().unwrap());
+        assert_eq!((one, two), (Account(1), Account(2)));
+        assert_eq!(a.restrict_account(one, Some(100)), Ok(()));
+        assert!(a.alloc(one, 60).is_some() && a.charge(one, 30) && a.alloc(two, 400).is_some());
+        assert_eq!(first(&mut a, 200), 470);
+        // The limit of one of them, of which nobody else hears.
+        assert!(a.alloc(one, 11).is_none() && !a.charge(one, 11));
+        let counts = |a: &FrameAllocator, account| {
+            let c = a.counts(account);
+            [c.used, c.most, c.peak, c.free, c.refused, c.used_by_all, c.free_for_all]
+        };
+        assert_eq!(counts(&a, one), [90, 100, 90, 10, 2, 690, 310]);
+        assert_eq!(counts(&a, two), [400, 1000, 400, 310, 0, 690, 310]);
+        assert_eq!(counts(&a, Account::FIRST), [200, 1000, 200, 310, 0, 690, 310]);
+        assert_eq!(a.restrict_account(one, Some(89)), Err(90));
+        // That of all.
+        assert!(a.alloc(two, 311).is_none() && a.alloc(two, 310).is_some());
+        assert!(a.alloc(one, 1).is_none() && a.alloc(Account::FIRST, 1).is_none());
+        // Whoever gives a frame back, it is whose it was.
+        a.free(Frame(10), 460).unwrap();
+        assert_eq!(counts(&a, one), [30, 100, 90, 70, 3, 540, 460]);
+        assert_eq!(counts(&a, two), [310, 1000, 710, 460, 1, 540, 460]);
+        // An account that has something left is not another's, although it is closed.
+        a.close(one);
+        assert_eq!(a.open(), Some(Account(3)));
+        a.uncharge(one, 30);
+        assert_eq!(a.open(), Some(one));
+        assert_eq!(counts(&a, one)[..5], [0, 1000, 0, 490, 0]);
+        // A frame that one had is the first's when that has taken it.
+        assert_eq!(first(&mut a, 5), 10);
+        a.free(Frame(10), 5).unwrap();
+        a.free(Frame(470), 200).unwrap();
+        assert_eq!(counts(&a, Account::FIRST)[..2], [0, 1000]);
+        // Frames of several in one run.
+        a.free(Frame(670), 310).unwrap();
+        assert_eq!(counts(&a, two), [0, 1000, 710, 1000, 1, 0, 1000]);
     }
 
     #[test]
     fn what_the_host_has_populated_is_zero_and_goes_back() {
         let mut a = FrameAllocator::new(4 * 512 + 100);
         let run = |r: Run| r.first.0..r.first.0 + 1;
-        let one = run(a.alloc(1).unwrap());
+        let one = run(a.alloc(Account::FIRST, 1).unwrap());
         assert_eq!(a.untouched_blocks(one.clone(), 512), 0..512);
         a.populated(0..512);
         assert_eq!(a.dirty(), 511);
         // Nothing of it has to be zeroed, and nothing is populated twice.
-        let two = a.alloc(1).unwrap();
+        let two = a.alloc(Account::FIRST, 1).unwrap();
         assert_eq!((two.first.0, &two.dirty), (1, &Dirty::Nothing));
         assert!(a.untouched_blocks(run(two), 512).is_empty());
         assert_eq!(a.dirty(), 510);
         // What was used has to be, as ever.
         a.free(Frame(1), 1).unwrap();
-        assert_eq!(a.alloc(3).unwrap().dirty, Dirty::Some(core::iter::once(1..2).collect()));
+        assert_eq!(
+            a.alloc(Account::FIRST, 3).unwrap().dirty,
+            Dirty::Some(core::iter::once(1..2).collect())
+        );
         // Over a boundary: the first block is touched. Behind the last one there is no whole block.
         assert_eq!(first(&mut a, 600), 4);
         assert_eq!(a.untouched_blocks(4..604, 512), 512..1024);
@@ -548,16 +750,16 @@ mod tests {
         let mut a = FrameAllocator::new(3 * CHUNK);
         assert_eq!(first(&mut a, 10), 0);
         assert_eq!(a.restrict(Some(100)), Ok(()));
-        assert_eq!(a.counts(), [0, 100, 0]);
+        assert_eq!(counts(&a), [0, 100, 0]);
         assert_eq!(first(&mut a, 60), 10);
-        assert!(a.alloc(41).is_none());
+        assert!(a.alloc(Account::FIRST, 41).is_none());
         assert_eq!(a.restrict(Some(50)), Err(60));
-        assert_eq!(a.counts(), [60, 100, 60]);
+        assert_eq!(counts(&a), [60, 100, 60]);
         // More, in the same chunk and in others, one by one and in runs.
         for _ in 0..40 {
-            assert!(a.alloc(1).is_some());
+            assert!(a.alloc(Account::FIRST, 1).is_some());
         }
-        assert!(a.alloc(1).is_none());
+        assert!(a.alloc(Account::FIRST, 1).is_none());
         assert_eq!(a.restrict(Some(2 * CHUNK)), Ok(()));
         assert_eq!(first(&mut a, 1), 110);
         assert_eq!(first(&mut a, CHUNK), 111);
@@ -565,11 +767,11 @@ mod tests {
         a.free(Frame(10), 101).unwrap();
         assert_eq!(a.restrict(Some(CHUNK)), Ok(()));
         a.free(Frame(111), CHUNK).unwrap();
-        assert_eq!(a.counts(), [0, CHUNK.into(), u64::from(CHUNK) + 101]);
+        assert_eq!(counts(&a), [0, CHUNK.into(), u64::from(CHUNK) + 101]);
         assert_eq!(first(&mut a, CHUNK), 10);
-        assert!(a.alloc(1).is_none());
+        assert!(a.alloc(Account::FIRST, 1).is_none());
         assert_eq!(a.restrict(None), Ok(()));
-        assert_eq!(a.counts()[1], u64::from(3 * CHUNK - 10));
+        assert_eq!(counts(&a)[1], u64::from(3 * CHUNK - 10));
     }
 
     #[test]
@@ -579,29 +781,29 @@ mod tests {
         assert_eq!(first(&mut a, 70), 1);
         assert_eq!(first(&mut a, 29), 71);
         assert_eq!(a.used(), 100);
-        assert!(a.alloc(1).is_none());
-        assert!(FrameAllocator::new(0).alloc(1).is_none());
-        assert!(FrameAllocator::new(10).alloc(0).is_none());
-        assert!(FrameAllocator::new(10).alloc(11).is_none());
+        assert!(a.alloc(Account::FIRST, 1).is_none());
+        assert!(FrameAllocator::new(0).alloc(Account::FIRST, 1).is_none());
+        assert!(FrameAllocator::new(10).alloc(Account::FIRST, 0).is_none());
+        assert!(FrameAllocator::new(10).alloc(Account::FIRST, 11).is_none());
     }
 
     #[test]
     fn a_freed_frame_is_dirty_until_given_out_or_released() {
         let mut a = FrameAllocator::new(1000);
-        assert_eq!(a.alloc(10).unwrap().dirty, Dirty::Nothing);
+        assert_eq!(a.alloc(Account::FIRST, 10).unwrap().dirty, Dirty::Nothing);
         a.free(Frame(2), 3).unwrap();
         a.free(Frame(9), 1).unwrap();
         assert_eq!((a.used(), a.dirty()), (6, 4));
-        let run = a.alloc(2).unwrap();
+        let run = a.alloc(Account::FIRST, 2).unwrap();
         assert_eq!((run.first, run.dirty), (Frame(2), Dirty::Everything));
-        let run = a.alloc(3).unwrap();
+        let run = a.alloc(Account::FIRST, 3).unwrap();
         assert_eq!(run.first, Frame(9));
         assert!(matches!(&run.dirty, Dirty::Some(d) if d.len() == 1 && d[0] == (9..10)));
         assert_eq!(a.take_batch_to_release(100), vec![4..5]);
         assert_eq!(a.dirty(), 0);
         assert_eq!(first(&mut a, 1), 12, "a frame under release is not given out");
         a.released(4..5).unwrap();
-        let run = a.alloc(1).unwrap();
+        let run = a.alloc(Account::FIRST, 1).unwrap();
         assert_eq!((run.first, run.dirty), (Frame(4), Dirty::Nothing));
     }
 
@@ -612,7 +814,7 @@ mod tests {
         assert_eq!(first(&mut a, CHUNK + 5), CHUNK);
         assert_eq!(first(&mut a, CHUNK + 2), 2 * CHUNK + 5);
         assert_eq!(first(&mut a, 1), CHUNK - 1);
-        assert!(a.alloc(1).is_none());
+        assert!(a.alloc(Account::FIRST, 1).is_none());
         a.free(Frame(CHUNK - 3), 6).unwrap();
         a.free(Frame(3 * CHUNK + 6), 1).unwrap();
         // Too long for what either chunk has inside, so found in the second pass.
@@ -638,10 +840,10 @@ mod tests {
     #[test]
     fn refusals_are_counted() {
         let mut a = FrameAllocator::new(10);
-        assert!(a.charge(4) && a.alloc(6).is_some());
-        assert_eq!(a.refused(), 0);
-        assert!(!a.charge(1) && a.alloc(1).is_none());
-        assert_eq!(a.refused(), 2);
+        assert!(a.charge(Account::FIRST, 4) && a.alloc(Account::FIRST, 6).is_some());
+        assert_eq!(a.counts(Account::FIRST).refused, 0);
+        assert!(!a.charge(Account::FIRST, 1) && a.alloc(Account::FIRST, 1).is_none());
+        assert_eq!(a.counts(Account::FIRST).refused, 2);
     }
 
     #[test]
@@ -673,7 +875,7 @@ mod tests {
                 let n = 1 + next(20);
                 let expected =
                     book.windows(n as usize).position(|w| w.iter().all(|(used, _)| !used));
-                let got = a.alloc(n);
+                let got = a.alloc(Account::FIRST, n);
                 assert_eq!(got.as_ref().map(|r| r.first.0 as usize), expected);
                 if let Some(run) = got {
                     let f = run.first.0;

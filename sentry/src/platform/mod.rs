@@ -262,6 +262,34 @@ pub enum Level {
     Debug = 7,
 }
 
+/// Who uses memory: a container. The first account is there from the beginning, and what nobody else is charged is its.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Account(pub u16);
+
+impl Account {
+    /// The first one.
+    pub const FIRST: Account = Account(0);
+}
+
+/// What an account has, in frames. What is used without being in a frame counts as so many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FrameCounts {
+    /// In use.
+    pub used: u64,
+    /// The most that it can have: its own limit, or that of all.
+    pub most: u64,
+    /// The most that it had at once.
+    pub peak: u64,
+    /// What it could still have: by its own limit, and by that of all.
+    pub free: u64,
+    /// How often something was wanted for it, by the sentry or by the platform, and not to be had.
+    pub refused: u64,
+    /// What all accounts have.
+    pub used_by_all: u64,
+    /// What all could still have together.
+    pub free_for_all: u64,
+}
+
 /// The machine, as the sentry sees it. There is one per sandbox; see [`platform`].
 ///
 /// No method panics on values that come from an application. Handles that the sentry did not get
@@ -269,20 +297,29 @@ pub enum Level {
 pub trait Platform: Send + Sync + 'static {
     // --- frames ---
 
-    /// A run of `count` neighbouring frames, all zero; `None` where memory is exhausted.
+    /// A run of `count` neighbouring frames, all zero, charged to the calling thread's account; `None` where there is no
+    /// memory for it.
     fn alloc_frames(&self, count: u32) -> Option<Frame>;
     /// Gives a run back. Nothing maps it any more, or is about to: an implementation reuses it
     /// only when no CPU can still hold a stale translation. The host sees it free within 2 s.
     fn free_frames(&self, first: Frame, count: u32);
-    /// Frames in use, and the most that there can be.
-    fn frame_counts(&self) -> (u64, u64);
-    /// Lets no more than `count` be in use, beside what was before this was first called; `None`: as many as there are.
-    /// From then on, only what came later counts. An error is how many are in use, where that is more.
+    /// What an account has of the frames.
+    fn frame_counts(&self, account: Account) -> FrameCounts;
+    /// Lets all accounts together have no more than `count`, beside what was before this was first called; `None`: as many
+    /// as there are. From then on, only what came later counts. An error is how many are in use, where that is more.
     fn limit_frames(&self, count: Option<u32>) -> Result<(), u32>;
-    /// The most that were in use at once.
-    fn most_frames(&self) -> u64;
-    /// How often memory was wanted that is counted in frames, by the sentry or by the platform for it, and not to be had.
-    fn refused_frames(&self) -> u64;
+    /// A new account, without a limit of its own; `None` where there are too many.
+    fn open_account(&self) -> Option<Account>;
+    /// Lets an account that was opened have no more than `count`; `None`: as many as there are. An error is how many it
+    /// has, where that is more.
+    fn limit_account(&self, account: Account, count: Option<u32>) -> Result<(), u32>;
+    /// Closes an account. What is charged to it stays so until it is given back.
+    fn close_account(&self, account: Account);
+    /// The account of the calling thread.
+    fn account(&self) -> Account;
+    /// Has whatever the calling thread takes from now on, and the platform for it, charged to this account: frames, and
+    /// what tasks and address spaces cost without being in one. A new thread charges to the first.
+    fn charge_to(&self, account: Account);
     /// Copies out of the run that begins with `frame`, from byte `offset` of it.
     fn read_frame(&self, frame: Frame, offset: usize, buf: &mut [u8]);
     /// Copies into the run that begins with `frame`, from byte `offset` of it.
@@ -508,6 +545,11 @@ pub trait Stream: Send + Sync {
 pub trait Listener: Send + Sync {
     /// The stream may be ready for this.
     fn ready(&self, ready: Ready);
+}
+
+/// What the calling thread's account has of the frames: memory as an application sees it.
+pub fn own_frames() -> FrameCounts {
+    platform().frame_counts(platform().account())
 }
 
 static PLATFORM: spin::Once<&'static dyn Platform> = spin::Once::new();

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
-use crate::platform::{PAGE_SIZE, platform};
+use crate::platform::{PAGE_SIZE, own_frames, platform};
 use crate::task::limit::Rlimit;
 use crate::task::{Current, Task, cap, exec};
 
@@ -70,7 +70,7 @@ pub fn setdomainname(cx: &mut Current, args: Args) -> SysResult {
 
 /// sysinfo(2).
 pub fn sysinfo(cx: &mut Current, args: Args) -> SysResult {
-    let (used, all) = platform().frame_counts();
+    let memory = own_frames();
     let page = PAGE_SIZE as u64;
     let ahead = cx.namespaces.time.boottime_ahead();
     let uptime = platform().monotonic().saturating_add_signed(ahead);
@@ -81,8 +81,8 @@ pub fn sysinfo(cx: &mut Current, args: Args) -> SysResult {
         one,
         five,
         fifteen,
-        all.saturating_mul(page),
-        all.saturating_sub(used).saturating_mul(page),
+        memory.most.saturating_mul(page),
+        memory.free.saturating_mul(page),
         0, // shared
         0, // buffers
         0, // swap

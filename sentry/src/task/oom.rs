@@ -1,4 +1,5 @@
-//! The OOM killer: when a container's memory is spent, one of its processes makes room.
+//! The OOM killer: when a container's memory is spent, one of its processes makes room; and one of any container's where
+//! what is spent is the memory of all that share the sandbox.
 //!
 //! A frame that cannot be had comes up as an error to where no lock is held: the resolution of a page fault of
 //! the application's or of a copy to it, or the end of a system call. There [`OomHandler::make_room`] picks a process
@@ -12,7 +13,7 @@ use super::{Current, Process, ThreadWaker};
 use crate::errno::Errno;
 use crate::kernel::Container;
 use crate::mm::{Mm, OomHandler};
-use crate::platform::{Level, platform};
+use crate::platform::{FrameCounts, Level, platform};
 use crate::signal::{End, Signal};
 use crate::sync::SpinLock;
 
@@ -24,7 +25,7 @@ const ENOUGH: u64 = 256;
 const DOUBLED: u32 = 20;
 /// How long a victim may take to end before another is picked, nanoseconds.
 const PATIENCE: u64 = 10_000_000_000;
-/// Of a container: who is being killed for its memory.
+/// Of a container, and of all: who is being killed for its memory.
 #[derive(Default)]
 pub struct OomKiller {
     victim: SpinLock<Option<Weak<Process>>>,
@@ -61,7 +62,7 @@ fn badness(process: &Process, mm: &Mm) -> Option<i64> {
     if adj <= -1000 {
         return None;
     }
-    let (_, all) = platform().frame_counts();
+    let all = memory_of_all(process);
     let resident = i64::try_from(mm.usage().resident).unwrap_or(i64::MAX);
     let thousandth = i64::try_from(all / 1000).unwrap_or(i64::MAX);
     Some(resident.saturating_add(thousandth.saturating_mul(adj.into())))
@@ -71,8 +72,7 @@ fn badness(process: &Process, mm: &Mm) -> Option<i64> {
 pub fn score(process: &Process) -> u64 {
     let Some(mm) = memory_of(process) else { return 0 };
     let Some(points) = badness(process, &mm) else { return 0 };
-    let (_, all) = platform().frame_counts();
-    let all = i64::try_from(all).unwrap_or(i64::MAX).max(1);
+    let all = i64::try_from(memory_of_all(process)).unwrap_or(i64::MAX).max(1);
     let score = (points.saturating_mul(1000) / all).saturating_add(1000).saturating_mul(2) / 3;
     score.max(0).cast_unsigned()
 }
@@ -81,15 +81,15 @@ fn memory_of(process: &Process) -> Option<Arc<Mm>> {
     process.first_task().and_then(|task| task.shared.lock().mm.clone())
 }
 
-fn free_frames() -> u64 {
-    let (used, all) = platform().frame_counts();
-    all.saturating_sub(used)
+/// The most memory that a process's container can have, in frames.
+fn memory_of_all(process: &Process) -> u64 {
+    platform().frame_counts(process.container.account()).most
 }
 
-/// The process that has most to give. One that ends already is waited for instead of killing another.
-fn choose(container: &Container) -> Option<Arc<Process>> {
+/// Of these processes the one that has most to give. One that ends already is waited for instead of killing another.
+fn choose(processes: impl IntoIterator<Item = Arc<Process>>) -> Option<Arc<Process>> {
     let mut worst: Option<(i64, Arc<Process>)> = None;
-    for process in container.pids.processes() {
+    for process in processes {
         if process.is_zombie() {
             continue;
         }
@@ -106,7 +106,8 @@ fn choose(container: &Container) -> Option<Arc<Process>> {
 }
 
 /// Ends a process and whoever shares its memory: without them it would not come back.
-fn kill(container: &Container, victim: &Arc<Process>) {
+fn kill(victim: &Arc<Process>) {
+    let container = &victim.container;
     let mm = memory_of(victim);
     let shares = |process: &Process| match (&mm, memory_of(process)) {
         (Some(mm), Some(other)) => Arc::ptr_eq(mm, &other),
@@ -139,7 +140,7 @@ fn kill(container: &Container, victim: &Arc<Process>) {
         );
         container.count_oom_kill();
     }
-    for process in container.pids.processes() {
+    for process in container.processes() {
         if shares(&process) {
             process.signals.lock().begin_exit(status);
         }
@@ -166,15 +167,27 @@ impl OomHandler for Container {
 impl Container {
     /// Waits until so many frames are free, or one who was ended for them has none any more.
     fn make_room_of(&self, enough: u64) -> Result<(), Errno> {
-        if free_frames() >= enough {
+        let FrameCounts { free, free_for_all, .. } = platform().frame_counts(self.account());
+        if free >= enough {
             return Ok(());
         }
-        let victim = match self.oom.victim() {
+        // Its own limit is what it has come to, or else that of all.
+        let killer = if free < free_for_all { &self.oom } else { &self.kernel.oom };
+        let victim = match killer.victim() {
             Some(victim) => victim,
-            None => self.oom.or_victim(choose(self).ok_or(Errno::ENOMEM)?),
+            None => {
+                let chosen = if free < free_for_all {
+                    choose(self.processes())
+                } else {
+                    choose(self.kernel.containers().iter().flat_map(|c| c.processes()))
+                        // A container that is being made is not there yet.
+                        .or_else(|| choose(self.processes()))
+                };
+                killer.or_victim(chosen.ok_or(Errno::ENOMEM)?)
+            }
         };
-        kill(self, &victim);
-        self.await_room(&victim, enough)
+        kill(&victim);
+        self.await_room(killer, &victim, enough)
     }
 }
 
@@ -188,7 +201,13 @@ impl Process {
 
 impl Container {
     /// Waits for a victim's memory. `ENOMEM` where the caller is about to end itself.
-    fn await_room(&self, victim: &Arc<Process>, enough: u64) -> Result<(), Errno> {
+    fn await_room(
+        &self,
+        killer: &OomKiller,
+        victim: &Arc<Process>,
+        enough: u64,
+    ) -> Result<(), Errno> {
+        let free = || platform().frame_counts(self.account()).free;
         let thread = platform().current();
         let caller = self
             .pids
@@ -202,12 +221,12 @@ impl Container {
             if caller.as_ref().is_some_and(|task| task.process.is_ending()) {
                 break Err(Errno::ENOMEM);
             }
-            if victim.is_zombie() || free_frames() >= enough {
+            if victim.is_zombie() || free() >= enough {
                 break Ok(());
             }
             if platform().monotonic() >= deadline {
                 // It does not end: another must.
-                self.oom.victim.lock().take();
+                killer.victim.lock().take();
                 break Ok(());
             }
             platform().park(Some(deadline));
@@ -223,7 +242,7 @@ impl Container {
 /// It did where some were refused since the last such call of the task. That there are enough of them by now says
 /// nothing: they may be those that the call itself has given back, or another's who has ended meanwhile.
 pub fn retry_call(cx: &mut Current) -> bool {
-    let refused = platform().refused_frames();
+    let refused = platform().frame_counts(cx.task.process.container.account()).refused;
     let call = cx.task.syscalls.load(Ordering::Relaxed);
     let last = core::mem::replace(&mut cx.short, Short { refused, call, tries: 0 });
     if refused == last.refused {

@@ -62,6 +62,7 @@ fn live(birth: Birth) {
     let task = birth.task;
     let thread = platform().current();
     task.thread.store(thread.0, Ordering::SeqCst);
+    platform().charge_to(task.process.container.account());
     let affinity = task.sched.lock().affinity.clone();
     if !affinity.is_empty() {
         platform().place(thread, &affinity);

@@ -23,6 +23,9 @@ pub(super) const TESTS: &[Test] = &[
     ("pods/failures", failures),
     ("pods/refused", refused),
     ("pods/terminal", terminal),
+    ("pods/memory", memory),
+    ("pods/memory-of-all", memory_of_all),
+    ("pods/memory-given-back", memory_given_back),
 ];
 
 const KIND: &str = "io.kubernetes.cri.container-type";
@@ -116,13 +119,6 @@ fn one_sandbox(c: &Context) -> Outcome {
     let ps = c.must(&["ps", "--format", "json", "a"])?;
     let listed: Vec<Value> = serde_json::from_slice(&ps.stdout)?;
     ensure!(listed.len() == 1, "{}", ps.out());
-    let done = c.detached(&["update", "--memory", "268435456", "a"])?;
-    ensure!(
-        done.end == End::Exit(1) && done.err().contains("first container"),
-        "{}: {}",
-        done.end,
-        done.err()
-    );
     for id in ["a", "b", "pod"] {
         c.must(&["delete", "--force", id])?;
     }
@@ -352,6 +348,143 @@ fn terminal(c: &Context) -> Outcome {
     session.expect("12 99")?;
     prints(c, &["wait", "a"], "0\n")?;
     c.must(&["delete", "a"])?;
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// That of a container which may have so many MiB, and sees its cgroup.
+fn limited(script: &str, mib: u64) -> Value {
+    let mut config = member(script);
+    config["linux"]["resources"]["memory"] = json!({ "limit": mib << 20 });
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] }));
+    }
+    config
+}
+
+/// A script that fills so many MiB, says so, and waits.
+fn hold(mib: u64) -> String {
+    format!(
+        "mkfifo /pipe; exec 3<>/pipe; dd if=/dev/zero bs={mib}M count=1 2>/dev/null >/pipe & \
+         dd bs=1 count=1 <&3 >/dev/null 2>&1; echo holds; wait $!; echo $?"
+    )
+}
+
+/// Runs a script in a container.
+fn inside(c: &Context, id: &str, script: &str) -> Result<String, Stop> {
+    Ok(c.must(&["exec", id, "sh", "-c", script])?.out())
+}
+
+/// Shell: the number in the file of the container's memory that has the first name in version 2 of cgroups, and the second
+/// in version 1.
+fn memory_file(v2: &str, v1: &str) -> String {
+    format!("cat /sys/fs/cgroup/{v2} 2>/dev/null || cat /sys/fs/cgroup/memory/{v1}")
+}
+
+/// What a container's memory limit is, what it has of it, and what becomes of it where it has too much, is its own.
+fn memory(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _b = c.bundle_with("b", &limited(&hold(70), 128))?;
+    let b = c.start(&["run", "--bundle", &c.text_path("b"), "b"])?;
+    c.eventually("b holds its memory", || Ok(b.out() == "holds\n"))?;
+    let _a = create(c, "a", &limited("exec sleep 1000", 64))?;
+    c.must(&["start", "a"])?;
+    // It is full, in a fault, in a call and for files; b, which has more, is left alone.
+    let eat = "awk 'BEGIN { s = \"0123456789abcdef\"; while (1) s = s s }'; echo awk $?
+        dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null; echo dd $?
+        dd if=/dev/zero of=/tmp/file bs=1M count=100 2>/dev/null; echo file $?; rm /tmp/file
+        dd if=/dev/zero of=/dev/null bs=40M count=1 2>/dev/null; echo dd $?";
+    let out = inside(c, "a", eat)?;
+    ensure!(out == "awk 137\ndd 137\nfile 137\ndd 0\n", "{out}");
+    ensure!(b.out() == "holds\n", "{}", b.out());
+    // What both see of it.
+    let total = "grep MemTotal /proc/meminfo | tr -s ' '; free -k | awk 'NR == 2 { print $2 }'";
+    let limit = memory_file("memory.max", "memory.limit_in_bytes");
+    let out = inside(c, "a", &format!("{total}; {limit}"))?;
+    ensure!(out == "MemTotal: 65536 kB\n65536\n67108864\n", "{out}");
+    let out = inside(c, "b", &format!("{total}; {limit}"))?;
+    ensure!(out == "MemTotal: 131072 kB\n131072\n134217728\n", "{out}");
+    let used = |id: &str| -> Result<u64, Stop> {
+        let file = memory_file("memory.current", "memory.usage_in_bytes");
+        Ok(inside(c, id, &file)?.trim().parse()?)
+    };
+    let (a_used, b_used) = (used("a")?, used("b")?);
+    ensure!(a_used < 24 << 20 && b_used > 70 << 20 && b_used < 100 << 20, "{a_used}, {b_used}");
+    let kills = "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null | grep 'oom_kill '";
+    let (a_kills, b_kills) = (inside(c, "a", kills)?, inside(c, "b", kills)?);
+    ensure!(
+        (a_kills.as_str(), b_kills.as_str()) == ("oom_kill 3\n", "oom_kill 0\n"),
+        "{a_kills}{b_kills}"
+    );
+    let stats = |id: &str| -> Result<Value, Stop> {
+        let done = c.must(&["events", "--stats", id])?;
+        let event: Value = serde_json::from_slice(&done.stdout)?;
+        Ok(event["data"]["memory"]["usage"].clone())
+    };
+    let (a_stats, b_stats) = (stats("a")?, stats("b")?);
+    ensure!(a_stats["limit"] == 64 << 20 && b_stats["limit"] == 128 << 20, "{a_stats} {b_stats}");
+    ensure!(b_stats["usage"].as_u64() > Some(70 << 20), "{b_stats}");
+    // A new limit is its own too.
+    c.must(&["update", "--memory", "134217728", "a"])?;
+    let done = inside(
+        c,
+        "a",
+        &format!("dd if=/dev/zero of=/dev/null bs=90M count=1 2>/dev/null; echo dd $?; {limit}"),
+    )?;
+    ensure!(done == "dd 0\n134217728\n", "{done}");
+    let done = c.detached(&["update", "--memory", "62914560", "b"])?;
+    ensure!(
+        done.end == End::Exit(1) && done.err().contains("unable to set memory limit to 62914560"),
+        "{}: {}",
+        done.end,
+        done.err()
+    );
+    c.must(&["kill", "b", "KILL"])?;
+    b.end(c.limit())?;
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// Where the pod has a limit too, that is for all together, and at it the biggest is ended, whosever it is.
+fn memory_of_all(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut config = first("trap exit TERM; while :; do sleep 1; done");
+    config["linux"]["resources"]["memory"] = json!({ "limit": 112 << 20 });
+    let _pod = c.bundle_with("pod", &config)?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("pod"), "pod"])?;
+    let _b = c.bundle_with("b", &limited(&hold(64), 100))?;
+    let b = c.start(&["run", "--bundle", &c.text_path("b"), "b"])?;
+    c.eventually("b holds its memory", || Ok(b.out() == "holds\n"))?;
+    let _a = create(c, "a", &limited("exec sleep 1000", 100))?;
+    c.must(&["start", "a"])?;
+    let out =
+        inside(c, "a", "dd if=/dev/zero of=/dev/null bs=56M count=1 2>/dev/null; echo dd $?")?;
+    ensure!(out == "dd 0\n", "{out}");
+    let done = b.end(c.limit())?;
+    ensure!(done.out() == "holds\n137\n", "{}: {}", done.end, done.out());
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// What containers that have ended had is there again for others.
+fn memory_given_back(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut config = first("trap exit TERM; while :; do sleep 1; done");
+    config["linux"]["resources"]["memory"] = json!({ "limit": 96 << 20 });
+    let _pod = c.bundle_with("pod", &config)?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("pod"), "pod"])?;
+    let script = "dd if=/dev/zero of=/tmp/file bs=1M count=40 2>/dev/null; for i in 1 2 3 4; do sleep 1000 & done
+        dd if=/dev/zero of=/dev/null bs=20M count=1 2>/dev/null; echo $?";
+    let _a = c.bundle_with("a", &limited(script, 80))?;
+    for _ in 0..3 {
+        prints(c, &["run", "--bundle", &c.text_path("a"), "a"], "0\n")?;
+        c.must(&["delete", "--force", "a"])?;
+    }
     c.must(&["delete", "--force", "pod"])?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::{About, Entry, What, admin, dir, text};
 use crate::errno::Errno;
 use crate::fs::mount::MOUNT_MAX;
 use crate::fs::{aio, pipe};
-use crate::platform::platform;
+use crate::platform::{own_frames, platform};
 use crate::syscall::{RELEASE, VERSION};
 use crate::task::userns::MAX_USER_NAMESPACES;
 use crate::task::{PID_MAX, Uts};
@@ -142,7 +142,7 @@ fn set_user_max(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
 }
 
 fn memory_pages() -> u64 {
-    platform().frame_counts().1
+    own_frames().most
 }
 
 const RANDOM: &[Entry] = &[

@@ -8,7 +8,7 @@ use super::{About, Entry, dir, link, text};
 use crate::errno::Errno;
 use crate::fs::setup::INTERNAL;
 use crate::fs::{Link, cgroup};
-use crate::platform::{PAGE_SIZE, platform};
+use crate::platform::{FrameCounts, PAGE_SIZE, own_frames, platform};
 use crate::sync::SpinLock;
 use crate::syscall::{RELEASE, VERSION};
 use crate::task::{Pid, Pids, TaskState};
@@ -148,8 +148,8 @@ fn loadavg(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
 /// KiB of memory, and of them free.
 fn memory() -> (u64, u64) {
     let page = PAGE_SIZE as u64 / 1024;
-    let (used, all) = platform().frame_counts();
-    (all.saturating_mul(page), all.saturating_sub(used).saturating_mul(page))
+    let memory = own_frames();
+    (memory.most.saturating_mul(page), memory.free.saturating_mul(page))
 }
 
 /// The one node's memory, for sysfs.
@@ -263,12 +263,11 @@ fn stat(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
 }
 
 fn vmstat(_: &About<'_>, out: &mut String) -> Result<(), Errno> {
-    let (used, all) = platform().frame_counts();
+    let FrameCounts { used, free, .. } = own_frames();
     let _ = writeln!(
         out,
-        "nr_free_pages {}\nnr_inactive_anon 0\nnr_active_anon {used}\nnr_inactive_file 0\n\
-         nr_active_file 0\nnr_dirty 0\nnr_writeback 0\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0",
-        all.saturating_sub(used)
+        "nr_free_pages {free}\nnr_inactive_anon 0\nnr_active_anon {used}\nnr_inactive_file 0\n\
+         nr_active_file 0\nnr_dirty 0\nnr_writeback 0\npgpgin 0\npgpgout 0\npswpin 0\npswpout 0"
     );
     Ok(())
 }

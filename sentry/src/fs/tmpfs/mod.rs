@@ -21,7 +21,7 @@ use super::pages::Charge;
 use super::path::Path;
 use super::types::{FileType, MountFlags, NAME_MAX, New, OpenFlags, StatFs};
 use crate::errno::Errno;
-use crate::platform::{PAGE_SIZE, platform};
+use crate::platform::{PAGE_SIZE, own_frames};
 use crate::task::Creds;
 
 pub use file::Body;
@@ -45,7 +45,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // Half of memory, as Linux does.
-        let (_, most) = platform().frame_counts();
+        let most = own_frames().most;
         Options {
             size: most.saturating_mul(PAGE_SIZE as u64) / 2,
             inodes: most / 2,
@@ -94,7 +94,7 @@ fn parse_size(text: &str) -> Result<u64, Errno> {
         "g" | "G" => 30,
         "t" | "T" => 40,
         "%" => {
-            let (_, most) = platform().frame_counts();
+            let most = own_frames().most;
             return Ok((u128::from(most) * PAGE_SIZE as u128 * u128::from(number) / 100) as u64);
         }
         _ => return Err(Errno::EINVAL),
