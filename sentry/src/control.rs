@@ -368,6 +368,8 @@ pub struct Shares {
     pub ipc: bool,
     /// Its network: the abstract names of AF_UNIX.
     pub net: bool,
+    /// The container whose pid namespace it is in, that one or a third; `None`: it has one of its own.
+    pub pid: Option<String>,
 }
 
 /// A device node.

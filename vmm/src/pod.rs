@@ -2,11 +2,12 @@
 //!
 //! containerd and CRI-O make a container for the pod first, and name it in an annotation of each that follows. Such a one is
 //! started in the sandbox of the first: it has a stand-in and a gofer of its own, and its own root, mounts, processes and
-//! users inside; names of the host, System V objects and the network are the pod's where its configuration says so. The
-//! sandbox, and all that is in it, ends with the first container.
+//! users inside; names of the host, System V objects and the network are the pod's where its configuration says so, and the
+//! processes are seen by those of the container whose pid namespace it names. The sandbox, and all that is in it, ends with
+//! the first container.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::link::{self, Link};
 use crate::protocol::{FromSandbox, Platform, ToSandbox};
@@ -30,6 +31,12 @@ pub enum Error {
     /// Its sandbox does not answer.
     #[error("sandbox of container {0}: {1}")]
     Link(String, link::Error),
+    /// It is no container's that is in the sandbox.
+    #[error(
+        "config.json: linux.namespaces: {0}: not the pid namespace of a container in the sandbox of {1}, and one of the host \
+         cannot be joined"
+    )]
+    PidNamespace(PathBuf, String),
     /// It was asked to run elsewhere.
     #[error("the sandbox of container {0} runs on {1}, not on {2}")]
     Platform(String, &'static str, &'static str),
@@ -51,6 +58,8 @@ pub struct Pod {
     pub id: String,
     /// What it runs on.
     pub platform: Platform,
+    /// The process that stands for it on the host.
+    stand_in: Process,
     /// The sandbox's process.
     pub sandbox: Option<Process>,
     /// The sandbox's control socket.
@@ -73,16 +82,45 @@ impl Pod {
         Ok(Pod {
             id: id.to_owned(),
             platform: state.platform(),
+            stand_in: state.stand_in,
             sandbox: state.sandbox,
             socket: folder.socket_file(),
             link: link.map_err(|e| Error::Link(id.to_owned(), e))?,
         })
     }
+
+    /// The container of the pod whose pid namespace `path` names: that of the process that stands for it.
+    pub fn with_pid_namespace(&self, root: &Root, path: &Path) -> Result<String, Error> {
+        let unknown = || Error::PidNamespace(path.to_owned(), self.id.clone());
+        let pid = pid_of(path).ok_or_else(unknown)?;
+        if self.stand_in.pid == pid {
+            return Ok(self.id.clone());
+        }
+        let all = root.list().map_err(|e| Error::State(self.id.clone(), e))?;
+        let here = |state: &state::State| state.pod.as_ref() == Some(&self.id);
+        let found = all.into_iter().find(|state| {
+            here(state) && state.stand_in.pid == pid && state.status() != Status::Stopped
+        });
+        found.map(|state| state.id).ok_or_else(unknown)
+    }
+}
+
+/// The process whose pid namespace this path is.
+fn pid_of(path: &Path) -> Option<i32> {
+    path.to_str()?.strip_prefix("/proc/")?.strip_suffix("/ns/pid")?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pid_namespace_is_named_by_a_process() {
+        assert_eq!(pid_of(Path::new("/proc/17/ns/pid")), Some(17));
+        for other in ["/proc/17/ns/ipc", "/proc/self/ns/pid", "/run/pidns/x", "proc/1/ns/pid"] {
+            assert_eq!(pid_of(Path::new(other)), None, "{other}");
+        }
+    }
 
     #[test]
     fn annotations_name_the_sandbox_of_a_container_and_not_of_a_pod() {

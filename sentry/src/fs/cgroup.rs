@@ -304,7 +304,7 @@ fn state(container: &Container) -> &'static str {
 }
 
 fn pids_current(container: &Container, out: &mut String) {
-    line(out, container.pids.count().into());
+    line(out, container.tasks.count().into());
 }
 
 fn pids_max(container: &Container, out: &mut String) {
@@ -320,7 +320,7 @@ fn memory_events(container: &Container, out: &mut String) {
 fn parts(container: &Container) -> (u64, u64) {
     let Usage { memory, .. } = container.usage();
     let mut resident = 0u64;
-    for process in container.pids.processes() {
+    for process in container.processes() {
         let mm = process.first_task().and_then(|task| task.shared.lock().mm.clone());
         let usage = mm.map(|mm| mm.usage()).unwrap_or_default();
         resident = resident.saturating_add(usage.resident.saturating_sub(usage.shared));
@@ -331,13 +331,13 @@ fn parts(container: &Container) -> (u64, u64) {
 }
 
 fn procs(container: &Container, out: &mut String) {
-    for process in container.pids.processes() {
+    for process in container.processes() {
         line(out, process.pid.into());
     }
 }
 
 fn threads(container: &Container, out: &mut String) {
-    let mut ids: Vec<_> = container.pids.lock().tasks().map(|task| task.tid()).collect();
+    let mut ids: Vec<_> = container.living_tasks().iter().map(|task| task.tid()).collect();
     ids.sort_unstable();
     ids.into_iter().for_each(|id| line(out, id.into()));
 }

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::Kernel;
 use crate::control::{
@@ -25,8 +25,8 @@ use crate::sync::SpinLock;
 use crate::task::exec::{self, Exec};
 use crate::task::userns::{Extent, IdKind};
 use crate::task::{
-    self, Birth, Creds, FirstProcess, Namespaces, PID_MAX, Pid, Pids, Process, Rlimits,
-    UserNamespace,
+    self, Birth, Creds, FirstProcess, Namespaces, PID_MAX, Pid, Pids, Process, Rlimits, Task,
+    TaskCount, UserNamespace,
 };
 
 /// A container: an init process, namespaces, mounts and limits.
@@ -35,8 +35,14 @@ pub struct Container {
     pub id: String,
     /// Whose.
     pub kernel: Arc<Kernel>,
-    /// The process ids of its processes.
+    /// The process ids of its processes, and of those of other containers that are in the same pid namespace.
     pub pids: Arc<Pids>,
+    /// How many tasks it has.
+    pub tasks: TaskCount,
+    /// The process that is its init; 0: there is none yet.
+    init: AtomicU32,
+    /// Its init ends or has ended, in a pid namespace that lives on: nothing new begins in it.
+    closed: AtomicBool,
     /// Its mounts, as init began with them.
     mounts: spin::Once<Arc<MountNamespace>>,
     /// The gofer of its files.
@@ -103,7 +109,7 @@ const LAST_WORDS: u64 = 5_000_000_000;
 
 /// The longest name that sethostname(2) takes, bytes.
 const UTS_NAME: usize = 64;
-/// The id of init in its own pid namespace.
+/// The id of init, for the host half: whatever it is inside, where the pid namespace is shared.
 const INIT: Pid = 1;
 
 #[cfg(test)]
@@ -137,6 +143,9 @@ impl Container {
             device_rules: Vec::new(),
             personality: 0,
             pids,
+            tasks: TaskCount::default(),
+            init: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
             seccomp: Seccomp::Off,
             watched: AtomicBool::new(false),
             waiting: SpinLock::new(None),
@@ -159,7 +168,7 @@ impl Container {
     ) -> Result<Arc<Container>, Failure> {
         let id = spec.id.get(..UTS_NAME).unwrap_or(&spec.id);
         let hostname = if spec.hostname.is_empty() { id } else { &spec.hostname };
-        let pids = Arc::new(Pids::default());
+        let mut pids = Arc::new(Pids::default());
         let userns = user_namespace(spec)?;
         let mut namespaces = Namespaces::new(hostname, &spec.domainname, &pids, &userns);
         if let Some((monotonic, boottime)) = spec.clocks_ahead {
@@ -168,10 +177,16 @@ impl Container {
                 .map_err(|e| Failure::other(format!("linux.timeOffsets: {}", e.text())))?;
         }
         if let Some(shares) = &spec.shares {
-            let other = kernel.container(&shares.with).ok_or_else(|| {
-                Failure::other(format!("container {}: not in this sandbox", shares.with))
-            })?;
-            namespaces = namespaces.sharing(&other.namespaces, shares);
+            let known = |id: &String| {
+                let missing = || Failure::other(format!("container {id}: not in this sandbox"));
+                kernel.container(id).ok_or_else(missing)
+            };
+            namespaces = namespaces.sharing(&known(&shares.with)?.namespaces, shares);
+            if let Some(other) = &shares.pid {
+                let other = known(other)?;
+                pids = other.pids.clone();
+                namespaces.pid_for_children = other.namespaces.pid_for_children.clone();
+            }
         }
         let account = match &spec.shares {
             None => Account::FIRST,
@@ -189,6 +204,9 @@ impl Container {
             device_rules: spec.device_rules.clone(),
             personality: spec.personality,
             pids,
+            tasks: TaskCount::default(),
+            init: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
             seccomp: filter(spec)?,
             watched: AtomicBool::new(spec.strace),
             waiting: SpinLock::new(None),
@@ -220,6 +238,8 @@ impl Container {
         let cx = Cx { fs: &fs, creds: &creds, task: Some(&birth.task) };
         for (path, value) in &spec.sysctl {
             proc::set_sysctl(&container, &cx, path, value).map_err(|e| {
+                // Others may be in its pid namespace, and would see it.
+                task::discard(&birth.task.process);
                 let name = path.replace('/', ".");
                 Failure::other(format!("linux.sysctl.{name}: {value:?}: {}", e.text()))
             })?;
@@ -228,9 +248,29 @@ impl Container {
         Ok(container)
     }
 
-    /// The id of init.
-    pub(super) fn init_pid(&self) -> Pid {
+    /// What the host half calls its init.
+    pub(super) fn shown_pid_of_init(&self) -> Pid {
         INIT
+    }
+
+    /// Its init, a zombie too.
+    pub(super) fn init(&self) -> Option<Arc<Process>> {
+        self.pids.process(self.init.load(Ordering::SeqCst)).filter(|init| self.is_init(init))
+    }
+
+    /// Whether a process is its init: in a pid namespace that is another container's it is not that one's.
+    pub fn is_init(&self, process: &Process) -> bool {
+        process.pid == self.init.load(Ordering::SeqCst) && core::ptr::eq(&*process.container, self)
+    }
+
+    /// Lets nothing new begin. Under the lock of its ids.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether its init ends or has ended, in a pid namespace that lives on. Under the lock of its ids.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Lets init run.
@@ -278,7 +318,19 @@ impl Container {
 
     /// Its processes, zombies too, by id.
     pub fn processes(&self) -> Vec<Arc<Process>> {
-        self.pids.processes()
+        let mut all = self.pids.processes();
+        all.retain(|process| core::ptr::eq(&*process.container, self));
+        all
+    }
+
+    /// Its living tasks, in no order.
+    pub fn living_tasks(&self) -> Vec<Arc<Task>> {
+        let table = self.pids.lock();
+        table
+            .tasks()
+            .filter(|task| core::ptr::eq(&*task.process.container, self))
+            .cloned()
+            .collect()
     }
 
     /// Whether init runs.
@@ -299,7 +351,7 @@ impl Container {
     /// A signal for an init that is made and not started, which nobody would deliver; whether there is
     /// such a one. What ends a program that handles nothing ends it, and it will never run; anything
     /// else is without effect, as it is on runc's waiting init.
-    pub(super) fn signal_unstarted(&self, signal: Signal) -> bool {
+    pub fn signal_unstarted(&self, signal: Signal) -> bool {
         let birth = {
             let mut waiting = self.waiting.lock();
             if waiting.is_none() {
@@ -326,12 +378,13 @@ impl Container {
         let Some(hosted) = self.take_hosted(process) else { return };
         if let Some((_, tty)) = hosted.console {
             tty.drain(platform().monotonic().saturating_add(LAST_WORDS));
-            if !process.is_init() {
+            if !self.is_init(process) {
                 // As runc does, which has the other side and closes it.
                 tty.hang_up();
             }
         }
-        if process.is_init() {
+        let init = self.is_init(process);
+        if init {
             self.running.store(false, Ordering::SeqCst);
         }
         // What was written is with the host before the end is known there.
@@ -340,7 +393,8 @@ impl Container {
             0 => ExitStatus::Exited((status >> 8) as u8),
             signal => ExitStatus::Signaled(signal as u8),
         };
-        self.kernel.tell(&Event::Exited { id: self.id.clone(), pid: process.pid, status });
+        let pid = if init { INIT } else { process.pid };
+        self.kernel.tell(&Event::Exited { id: self.id.clone(), pid, status });
     }
 
     /// Counts a process that was killed because memory is spent, and tells the host half.
@@ -368,7 +422,7 @@ impl Container {
     /// Changes what it may use. Less memory than is used is an error: nobody is killed for a wish from outside.
     pub(super) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
         limit_memory(self.account(), limits.memory)?;
-        self.pids.set_limit(limits.pids.unwrap_or(PID_MAX));
+        self.tasks.set_limit(limits.pids.unwrap_or(PID_MAX));
         *self.limits.lock() = *limits;
         Ok(())
     }
@@ -376,7 +430,7 @@ impl Container {
     /// What it uses.
     pub fn usage(&self) -> Usage {
         let mut cpu = *self.ended.lock();
-        for task in self.pids.processes().iter().flat_map(|process| process.tasks()) {
+        for task in self.processes().iter().flat_map(|process| process.tasks()) {
             cpu.add(task.cpu_time());
         }
         let frames = platform().frame_counts(self.account());
@@ -387,8 +441,8 @@ impl Container {
             memory_limit: frames.most.saturating_mul(PAGE_SIZE as u64),
             memory_peak: frames.peak.saturating_mul(PAGE_SIZE as u64),
             oom_kills: self.oom.kills.load(Ordering::Relaxed),
-            pids: self.pids.count(),
-            pids_limit: self.pids.limit(),
+            pids: self.tasks.count(),
+            pids_limit: self.tasks.limit(),
         }
     }
 
@@ -470,6 +524,9 @@ impl Container {
         };
         let birth =
             task::first_process(first, program).map_err(|e| program_failure(&path, e, true))?;
+        if init {
+            self.init.store(birth.task.process.pid, Ordering::SeqCst);
+        }
         birth.task.process.personality.store(self.personality, Ordering::Relaxed);
         if let Some(adj) = spec.oom_score_adj {
             birth.task.process.oom_score_adj.store(adj, Ordering::Relaxed);

@@ -71,7 +71,7 @@ impl Kernel {
         let living: u64 = self
             .containers()
             .iter()
-            .flat_map(|c| c.pids.processes())
+            .flat_map(|c| c.processes())
             .flat_map(|p| p.tasks())
             .map(|t| t.syscalls.load(Ordering::Relaxed))
             .sum();

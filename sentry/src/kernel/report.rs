@@ -20,7 +20,7 @@ const DEPTH: usize = 40;
 /// Tasks of a container with larger ids than `after`, the smallest first.
 pub fn tasks(container: &Container, after: u32) -> Vec<TaskInfo> {
     let mut all: Vec<Arc<Task>> =
-        container.pids.lock().tasks().filter(|task| task.tid() > after).cloned().collect();
+        container.living_tasks().into_iter().filter(|task| task.tid() > after).collect();
     all.sort_unstable_by_key(|task| task.tid());
     all.truncate(MOST);
     all.iter().map(|task| info(task)).collect()

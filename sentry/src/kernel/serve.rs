@@ -49,8 +49,12 @@ impl Kernel {
                 }
                 let container = Container::create(self, &spec)
                     .inspect_err(|_| self.gofers.forget(spec.root.gofer))?;
-                let pid = container.init_pid();
-                self.containers.lock().insert(spec.id, container);
+                let pid = container.shown_pid_of_init();
+                self.containers.lock().insert(spec.id, container.clone());
+                if container.pids.lock().is_closed() {
+                    // That one's end, whose pid namespace it is in, has not found it.
+                    container.signal_unstarted(Signal::SIGKILL);
+                }
                 Ok(Reply::Pid(pid))
             }
             Call::Start { id } => {
@@ -116,15 +120,21 @@ impl Kernel {
         let container = self.known(id)?;
         let signal = Signal::new(i32::from(signal))
             .map_err(|_| Failure::other(format!("signal {signal} does not exist")))?;
-        let init = pid.is_none_or(|pid| pid == container.init_pid());
+        let init = pid.is_none_or(|pid| pid == container.shown_pid_of_init());
         let unstarted = init && container.signal_unstarted(signal);
         if unstarted && !all {
             return Ok(Reply::Done);
         }
         let processes: Vec<Arc<Process>> = if all {
-            container.pids.processes()
+            container.processes()
+        } else if init {
+            container.init().into_iter().collect()
         } else {
-            container.pids.process(pid.unwrap_or(1)).into_iter().collect()
+            let named = pid.and_then(|pid| container.pids.process(pid));
+            named
+                .into_iter()
+                .filter(|process| Arc::ptr_eq(&process.container, &container))
+                .collect()
         };
         if processes.is_empty() && !unstarted {
             return Err(Failure::other(format!("container {id}: no such process")));
@@ -153,7 +163,7 @@ impl Kernel {
                 command: command(&task),
             })
         };
-        Ok(container.pids.processes().iter().filter_map(info).collect())
+        Ok(container.processes().iter().filter_map(info).collect())
     }
 }
 

@@ -87,7 +87,7 @@ pub fn sysinfo(cx: &mut Current, args: Args) -> SysResult {
         0, // buffers
         0, // swap
         0,
-        u64::from(cx.task.process.pids.count()) & 0xffff,
+        u64::from(cx.task.process.container.tasks.count()) & 0xffff,
         0, // high memory
         0,
         1, // mem_unit

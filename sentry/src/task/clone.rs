@@ -57,10 +57,10 @@ pub fn clone(cx: &mut Current, args: CloneArgs) -> Result<Pid, SysError> {
     if flags.contains(CloneFlags::NEWPID) {
         pidns = pidns.nest(&creds.userns)?;
     }
-    let tid = pidns.allocate(&args.set_tid)?;
+    let tid = pidns.allocate(&parent.container.tasks, &args.set_tid)?;
     let result = make(cx, &args, tid, pidns, creds);
     if result.is_err() {
-        parent.pids.give_up(tid);
+        parent.pids.give_up(tid, &parent.container.tasks);
     }
     let (task, event) = result?;
     if let Some(event) = event {
@@ -146,12 +146,13 @@ fn limit_processes(cx: &Current) -> Result<(), Errno> {
         || cx.creds.capable(cap::SYS_RESOURCE)
         || cx.creds.capable(cap::SYS_ADMIN)
         // Nobody can have more tasks than there are.
-        || u64::from(process.pids.count()) < limit;
+        || u64::from(process.container.tasks.count()) < limit;
     if free {
         return Ok(());
     }
     let table = process.pids.lock();
-    let mine = table.tasks().filter(|t| t.shared.lock().creds.uid == cx.creds.uid).count();
+    let own = table.tasks().filter(|t| Arc::ptr_eq(&t.process.container, &process.container));
+    let mine = own.filter(|t| t.shared.lock().creds.uid == cx.creds.uid).count();
     if mine as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 

@@ -275,7 +275,7 @@ fn become_alone(cx: &Current) -> Result<(), Errno> {
     let tid = task.tid();
     if tid != process.pid {
         table.remove_task(tid);
-        process.pids.one_gone();
+        process.container.tasks.one_gone();
         task.tid.store(process.pid, Ordering::SeqCst);
         task.vtid.store(process.vpid, Ordering::SeqCst);
         table.insert_task(process.pid, task);

@@ -88,7 +88,7 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
     task.kernel().count_calls(task.syscalls.load(Ordering::Relaxed));
     if !trace::tracee_ends(task, status) && !task.is_leader() {
         process.pids.lock().remove_task(task.tid());
-        process.pids.one_gone();
+        process.container.tasks.one_gone();
     }
     if let Some(signal) = stopped {
         process.tell_parent(ParentEvent::Stopped { signal });
@@ -129,6 +129,8 @@ fn end_process(process: &Arc<Process>, status: i32, last: &Arc<Task>) {
     process.timers.clear();
     if process.is_init() {
         end_namespace(process);
+    } else if process.container.is_init(process) {
+        end_container(process);
     }
     let terminal = process.terminal.lock().take();
     if process.session() == process.pid
@@ -214,12 +216,49 @@ fn end_namespace(init: &Arc<Process>) {
             let _full = send_process(process, kill, Origin::Outside);
         }
     }
+    if pidns.parent().is_none() {
+        // Inits of containers that share it and were never started: nobody would deliver the signal.
+        for container in init.container.kernel.containers() {
+            if !container.is_init(init) && Arc::ptr_eq(&container.pids, pids) {
+                container.signal_unstarted(Signal::SIGKILL);
+            }
+        }
+    }
     let waker = Arc::new(ThreadWaker(platform().current()));
     let token = pids.emptied.enter(u32::MAX, false, waker);
     while pids.lock().processes().any(|p| inside(&p)) {
         platform().park(None);
     }
     pids.emptied.leave(token);
+}
+
+/// The init of a container that is in another's pid namespace is about to end: as runc does by the cgroup, what else is the
+/// container's ends first, and nothing of others.
+fn end_container(init: &Arc<Process>) {
+    let container = &init.container;
+    let others = || {
+        let all = container.processes();
+        all.into_iter().filter(|p| !Arc::ptr_eq(p, init) && !p.is_zombie())
+    };
+    {
+        let table = init.pids.lock();
+        container.close();
+        // Nobody forks who has this signal.
+        for process in table.processes().filter(|p| Arc::ptr_eq(&p.container, container)) {
+            if !Arc::ptr_eq(process, init) {
+                let kill = SigInfo::kernel(Signal::SIGKILL);
+                let _full = send_process(process, kill, Origin::Outside);
+            }
+        }
+    }
+    let thread = platform().current();
+    while let Some(process) = others().next() {
+        let token = process.ended.enter(u32::MAX, false, Arc::new(ThreadWaker(thread)));
+        while !process.is_zombie() {
+            platform().park(None);
+        }
+        process.ended.leave(token);
+    }
 }
 
 /// Who adopts the children of a process: the nearest subreaper above it in its pid namespace, else that one's
@@ -371,7 +410,7 @@ pub(super) fn reap(table: &mut PidTable, process: &Arc<Process>, parent: Option<
         tracer.links.lock().tracees.retain(|t| !first(t));
     }
     table.remove_process(process);
-    process.pids.one_gone();
+    process.container.tasks.one_gone();
     process.pids.emptied.wake_all();
 }
 

@@ -39,11 +39,12 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     let cx = Cx { fs: &parts.fs, creds: &parts.creds, task: None };
     let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits))?;
     let mm = loaded.program.mm;
-    mm.owner.store(1, core::sync::atomic::Ordering::Relaxed);
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;
     let pidns = namespaces.pid_for_children.clone();
-    let pid = pidns.allocate(&[])?;
+    let pid = pidns.allocate(&parts.container.tasks, &[])?;
+    mm.owner.store(pid, core::sync::atomic::Ordering::Relaxed);
+    let container = parts.container.clone();
     let process = Arc::new(Process::new(
         pid,
         ProcessParts {
@@ -67,9 +68,9 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
     let task = Arc::new(Task::new(pid, process.clone(), shared, loaded.name));
     seccomp::begin(&task, parts.seccomp);
     let mut table = parts.pids.lock();
-    if table.is_closed() {
+    if table.is_closed() || container.is_closed() {
         drop(table);
-        parts.pids.give_up(pid);
+        parts.pids.give_up(pid, &container.tasks);
         return Err(Errno::ENOMEM);
     }
     process.signals.lock().tasks.push(task.clone());
@@ -99,5 +100,6 @@ pub fn discard(process: &Arc<Process>) {
     table.remove_task(process.pid);
     table.remove_process(process);
     drop(table);
-    process.pids.one_gone();
+    process.container.tasks.one_gone();
+    process.pids.emptied.wake_all();
 }

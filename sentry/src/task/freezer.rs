@@ -72,7 +72,7 @@ impl Freezer {
 }
 
 fn tasks(container: &Container) -> Vec<Arc<Task>> {
-    container.pids.processes().iter().flat_map(|process| process.tasks()).collect()
+    container.processes().iter().flat_map(|process| process.tasks()).collect()
 }
 
 /// Whether a task of a frozen container does nothing before that is let go.

@@ -46,7 +46,7 @@ pub use freezer::{Busy, Freezer};
 pub use limit::Rlimits;
 pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
 pub use pidns::{PidNamespace, PidNumbers};
-pub use pids::{PID_MAX, PidTable, Pids};
+pub use pids::{PID_MAX, PidTable, Pids, TaskCount};
 pub use process::{Links, Process, ProcessParts, Terminal, Zombie};
 pub use rseq::Rseq;
 pub use run::{Birth, start};

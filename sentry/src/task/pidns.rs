@@ -11,7 +11,7 @@ use alloc::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{NamespaceId, Pid, Pids, Process, Task, UserNamespace};
+use super::{NamespaceId, Pid, Pids, Process, Task, TaskCount, UserNamespace};
 use crate::errno::Errno;
 use crate::sync::SpinLock;
 
@@ -191,16 +191,16 @@ impl PidNamespace {
         core::iter::successors(Some(self), |ns| ns.parent.as_deref()).filter(|ns| ns.level != 0)
     }
 
-    /// Takes an id for a new task, with a number in this namespace and each above it; `wanted` says which
+    /// Takes an id for a new task, one of `tasks`, with a number in this namespace and each above it; `wanted` says which
     /// (clone3(2)'s set_tid), from this one outwards. `EAGAIN` at the limit, `EEXIST` where a number is in use,
     /// `EINVAL` where it cannot be, `ENOMEM` where the namespace's init has ended.
-    pub fn allocate(self: &Arc<Self>, wanted: &[Pid]) -> Result<Pid, Errno> {
+    pub fn allocate(self: &Arc<Self>, tasks: &TaskCount, wanted: &[Pid]) -> Result<Pid, Errno> {
         if wanted.len() > self.level as usize + 1 {
             return Err(Errno::EINVAL);
         }
         let id = match wanted.get(self.level as usize) {
-            Some(id) => self.pids.allocate_exactly(*id)?,
-            None => self.pids.allocate()?,
+            Some(id) => self.pids.allocate_exactly(*id, tasks)?,
+            None => self.pids.allocate(tasks)?,
         };
         if self.level == 0 {
             return Ok(id);
@@ -210,7 +210,7 @@ impl PidNamespace {
         let numbered = self.nested().try_for_each(|ns| ns.take(id, wanted.next().copied()));
         let open = numbered.and(if self.is_closed() { Err(Errno::ENOMEM) } else { Ok(()) });
         if let Err(e) = open {
-            self.pids.give_up(id);
+            self.pids.give_up(id, tasks);
             return Err(e);
         }
         Ok(id)
@@ -276,14 +276,15 @@ mod tests {
     #[test]
     fn an_id_has_a_number_on_each_level() {
         let (outer, inner) = two();
-        assert_eq!(outer.allocate(&[]), Ok(1));
+        let tasks = TaskCount::default();
+        assert_eq!(outer.allocate(&tasks, &[]), Ok(1));
         let innermost = inner.nest(&UserNamespace::INITIAL).unwrap();
-        let id = innermost.allocate(&[]).unwrap();
+        let id = innermost.allocate(&tasks, &[]).unwrap();
         assert_eq!([outer.nr(id), inner.nr(id), innermost.nr(id)], [2, 1, 1]);
-        let other = inner.allocate(&[]).unwrap();
+        let other = inner.allocate(&tasks, &[]).unwrap();
         assert_eq!([outer.nr(other), inner.nr(other), innermost.nr(other)], [3, 2, 0]);
         assert_eq!(inner.id_of(2), Some(other));
-        outer.pids.give_up(other);
+        outer.pids.give_up(other, &tasks);
         assert_eq!((inner.id_of(2), inner.nr(other)), (None, 0));
         assert!(
             outer.contains(&innermost) && inner.contains(&inner) && !innermost.contains(&inner)
@@ -292,18 +293,19 @@ mod tests {
 
     #[test]
     fn numbers_can_be_asked_for_once_there_is_an_init() {
-        let (outer, inner) = two();
-        assert_eq!(inner.allocate(&[7]), Err(Errno::EINVAL));
-        assert_eq!(inner.allocate(&[1, 9]), Ok(9));
+        let (_, inner) = two();
+        let tasks = TaskCount::default();
+        assert_eq!(inner.allocate(&tasks, &[7]), Err(Errno::EINVAL));
+        assert_eq!(inner.allocate(&tasks, &[1, 9]), Ok(9));
         inner.admit().unwrap();
-        assert_eq!(inner.allocate(&[1]), Err(Errno::EEXIST));
-        assert_eq!(inner.allocate(&[7, 9]), Err(Errno::EEXIST));
-        assert_eq!(inner.allocate(&[7, 8, 9]), Err(Errno::EINVAL));
-        let id = inner.allocate(&[7]).unwrap();
-        assert_eq!((inner.nr(id), outer.pids.count()), (7, 2));
+        assert_eq!(inner.allocate(&tasks, &[1]), Err(Errno::EEXIST));
+        assert_eq!(inner.allocate(&tasks, &[7, 9]), Err(Errno::EEXIST));
+        assert_eq!(inner.allocate(&tasks, &[7, 8, 9]), Err(Errno::EINVAL));
+        let id = inner.allocate(&tasks, &[7]).unwrap();
+        assert_eq!((inner.nr(id), tasks.count()), (7, 2));
         inner.close();
-        assert_eq!(inner.allocate(&[]), Err(Errno::ENOMEM));
-        assert_eq!(outer.pids.count(), 2);
+        assert_eq!(inner.allocate(&tasks, &[]), Err(Errno::ENOMEM));
+        assert_eq!(tasks.count(), 2);
     }
 
     #[test]

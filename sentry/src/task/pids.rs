@@ -1,7 +1,8 @@
 //! The ids of a container: which are in use, by whom, and in which groups and sessions.
 //!
 //! They are the numbers of the container's own pid namespace; those below it number them anew
-//! ([`super::PidNamespace`]). The lock is also the process tree's: who is whose child, which zombies there are,
+//! ([`super::PidNamespace`]). Containers of a pod may share one: then the ids are of all of them, and each has a count of
+//! its own tasks ([`TaskCount`]). The lock is also the process tree's: who is whose child, which zombies there are,
 //! and who belongs to which group change under it alone.
 
 use alloc::sync::Arc;
@@ -20,25 +21,61 @@ pub const PID_MAX: Pid = 1 << 22;
 /// After the ids have wrapped around, the first ones are left to daemons (RESERVED_PIDS).
 const RESERVED: Pid = 300;
 
-/// The ids of a container.
+/// The ids of a container, or of several.
 pub struct Pids {
     table: SpinLock<PidTable>,
     /// Woken when a process is gone for good.
     pub emptied: WaitQueue,
-    /// Tasks, zombies too.
-    count: AtomicU32,
-    /// The most tasks that there may be.
-    limit: AtomicU32,
 }
 
 impl Default for Pids {
     fn default() -> Self {
-        Pids {
-            table: SpinLock::new(PidTable::default()),
-            emptied: WaitQueue::new(),
-            count: AtomicU32::new(0),
-            limit: AtomicU32::new(PID_MAX),
-        }
+        Pids { table: SpinLock::new(PidTable::default()), emptied: WaitQueue::new() }
+    }
+}
+
+/// How many tasks a container has, zombies too, and may have.
+pub struct TaskCount {
+    count: AtomicU32,
+    limit: AtomicU32,
+}
+
+impl Default for TaskCount {
+    fn default() -> Self {
+        TaskCount { count: AtomicU32::new(0), limit: AtomicU32::new(PID_MAX) }
+    }
+}
+
+impl TaskCount {
+    /// Sets the most tasks that there may be (the container's pids limit).
+    pub fn set_limit(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The most tasks that there may be.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Tasks now, zombies too.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// One more. `EAGAIN` at the limit.
+    fn one_more(&self) -> Result<(), Errno> {
+        let limit = self.limit();
+        self.count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                n.checked_add(1).filter(|n| *n <= limit)
+            })
+            .map(drop)
+            .map_err(|_| Errno::EAGAIN)
+    }
+
+    /// A task is gone for good.
+    pub(super) fn one_gone(&self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,46 +118,26 @@ impl Pids {
         self.table.lock()
     }
 
-    /// Sets the most tasks that there may be (the container's pids limit).
-    pub fn set_limit(&self, limit: u32) {
-        self.limit.store(limit, Ordering::Relaxed);
-    }
-
-    /// The most tasks that there may be.
-    pub fn limit(&self) -> u32 {
-        self.limit.load(Ordering::Relaxed)
-    }
-
     /// The last id given.
     pub fn last(&self) -> Pid {
         self.lock().last
     }
 
-    /// Tasks now, zombies too.
-    pub fn count(&self) -> u32 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// Takes an id for a new task. `EAGAIN` at the limit.
-    pub fn allocate(&self) -> Result<Pid, Errno> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.count
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                n.checked_add(1).filter(|n| *n <= limit)
-            })
-            .map_err(|_| Errno::EAGAIN)?;
+    /// Takes an id for a new task, one of those that are counted there. `EAGAIN` at the limit.
+    pub fn allocate(&self, tasks: &TaskCount) -> Result<Pid, Errno> {
+        tasks.one_more()?;
         let mut table = self.lock();
         if let Some(pid) = next_free(table.last, |pid| table.slots.contains_key(&pid)) {
             table.last = pid;
             table.slots.insert(pid, Slot { reserved: true, ..Slot::default() });
             return Ok(pid);
         }
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        tasks.one_gone();
         Err(Errno::EAGAIN)
     }
 
     /// Takes this very id (clone3(2) with set_tid). `EEXIST` where it is in use.
-    pub fn allocate_exactly(&self, pid: Pid) -> Result<Pid, Errno> {
+    pub fn allocate_exactly(&self, pid: Pid, tasks: &TaskCount) -> Result<Pid, Errno> {
         if pid == 0 || pid >= PID_MAX {
             return Err(Errno::EINVAL);
         }
@@ -128,28 +145,19 @@ impl Pids {
         if table.slots.contains_key(&pid) {
             return Err(Errno::EEXIST);
         }
-        let limit = self.limit.load(Ordering::Relaxed);
-        if self.count.fetch_add(1, Ordering::Relaxed) >= limit {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            return Err(Errno::EAGAIN);
-        }
+        tasks.one_more()?;
         table.slots.insert(pid, Slot { reserved: true, ..Slot::default() });
         Ok(pid)
     }
 
     /// Gives back an id whose task never came to be.
-    pub fn give_up(&self, pid: Pid) {
+    pub fn give_up(&self, pid: Pid, tasks: &TaskCount) {
         let mut table = self.lock();
         if let Some(slot) = table.slots.get_mut(&pid) {
             slot.reserved = false;
         }
         table.tidy(pid);
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// A task is gone for good.
-    pub(super) fn one_gone(&self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        tasks.one_gone();
     }
 
     /// The living task with this id.
@@ -324,15 +332,28 @@ mod tests {
     #[test]
     fn ids_are_counted_and_come_back() {
         crate::platform::fake::install();
-        let ns = Pids::default();
-        ns.set_limit(2);
-        assert_eq!(ns.allocate(), Ok(1));
-        assert_eq!(ns.allocate(), Ok(2));
-        assert_eq!(ns.allocate(), Err(Errno::EAGAIN));
-        ns.give_up(1);
-        assert_eq!(ns.allocate(), Ok(3));
+        let (ns, tasks) = (Pids::default(), TaskCount::default());
+        tasks.set_limit(2);
+        assert_eq!(ns.allocate(&tasks), Ok(1));
+        assert_eq!(ns.allocate(&tasks), Ok(2));
+        assert_eq!(ns.allocate(&tasks), Err(Errno::EAGAIN));
+        assert_eq!(ns.allocate_exactly(7, &tasks), Err(Errno::EAGAIN));
+        ns.give_up(1, &tasks);
+        assert_eq!(ns.allocate(&tasks), Ok(3));
         ns.lock().last = PID_MAX - 1;
-        ns.give_up(2);
-        assert_eq!(ns.allocate(), Ok(RESERVED));
+        ns.give_up(2, &tasks);
+        assert_eq!(ns.allocate(&tasks), Ok(RESERVED));
+    }
+
+    #[test]
+    fn whoever_shares_ids_has_a_limit_of_its_own() {
+        crate::platform::fake::install();
+        let (ns, one, two) = (Pids::default(), TaskCount::default(), TaskCount::default());
+        one.set_limit(1);
+        assert_eq!(ns.allocate(&one), Ok(1));
+        assert_eq!(ns.allocate(&one), Err(Errno::EAGAIN));
+        assert_eq!(ns.allocate(&two), Ok(2));
+        assert_eq!(ns.allocate_exactly(1, &two), Err(Errno::EEXIST));
+        assert_eq!((one.count(), two.count()), (1, 1));
     }
 }

@@ -26,6 +26,9 @@ pub(super) const TESTS: &[Test] = &[
     ("pods/memory", memory),
     ("pods/memory-of-all", memory_of_all),
     ("pods/memory-given-back", memory_given_back),
+    ("pods/shared-pids", shared_pids),
+    ("pods/shared-pids-ends", shared_pids_ends),
+    ("pods/shared-pids-of-another", shared_pids_of_another),
 ];
 
 const KIND: &str = "io.kubernetes.cri.container-type";
@@ -486,5 +489,148 @@ fn memory_given_back(c: &Context) -> Outcome {
         c.must(&["delete", "--force", "a"])?;
     }
     c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// That of one which is in the pid namespace of the container `with`, as `shareProcessNamespace` has it.
+fn sharing(c: &Context, with: &str, script: &str) -> Result<Value, Stop> {
+    let pid = c.state(with)?["pid"].to_string();
+    let mut config = member(script);
+    for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if namespace["type"] == "pid" {
+            namespace["path"] = format!("/proc/{pid}/ns/pid").into();
+        }
+    }
+    Ok(config)
+}
+
+/// Shell: how many processes that are seen sleep so long, in digits that it begins with.
+fn sleepers(seconds: &str) -> String {
+    format!("pgrep -f '^sleep {seconds}' | wc -l")
+}
+
+/// Containers that share a pid namespace see each other's processes; commands are about their own.
+fn shared_pids(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let script =
+        "[ $$ -gt 1 ] && echo not 1; sleep 777 & echo ready; wait; echo waited; exec sleep 1000";
+    let mut config = sharing(c, "pod", script)?;
+    config["linux"]["resources"]["pids"] = json!({ "limit": 8 });
+    let _a = c.bundle_with("a", &config)?;
+    let a = c.start(&["run", "--bundle", &c.text_path("a"), "a"])?;
+    c.eventually("a runs", || Ok(a.out() == "not 1\nready\n"))?;
+    let _b = create(c, "b", &sharing(c, "pod", "exec sleep 888")?)?;
+    c.must(&["start", "b"])?;
+    // Everybody sees all, the pod's init first of them.
+    let all = format!("{}; {}; cat /proc/1/comm", sleepers("777"), sleepers("888"));
+    for id in ["a", "b", "pod"] {
+        c.eventually("all processes are seen", || Ok(inside(c, id, &all)? == "1\n1\nsh\n"))?;
+    }
+    let same =
+        "readlink /proc/self/ns/pid /proc/1/ns/pid | uniq | wc -l; ps | grep -c '[s]leep [78]'";
+    let out = inside(c, "a", same)?;
+    ensure!(out == "1\n2\n", "{out}");
+    // `ps` lists what is the container's.
+    let listed = |id: &str| -> Result<Vec<u64>, Stop> {
+        let ps = c.must(&["ps", "--format", "json", id])?;
+        Ok(serde_json::from_slice(&ps.stdout)?)
+    };
+    let (a_pids, b_pids) = (listed("a")?, listed("b")?);
+    ensure!((a_pids.len(), b_pids.len()) == (2, 1), "{a_pids:?} {b_pids:?}");
+    // So is its limit.
+    let fork = "sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 55 & done' 2>/tmp/err; grep -c \"can't fork\" /tmp/err
+        pkill -f '^sleep 55'";
+    let out = inside(c, "a", fork)?;
+    ensure!(out == "1\n", "{out}");
+    let fork = "for i in 1 2 3 4 5 6 7 8; do sleep 55 & done; pkill -f '^sleep 55'; echo forked";
+    let out = inside(c, "b", fork)?;
+    ensure!(out == "forked\n", "{out}");
+    inside(c, "pod", "pkill -f '^sleep 777'")?;
+    c.eventually("a's child has ended", || Ok(a.out().contains("waited")))?;
+    c.eventually("a's init sleeps", || Ok(inside(c, "pod", &sleepers("1000"))? == "1\n"))?;
+    // A signal from one container ends the other, by the number that both see.
+    inside(c, "pod", "kill -9 $(pgrep -f '^sleep 1000')")?;
+    let done = a.end(c.limit())?;
+    ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// With its init a container ends, whatever else runs in it, and others that share its pid namespace live; with the one whose
+/// namespace it is all end, those too that were never started.
+fn shared_pids_ends(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _b = create(c, "b", &sharing(c, "pod", "exec sleep 888")?)?;
+    c.must(&["start", "b"])?;
+    let _a = c.bundle_with("a", &sharing(c, "pod", "(setsid sleep 777 &); exec sleep 1000")?)?;
+    for how in ["signal", "exit", "delete", "stand-in"] {
+        c.must(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        if how != "delete" {
+            c.must(&["start", "a"])?;
+            c.eventually("its processes are there", || {
+                Ok(inside(c, "b", &sleepers("777"))? == "1\n")
+            })?;
+        }
+        let beside = sleeper(c)?;
+        match how {
+            "signal" => drop(c.must(&["kill", "a", "KILL"])?),
+            "exit" => drop(inside(c, "b", "kill -TERM $(pgrep -o -f '^sleep 1000')")?),
+            "delete" => {}
+            _ => {
+                let pid = c.state("a")?["pid"].as_i64().unwrap_or(0);
+                kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+            }
+        }
+        if how == "delete" {
+            c.must(&["delete", "a"])?;
+        } else {
+            c.await_status("a", "stopped")?;
+            c.must(&["delete", "a"])?;
+        }
+        was_killed(c, beside)?;
+        c.eventually("all of it has ended", || {
+            Ok(inside(c, "b", &format!("{}; {}", sleepers("777"), sleepers("1000")))? == "0\n0\n")
+        })?;
+        ensure!(c.status("b")? == "running" && c.status("pod")? == "running", "{how}");
+        prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+        // The sandbox forgets it a moment later.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    c.must(&["create", "--bundle", &c.text_path("a"), "a"])?;
+    c.must(&["kill", "pod", "KILL"])?;
+    c.await_status("pod", "stopped")?;
+    prints(c, &["wait", "b"], "137\n")?;
+    ensure!(c.status("a")? == "stopped", "{}", c.status("a")?);
+    ensure!(roles("sandbox") == 0, "the sandbox lives");
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", id])?;
+    }
+    Ok(())
+}
+
+/// The pid namespace may be that of another container of the pod, as for a debugger's; with that one it ends.
+fn shared_pids_of_another(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = create(c, "a", &member("exec sleep 777"))?;
+    c.must(&["start", "a"])?;
+    let _b = c.bundle_with("b", &sharing(c, "a", "echo runs; exec sleep 888")?)?;
+    let b = c.start(&["run", "--bundle", &c.text_path("b"), "b"])?;
+    c.eventually("b runs", || Ok(b.out() == "runs\n"))?;
+    let out = inside(c, "b", "tr '\\0' ' ' < /proc/1/cmdline; echo; ls /proc/1/root/bin/sh")?;
+    ensure!(out == "sleep 777 \n/proc/1/root/bin/sh\n", "{out}");
+    ensure!(inside(c, "pod", &sleepers("[78]"))? == "0\n", "the pod sees them");
+    c.must(&["kill", "a", "KILL"])?;
+    let done = b.end(c.limit())?;
+    ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
+    c.await_status("a", "stopped")?;
+    prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
     Ok(())
 }

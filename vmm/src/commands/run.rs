@@ -227,12 +227,18 @@ impl Plan {
         }
     }
 
-    fn options(&self) -> Result<launch::Options, Error> {
+    fn options(&mut self) -> Result<launch::Options, Error> {
         let pod = self.container.pod.as_deref();
+        let pod = pod.map(|pod| Pod::find(&self.root, pod)).transpose()?;
+        if let (Some(pod), Some(path)) = (&pod, &self.container.pid_namespace)
+            && let Some(shares) = &mut self.container.spec.shares
+        {
+            shares.pid = Some(pod.with_pid_namespace(&self.root, path)?);
+        }
         Ok(launch::Options {
             platform: self.platform,
             level: self.level,
-            pod: pod.map(|pod| Pod::find(&self.root, pod)).transpose()?,
+            pod,
             console: self.console()?,
             strace: self.strace,
             preserved: self.preserved.take(),

@@ -111,6 +111,8 @@ pub struct Container {
     pub network: Network,
     /// The container in whose sandbox it is to be; `None`: in one of its own.
     pub pod: Option<String>,
+    /// The pid namespace of a container in that sandbox, in which its processes are to be.
+    pub pid_namespace: Option<PathBuf>,
     /// Its cgroup on the host; `None`: it stays in the caller's.
     pub cgroup: Option<cgroup::Wanted>,
     /// User ids, where the bundle asks for a user namespace.

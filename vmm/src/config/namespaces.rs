@@ -3,21 +3,34 @@
 //! A container's namespaces are the sentry's, and always its own. One that the list leaves out is the host's with runc, and
 //! the log says that here it is not. The network alone is something outside too: the stand-in is in it.
 
+use std::path::PathBuf;
+
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
 use sentry::control::Shares;
 
 use super::{IdRange, Invalid, Network};
 
-/// The network namespace of the process that stands for the container, and what it shares with the first container of
-/// its `pod`, if it is in one; names in the log what the container does not share
-/// with the host although it should.
-pub fn check(spec: &Spec, pod: Option<&str>) -> Result<(Network, Option<Shares>), Invalid> {
+/// What the list asks for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The network namespace of the process that stands for the container.
+    pub network: Network,
+    /// What the container shares with the first one of its pod, if it is in one.
+    pub shares: Option<Shares>,
+    /// A pid namespace, which has to be that of a container of the pod.
+    pub pid: Option<PathBuf>,
+}
+
+/// What is asked for, by a container that is in this `pod`, if it is in one; names in the log what the container does not
+/// share with the host although it should.
+pub fn check(spec: &Spec, pod: Option<&str>) -> Result<Asked, Invalid> {
     let linux = spec.linux().as_ref();
     let mut network = Network::Host;
     // Those that are handed over are the pod's: its engine has them from the stand-in of its first container, or of its own.
     let mut shares =
-        pod.map(|with| Shares { with: with.into(), uts: false, ipc: false, net: false });
+        pod.map(|with| Shares { with: with.into(), uts: false, ipc: false, net: false, pid: None });
+    let mut pid = None;
     let mut found = Vec::new();
     let all = linux.and_then(|linux| linux.namespaces().as_ref());
     for (index, namespace) in all.into_iter().flatten().enumerate() {
@@ -44,6 +57,10 @@ pub fn check(spec: &Spec, pod: Option<&str>) -> Result<(Network, Option<Shares>)
                     }
                     (LinuxNamespaceType::Ipc, Some(shares)) => {
                         shares.ipc = true;
+                        continue;
+                    }
+                    (LinuxNamespaceType::Pid, Some(_)) => {
+                        pid = Some(path.clone());
                         continue;
                     }
                     _ => {}
@@ -108,7 +125,7 @@ pub fn check(spec: &Spec, pod: Option<&str>) -> Result<(Network, Option<Shares>)
             );
         }
     }
-    Ok((network, shares))
+    Ok(Asked { network, shares, pid })
 }
 
 /// Its name in a configuration.

@@ -63,7 +63,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
     }
     let annotations = spec.annotations().clone().unwrap_or_default();
     let pod = pod::wanted(&annotations, id);
-    let (network, shares) = namespaces::check(spec, pod.as_deref())?;
+    let namespaces::Asked { network, shares, pid } = namespaces::check(spec, pod.as_deref())?;
     let (uid_map, gid_map) = namespaces::id_maps(linux);
     Ok(Container {
         spec: ContainerSpec {
@@ -104,6 +104,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         oci_version: spec.version().clone(),
         annotations,
         pod,
+        pid_namespace: pid,
         hooks: hooks(spec)?,
         network,
         cgroup: Some(cgroup(linux)),

@@ -57,7 +57,7 @@ impl Sandbox {
         let namespaces = Arc::new(namespaces);
         let pids = self.container.pids.clone();
         let pidns = namespaces.pid_for_children.clone();
-        let pid = pidns.allocate(&[]).unwrap();
+        let pid = pidns.allocate(&self.container.tasks, &[]).unwrap();
         let process = Arc::new(Process::new(
             pid,
             ProcessParts {

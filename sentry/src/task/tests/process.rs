@@ -156,7 +156,7 @@ fn the_end_of_init_ends_everything_in_its_namespace() {
     assert_eq!(end(&init), 0);
     assert_eq!(end(&other), 9);
     assert_eq!(sandbox.container.pids.processes().len(), 0);
-    assert_eq!(sandbox.container.pids.count(), 0);
+    assert_eq!(sandbox.container.tasks.count(), 0);
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn sessions_and_groups_follow_their_rules() {
 #[test]
 fn the_pids_limit_is_an_error_not_a_wait() {
     let sandbox = Sandbox::new();
-    sandbox.container.pids.set_limit(2);
+    sandbox.container.tasks.set_limit(2);
     let status = sandbox.run(|u| {
         let child = u.fork(|u| {
             u.syscall(nr::PAUSE, &[]);
@@ -281,7 +281,7 @@ fn many_forks_come_and_go() {
         }
     });
     assert_eq!(status, 0);
-    assert_eq!(sandbox.container.pids.count(), 0);
+    assert_eq!(sandbox.container.tasks.count(), 0);
 }
 
 #[test]

@@ -399,7 +399,7 @@ pub(super) fn forget_dead(table: &mut PidTable, task: &Arc<Task>) {
         tracer.process.links.lock().tracees.retain(|t| !Arc::ptr_eq(t, task));
     }
     table.release(task.tid());
-    task.process.pids.one_gone();
+    task.process.container.tasks.one_gone();
 }
 
 /// A traced task has ended. Whether its tracer is to wait for it: its id stays taken until then.
