@@ -504,9 +504,14 @@ fn sharing(c: &Context, with: &str, script: &str) -> Result<Value, Stop> {
     Ok(config)
 }
 
-/// Shell: how many processes that are seen sleep so long, in digits that it begins with.
+/// Shell: the processes that are seen and sleep so long, in digits that it begins with.
+fn sleeping(seconds: &str) -> String {
+    format!("ps | awk '$3 == \"sleep\" && $4 ~ /^{seconds}/ {{ print $1 }}'")
+}
+
+/// Shell: how many they are.
 fn sleepers(seconds: &str) -> String {
-    format!("pgrep -f '^sleep {seconds}' | wc -l")
+    format!("{} | wc -l", sleeping(seconds))
 }
 
 /// Containers that share a pid namespace see each other's processes; commands are about their own.
@@ -527,9 +532,8 @@ fn shared_pids(c: &Context) -> Outcome {
     for id in ["a", "b", "pod"] {
         c.eventually("all processes are seen", || Ok(inside(c, id, &all)? == "1\n1\nsh\n"))?;
     }
-    let same =
-        "readlink /proc/self/ns/pid /proc/1/ns/pid | uniq | wc -l; ps | grep -c '[s]leep [78]'";
-    let out = inside(c, "a", same)?;
+    let same = "readlink /proc/self/ns/pid /proc/1/ns/pid | uniq | wc -l";
+    let out = inside(c, "a", &format!("{same}; {}", sleepers("[78]")))?;
     ensure!(out == "1\n2\n", "{out}");
     // `ps` lists what is the container's.
     let listed = |id: &str| -> Result<Vec<u64>, Stop> {
@@ -539,18 +543,18 @@ fn shared_pids(c: &Context) -> Outcome {
     let (a_pids, b_pids) = (listed("a")?, listed("b")?);
     ensure!((a_pids.len(), b_pids.len()) == (2, 1), "{a_pids:?} {b_pids:?}");
     // So is its limit.
-    let fork = "sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 55 & done' 2>/tmp/err; grep -c \"can't fork\" /tmp/err
-        pkill -f '^sleep 55'";
-    let out = inside(c, "a", fork)?;
+    let forks = "for i in 1 2 3 4 5 6 7 8; do sleep 55 & done";
+    let end = format!("kill $({})", sleeping("55"));
+    let fork = format!("sh -c '{forks}' 2>/tmp/err; grep -c \"can't fork\" /tmp/err; {end}");
+    let out = inside(c, "a", &fork)?;
     ensure!(out == "1\n", "{out}");
-    let fork = "for i in 1 2 3 4 5 6 7 8; do sleep 55 & done; pkill -f '^sleep 55'; echo forked";
-    let out = inside(c, "b", fork)?;
+    let out = inside(c, "b", &format!("{forks}; {end}; echo forked"))?;
     ensure!(out == "forked\n", "{out}");
-    inside(c, "pod", "pkill -f '^sleep 777'")?;
+    inside(c, "pod", &format!("kill $({})", sleeping("777")))?;
     c.eventually("a's child has ended", || Ok(a.out().contains("waited")))?;
     c.eventually("a's init sleeps", || Ok(inside(c, "pod", &sleepers("1000"))? == "1\n"))?;
     // A signal from one container ends the other, by the number that both see.
-    inside(c, "pod", "kill -9 $(pgrep -f '^sleep 1000')")?;
+    inside(c, "pod", &format!("kill -9 $({})", sleeping("1000")))?;
     let done = a.end(c.limit())?;
     ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
     for id in ["a", "b", "pod"] {
@@ -578,7 +582,7 @@ fn shared_pids_ends(c: &Context) -> Outcome {
         let beside = sleeper(c)?;
         match how {
             "signal" => drop(c.must(&["kill", "a", "KILL"])?),
-            "exit" => drop(inside(c, "b", "kill -TERM $(pgrep -o -f '^sleep 1000')")?),
+            "exit" => drop(inside(c, "b", &format!("kill $({} | head -1)", sleeping("1000")))?),
             "delete" => {}
             _ => {
                 let pid = c.state("a")?["pid"].as_i64().unwrap_or(0);
