@@ -10,11 +10,12 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use sentry::errno::Errno;
-use sentry::platform::{Barrier, Barriers, Prot, Registers, RestartArea};
+use sentry::platform::{Barrier, Barriers, Prot, RestartArea};
 
 use crate::space::Space;
-use crate::stub::{Request, Stub, code};
-use crate::sys::{self, Stop};
+use crate::stub::{Request, Stub};
+use crate::sys;
+use crate::user::call;
 
 /// How often in a row, at one instruction, a SIGSEGV is taken for a page that the kernel has missed.
 const TRIES: u32 = 4;
@@ -74,24 +75,7 @@ impl Registration {
 
 fn rseq(tid: i32, area: RestartArea, flags: u64) -> Result<(), Errno> {
     let args = [area.addr, area.len.into(), flags, area.signature.into()];
-    let call = code::call(libc::SYS_rseq, args);
-    sys::set_registers_but_bases(tid, &call)?;
-    loop {
-        sys::cont(tid)?;
-        match sys::wait(tid) {
-            // The instruction behind the call is UD2. The kernel may miss the area on the way back from it already,
-            // in which case it will do so again.
-            Stop::Signal(libc::SIGILL | libc::SIGSEGV) => break,
-            Stop::Gone => return Err(Errno::ESRCH),
-            Stop::Signal(_) | Stop::Syscall | Stop::Event => {}
-        }
-    }
-    let mut after = Registers::default();
-    sys::get_registers(tid, &mut after)?;
-    match after.rax as i64 {
-        0 => Ok(()),
-        e => Err(Errno::from_code(e.wrapping_neg() as i32)),
-    }
+    call(tid, libc::SYS_rseq, args)
 }
 
 // membarrier(2) commands (include/uapi/linux/membarrier.h); the registration of an expedited one is twice it.

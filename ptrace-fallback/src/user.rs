@@ -15,6 +15,7 @@ use sentry::platform::{
 use crate::place::Placement;
 use crate::restart::Registration;
 use crate::space::{Machine, Space};
+use crate::stub::code;
 use crate::sys::{self, SignalInfo, Stop};
 use crate::thread::{self, KICK, Slot};
 use crate::xstate;
@@ -58,6 +59,8 @@ pub(crate) struct User {
     xstate: Option<Vec<u8>>,
     /// What its debug registers are to hold.
     breakpoints: Breakpoints,
+    /// Whether its reads of the time stamp counter are to fault.
+    tsc_faults: bool,
     /// What the tracee's restartable-sequences area is to be.
     area: Option<RestartArea>,
 }
@@ -71,6 +74,8 @@ struct Tracee {
     has: Option<Registers>,
     /// What its debug registers hold.
     breakpoints: Breakpoints,
+    /// Whether its reads of the time stamp counter fault.
+    tsc_faults: bool,
     /// The area that it has registered with the host's kernel.
     area: Registration,
 }
@@ -94,6 +99,7 @@ impl User {
             tracee: None,
             xstate: Some(xstate::initial()),
             breakpoints: Breakpoints::default(),
+            tsc_faults: false,
             area: None,
         }
     }
@@ -111,6 +117,7 @@ impl User {
             handle: address_of(handle),
             has: None,
             breakpoints: Breakpoints::default(),
+            tsc_faults: false,
             area: Registration::default(),
         });
         Ok(())
@@ -132,8 +139,11 @@ impl User {
         if let Some(mut tracee) = self.tracee.take() {
             self.slot.detach();
             let clean = tracee.watch(Breakpoints::default());
+            let clean = clean
+                .and_then(|()| tracee.area.end(tracee.tid))
+                .and_then(|()| tracee.forbid_tsc(false));
             let stub = tracee.space.stub();
-            match clean.and_then(|()| tracee.area.end(tracee.tid)) {
+            match clean {
                 Ok(()) => stub.release_thread(tracee.tid),
                 // The host's kernel would go on writing there, or its CPU stop somebody else.
                 Err(_) => stub.lose_thread(tracee.tid),
@@ -167,6 +177,9 @@ impl User {
         if let Some(image) = &self.xstate {
             sys::set_xstate(tid, image)?;
             self.xstate = None;
+        }
+        if tracee.tsc_faults != self.tsc_faults {
+            tracee.forbid_tsc(self.tsc_faults)?;
         }
         if let Some(area) = self.area
             && !tracee.area.is_made()
@@ -308,6 +321,20 @@ impl Tracee {
         })
     }
 
+    /// Has the host's kernel keep it from the time stamp counter, or let it. An area that it has registered is to be
+    /// registered again: without one nothing is in the way of the call.
+    fn forbid_tsc(&mut self, forbid: bool) -> Result<(), Errno> {
+        if forbid == self.tsc_faults {
+            return Ok(());
+        }
+        self.area.end(self.tid)?;
+        self.has = None;
+        let mode = if forbid { libc::PR_TSC_SIGSEGV } else { libc::PR_TSC_ENABLE };
+        call(self.tid, libc::SYS_prctl, [libc::PR_SET_TSC as u64, mode as u64, 0, 0])?;
+        self.tsc_faults = forbid;
+        Ok(())
+    }
+
     /// Has it register an area with the host's kernel.
     fn register(&mut self, area: RestartArea) -> Result<(), Errno> {
         // What is mapped there has to be there.
@@ -397,6 +424,27 @@ impl Tracee {
     }
 }
 
+/// Has a stopped tracee make a system call that gives 0. Its registers are lost, but for the segment bases.
+pub(crate) fn call(tid: i32, number: libc::c_long, args: [u64; 4]) -> Result<(), Errno> {
+    sys::set_registers_but_bases(tid, &code::call(number, args))?;
+    loop {
+        sys::cont(tid)?;
+        match sys::wait(tid) {
+            // The instruction behind the call is UD2. The kernel may miss a restartable-sequences area on the way back
+            // from it already, in which case it will do so again.
+            Stop::Signal(libc::SIGILL | libc::SIGSEGV) => break,
+            Stop::Gone => return Err(Errno::ESRCH),
+            Stop::Signal(_) | Stop::Syscall | Stop::Event => {}
+        }
+    }
+    let mut after = Registers::default();
+    sys::get_registers(tid, &mut after)?;
+    match after.rax as i64 {
+        0 => Ok(()),
+        e => Err(Errno::from_code(e.wrapping_neg() as i32)),
+    }
+}
+
 impl UserThread for User {
     fn switch(&mut self, regs: &mut Registers, space: &Arc<dyn AddressSpace>) -> Trap {
         match self.run(regs, space) {
@@ -430,6 +478,12 @@ impl UserThread for User {
             // At the next switch.
             None => Ok(()),
         }
+    }
+
+    fn set_tsc_faults(&mut self, faults: bool) -> Result<(), Errno> {
+        // The tracee's at the next switch.
+        self.tsc_faults = faults;
+        Ok(())
     }
 
     fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {

@@ -51,6 +51,7 @@ pub mod flags {
 /// Control-register bits.
 #[allow(missing_docs)] // the names are the architecture's
 pub mod cr {
+    pub const CR4_TSD: u64 = 1 << 2;
     pub const CR4_PGE: u64 = 1 << 7;
     pub const CR4_OSFXSR: u64 = 1 << 9;
     pub const CR4_OSXMMEXCPT: u64 = 1 << 10;

@@ -81,6 +81,8 @@ pub struct PerCpu {
     pub(crate) fpu_owner: Cell<usize>,
     /// FS and GS base in the MSRs, where FSGSBASE is not used.
     pub(crate) live_bases: Cell<[u64; 2]>,
+    /// Whether CR4 keeps user mode from reading the time stamp counter.
+    pub(crate) tsc_faults: Cell<bool>,
     /// When the timer will fire, monotonic; `u64::MAX`: it is not armed.
     pub(crate) timer: Cell<u64>,
     /// When the thread that runs has used its slice; `u64::MAX`: nobody waits.
@@ -128,6 +130,7 @@ impl PerCpu {
             previous: Cell::new(None),
             idle_thread: Cell::new(idle),
             fpu_owner: Cell::new(0),
+            tsc_faults: Cell::new(false),
             live_bases: Cell::new([0; 2]),
             timer: Cell::new(u64::MAX),
             slice_end: Cell::new(u64::MAX),

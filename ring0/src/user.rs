@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
 use crate::apic;
-use crate::arch::{self, flags, msr};
+use crate::arch::{self, cr, flags, msr};
 use crate::copy::USER_END;
 use crate::entry::{self, Registers, SYSCALL, WITH_FSGSBASE, WITH_SYSRET};
 use crate::fpu;
@@ -56,6 +56,7 @@ pub struct User {
     state: Box<fpu::State>,
     /// DR0 to DR3, and DR7 of what is enabled in user mode; 0: nothing.
     breakpoints: ([u64; 4], u64),
+    tsc_faults: bool,
     _on_this_thread: PhantomData<*mut ()>,
 }
 
@@ -65,7 +66,7 @@ impl User {
     pub fn new() -> User {
         let mut state = Box::new(fpu::State::new());
         thread::current().fpu.set(&raw mut *state);
-        User { state, breakpoints: ([0; 4], 0), _on_this_thread: PhantomData }
+        User { state, breakpoints: ([0; 4], 0), tsc_faults: false, _on_this_thread: PhantomData }
     }
 
     /// Has the CPU stop in user mode where these registers say: addresses, and DR7's enabling and describing bits.
@@ -74,6 +75,11 @@ impl User {
         let ours = addresses.iter().all(|addr| *addr < USER_END);
         self.breakpoints = if ours { (addresses, control & DR7_POINTS) } else { ([0; 4], 0) };
         ours
+    }
+
+    /// Has reads of the time stamp counter raise a general protection fault, or not.
+    pub fn set_tsc_faults(&mut self, faults: bool) {
+        self.tsc_faults = faults;
     }
 
     /// Gives the application its debug registers. They are loaded each time, not kept: QEMU's software CPU, as a host,
@@ -130,6 +136,9 @@ impl User {
             space.catch_up(cpu);
             let runs = me.enters();
             let how = how(cpu, regs);
+            if self.tsc_faults != cpu.tsc_faults.get() {
+                forbid_tsc(cpu, self.tsc_faults);
+            }
             if self.breakpoints.1 != 0 {
                 self.watch();
             }
@@ -168,6 +177,15 @@ impl User {
             }
         }
     }
+}
+
+/// Has this CPU keep user mode from the time stamp counter, or let it. The kernel reads it always.
+#[cold]
+fn forbid_tsc(cpu: &PerCpu, forbid: bool) {
+    let others = arch::cr4() & !cr::CR4_TSD;
+    // SAFETY: every CPU has this bit, which is about user mode alone.
+    unsafe { arch::set_cr4(if forbid { others | cr::CR4_TSD } else { others }) };
+    cpu.tsc_faults.set(forbid);
 }
 
 /// Takes what DR6 says.

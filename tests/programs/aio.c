@@ -276,6 +276,62 @@ static void *interrupts(void *arg) {
     pthread_kill(*(pthread_t *)arg, SIGUSR1);
     return NULL;
 }
+static void *drains(void *arg) {
+    static char all[65536];
+    sleep_ms(30);
+    CHECK(read(*(int *)arg, all, sizeof all) == sizeof all);
+    return NULL;
+}
+
+// Reads and writes that have to wait do so where they are submitted, and a signal ends them.
+static void waits(aio_context_t c, const char *label, struct iocb i, void *(*ends)(void *), void *arg) {
+    pthread_t thread;
+    double before = now();
+    CHECK(pthread_create(&thread, NULL, ends, arg) == 0);
+    errno = 0;
+    int r = one(c, &i);
+    int waited = now() - before > 0.02;
+    CHECK(pthread_join(thread, NULL) == 0);
+    printf("%s: %d %s, waited %d\n", label, r, r < 0 ? strerrorname_np(errno) : "", waited);
+    events(c, label);
+}
+static void waiting(void) {
+    aio_context_t c = 0;
+    CHECK(setup(16, &c) == 0);
+    int p[2], s[2], d[2];
+    static char buf[65536];
+    CHECK(pipe(p) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0 && socketpair(AF_UNIX, SOCK_DGRAM, 0, d) == 0);
+    waits(c, "an empty pipe", made(IOCB_CMD_PREAD, p[0], buf, 8, 0), later, &p[1]);
+    CHECK(write(p[1], buf, sizeof buf) == sizeof buf);
+    waits(c, "a full pipe", made(IOCB_CMD_PWRITE, p[1], buf, 8, 0), drains, &p[0]);
+    CHECK(read(p[0], buf, 8) == 8);
+    waits(c, "a socket", made(IOCB_CMD_PREAD, s[0], buf, 8, 0), later, &s[1]);
+    waits(c, "datagrams", made(IOCB_CMD_PREAD, d[0], buf, 8, 0), later, &d[1]);
+    run(c, "a socket has no offset", made(IOCB_CMD_PREAD, s[0], buf, 8, 1));
+    run(c, "nor to write", made(IOCB_CMD_PWRITE, s[0], buf, 8, 1));
+    run(c, "nothing to write", made(IOCB_CMD_PWRITE, s[0], buf, 0, 1));
+    struct iocb i = made(IOCB_CMD_PREAD, p[0], buf, 8, 0);
+    i.aio_rw_flags = 8; // RWF_NOWAIT
+    run(c, "not to wait", i);
+    pthread_t self = pthread_self();
+    struct sigaction action = {.sa_handler = nothing};
+    for (int restart = 0; restart < 2; restart++) {
+        action.sa_flags = restart ? SA_RESTART : 0;
+        CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+        waits(c, "interrupted", made(IOCB_CMD_PREAD, p[0], buf, 8, 0), interrupts, &self);
+        waits(c, "a socket interrupted", made(IOCB_CMD_PREAD, s[0], buf, 8, 0), interrupts, &self);
+    }
+    // Those behind one that waits wait with it.
+    struct iocb first = made(IOCB_CMD_PREAD, p[0], buf, 8, 0), second = made(IOCB_CMD_PWRITE, s[0], buf, 1, 0);
+    struct iocb *both[] = {&first, &second};
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, later, &p[1]) == 0);
+    SHOW(submit(c, 2, both));
+    CHECK(pthread_join(thread, NULL) == 0);
+    events(c, "both");
+    CHECK(destroy(c) == 0);
+}
+
 static void polls(void) {
     aio_context_t c = 0;
     CHECK(setup(16, &c) == 0);
@@ -386,6 +442,7 @@ int main(int argc, char **argv) {
     contexts();
     transfers();
     streams();
+    waiting();
     polls();
     aio_context_t c = 0;
     CHECK(setup(8, &c) == 0);

@@ -47,7 +47,7 @@ static int report(void) {
     return 0;
 }
 // What a child that has become somebody gets of a program.
-enum { ROOT = 1, NO_NEW_PRIVS = 2, NOROOT = 4, INHERITABLE = 8, AMBIENT = 16, UNBOUND = 32, TRACED = 64, KEEP = 128 };
+enum { ROOT = 1, NO_NEW_PRIVS = 2, NOROOT = 4, INHERITABLE = 8, AMBIENT = 16, UNBOUND = 32, TRACED = 64, KEEP = 128, SHARED = 256, BY_THREAD = 512 };
 static void sets(uint32_t effective, uint32_t permitted, uint32_t inheritable) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2] = {{effective, permitted, inheritable}, {0, 0, 0}};
@@ -60,7 +60,21 @@ static void inherit(uint32_t set) {
     data[0].inheritable |= set;
     CHECK(syscall(SYS_capset, &header, data) == 0);
 }
+// Somebody who has the caller's root and working directory as well: another process, or only another thread.
+static char stack[65536];
+static int waits_there(void *arg) {
+    pause();
+    return *(int *)arg;
+}
+static pid_t shares(int flags) {
+    static int none;
+    pid_t pid = clone(waits_there, stack + sizeof stack, CLONE_FS | flags, &none);
+    CHECK(pid > 0);
+    return pid;
+}
 static void run(const char *label, const char *path, int how) {
+    int sharer[2];
+    CHECK(pipe2(sharer, O_CLOEXEC) == 0);
     printf("%s:\n", label);
     pid_t pid = born(0);
     if (pid == 0) {
@@ -79,6 +93,8 @@ static void run(const char *label, const char *path, int how) {
         }
         if (how & NO_NEW_PRIVS) CHECK(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
         if (how & TRACED) CHECK(ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
+        if (how & SHARED) CHECK(write(sharer[1], (pid_t[]){shares(SIGCHLD)}, sizeof(pid_t)) == sizeof(pid_t));
+        if (how & BY_THREAD) shares(CLONE_VM | CLONE_SIGHAND | CLONE_THREAD);
         execl(path, path, "report", NULL);
         printf("  exec: %s\n", strerrorname_np(errno));
         finish(0);
@@ -87,6 +103,9 @@ static void run(const char *label, const char *path, int how) {
     while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status))
         CHECK(ptrace(PTRACE_CONT, pid, 0, WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status)) == 0);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    pid_t left;
+    if (how & SHARED) CHECK(read(sharer[0], &left, sizeof left) == sizeof left && kill(left, SIGKILL) == 0);
+    CHECK(close(sharer[0]) == 0 && close(sharer[1]) == 0);
 }
 static void copy(const char *to, mode_t mode) {
     int in = open("/proc/self/exe", O_RDONLY), out = open(to, O_CREAT | O_TRUNC | O_WRONLY, 0700);
@@ -180,6 +199,9 @@ static void executing(const char *dir) {
     run("effective, with an ambient one", file, AMBIENT);
     run("effective, and none may come", file, NO_NEW_PRIVS);
     run("effective, and traced", file, TRACED);
+    run("effective, and with a root that another has", file, SHARED);
+    run("effective, and with a root that another thread has", file, BY_THREAD);
+    run("effective, as root, and with a root that another has", file, ROOT | UNBOUND | SHARED);
     int fd = open(script, O_CREAT | O_WRONLY, 0755);
     dprintf(fd, "#!%s report\n", file);
     CHECK(close(fd) == 0);
@@ -203,9 +225,13 @@ static void executing(const char *dir) {
     run("set-user-ID root", file, 0);
     run("set-user-ID root, and none may come", file, NO_NEW_PRIVS);
     run("set-user-ID root, and traced", file, TRACED);
+    run("set-user-ID root, and with a root that another has", file, SHARED);
+    run("set-user-ID root, as root without rights, with a root that another has", file, ROOT | NOROOT | SHARED);
     run("set-user-ID root, as root", file, ROOT);
     CHECK(chown(file, 1001, 2000) == 0 && set2(file, EFFECTIVE, BIT(CAP_NET_RAW), 0) == 0 && chmod(file, 06755) == 0);
     run("set-user-ID and set-group-ID", file, 0);
+    run("set-user-ID and set-group-ID, and with a root that another has", file, SHARED);
+    run("set-user-ID and set-group-ID, as root, with a root that another has", file, ROOT | SHARED);
     run("set-user-ID and set-group-ID, with an ambient one", file, AMBIENT);
     run("set-user-ID and set-group-ID, and none may come", file, NO_NEW_PRIVS);
     CHECK(set(file, VFS_CAP_REVISION_3 | EFFECTIVE, BIT(CAP_NET_RAW), 0, 5) == 0 && chmod(file, 0755) == 0);

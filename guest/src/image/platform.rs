@@ -437,6 +437,11 @@ impl UserThread for Application {
         }
     }
 
+    fn set_tsc_faults(&mut self, faults: bool) -> Result<(), Errno> {
+        self.user.set_tsc_faults(faults);
+        Ok(())
+    }
+
     fn restartable(&mut self, area: Option<RestartArea>) -> Result<Restarts, Errno> {
         thread::current().tell_lost_cpu(area.is_some());
         Ok(Restarts::Sentry)

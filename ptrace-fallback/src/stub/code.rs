@@ -262,7 +262,7 @@ pub(crate) fn filter() -> Vec<libc::sock_filter> {
     let flags = (libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE) as u32;
     let one_of: [(i64, u32, &[u32]); 4] = [
         (libc::SYS_clone, 0, &[CLONE_PROCESS as u32, CLONE_THREAD as u32]),
-        (libc::SYS_prctl, 0, &[libc::PR_SET_PDEATHSIG as u32]),
+        (libc::SYS_prctl, 0, &[libc::PR_SET_PDEATHSIG as u32, libc::PR_SET_TSC as u32]),
         (libc::SYS_fcntl, 1, &[libc::F_SETOWN as u32]),
         (libc::SYS_write, 2, &[8]),
     ];

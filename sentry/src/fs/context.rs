@@ -12,6 +12,8 @@ use crate::task::{Creds, Current, Task, UserNamespace};
 pub struct FsContext {
     inner: SpinLock<Inner>,
     umask: AtomicU32,
+    /// Tasks in the middle of exec that count on nobody else sharing this.
+    in_exec: AtomicU32,
 }
 
 #[derive(Clone)]
@@ -28,6 +30,7 @@ impl FsContext {
         Arc::new(FsContext {
             inner: SpinLock::new(Inner { namespace, cwd: root.clone(), root }),
             umask: AtomicU32::new(umask & 0o777),
+            in_exec: AtomicU32::new(0),
         })
     }
 
@@ -36,6 +39,7 @@ impl FsContext {
         Arc::new(FsContext {
             inner: SpinLock::new(self.inner.lock().clone()),
             umask: AtomicU32::new(self.umask()),
+            in_exec: AtomicU32::new(0),
         })
     }
 
@@ -109,6 +113,17 @@ impl FsContext {
         drop(before);
     }
 
+    /// Whether one that shares this is in the middle of exec, so that nobody new may share it.
+    pub fn is_in_exec(&self) -> bool {
+        self.in_exec.load(Ordering::Relaxed) != 0
+    }
+
+    /// Says that a task is, until what this gives is dropped. Under the table's lock, as whoever asks.
+    pub fn enter_exec(self: &Arc<FsContext>) -> InExec {
+        self.in_exec.fetch_add(1, Ordering::Relaxed);
+        InExec(self.clone())
+    }
+
     /// The umask.
     pub fn umask(&self) -> u32 {
         self.umask.load(Ordering::Relaxed)
@@ -117,6 +132,15 @@ impl FsContext {
     /// Sets the umask; the old one.
     pub fn set_umask(&self, umask: u32) -> u32 {
         self.umask.swap(umask & 0o777, Ordering::Relaxed)
+    }
+}
+
+/// See [`FsContext::enter_exec`].
+pub struct InExec(Arc<FsContext>);
+
+impl Drop for InExec {
+    fn drop(&mut self) {
+        self.0.in_exec.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -52,7 +52,7 @@ pub mod tty;
 pub mod types;
 pub mod walk;
 
-pub use context::{Cx, FsContext};
+pub use context::{Cx, FsContext, InExec};
 pub use dentry::{Dentry, Super};
 pub use fasync::SignalOwner;
 pub use fdtable::FdTable;

@@ -472,6 +472,11 @@ pub trait UserThread {
     fn set_breakpoints(&mut self, _breakpoints: &Breakpoints) -> Result<(), Errno> {
         Err(Errno::ENOSPC)
     }
+    /// Has the CPU raise [`vector::GENERAL_PROTECTION`] where the application reads the time stamp counter, from now on,
+    /// or let it again. `EINVAL` where it cannot.
+    fn set_tsc_faults(&mut self, _faults: bool) -> Result<(), Errno> {
+        Err(Errno::EINVAL)
+    }
     /// The thread has a restartable-sequences area from now on, in the address space that it is switched to next, or
     /// has none any more: to be said before that memory goes. Never with another area in its place. The first switch
     /// with a new one gives [`Trap::Rescheduled`] where the sentry is to see to it. `ENOSYS` where

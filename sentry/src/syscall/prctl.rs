@@ -53,6 +53,10 @@ mod pr {
     pub const SET_PTRACER: i32 = 0x5961_6d61;
 }
 
+/// PR_SET_TSC (linux/prctl.h).
+const PR_TSC_ENABLE: u32 = 1;
+const PR_TSC_SIGSEGV: u32 = 2;
+
 /// prctl(2).
 pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
     let [_, a, b, c, d, _] = args.0;
@@ -104,11 +108,14 @@ pub fn prctl(cx: &mut Current, args: Args) -> SysResult {
         pr::GET_SECCOMP => Ok(cx.task.seccomp.lock().mode().into()),
         pr::SET_SECCOMP => super::filter::prctl_set(cx, a, b),
         pr::GET_TSC => {
-            cx.mm.copy_out(a, &1u32.to_le_bytes())?;
+            let mode = if cx.tsc_faults { PR_TSC_SIGSEGV } else { PR_TSC_ENABLE };
+            cx.mm.copy_out(a, &mode.to_le_bytes())?;
             Ok(0)
         }
-        // PR_TSC_ENABLE; nobody's RDTSC can be made to fault.
-        pr::SET_TSC if a == 1 => Ok(0),
+        pr::SET_TSC if args.uint(1) == PR_TSC_ENABLE || args.uint(1) == PR_TSC_SIGSEGV => {
+            cx.set_tsc_faults(args.uint(1) == PR_TSC_SIGSEGV)?;
+            Ok(0)
+        }
         pr::MCE_KILL => mce_kill(cx, a, b, c == 0 && d == 0),
         pr::MCE_KILL_GET if a == 0 && rest_zero => Ok(cx.task.sched.lock().mce_kill.into()),
         pr::SET_IO_FLUSHER | pr::GET_IO_FLUSHER if !cx.creds.capable(cap::SYS_RESOURCE) => {

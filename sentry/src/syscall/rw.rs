@@ -236,6 +236,10 @@ pub(super) fn transfer(
     flags: u32,
     writes: bool,
 ) -> SysResult {
+    // Other streams take no notice of an offset.
+    if offset != 0 && file.ops_as::<SocketFile>().is_some() {
+        return Err(Errno::ESPIPE.into());
+    }
     if buffers.total() == 0 {
         return Ok(0);
     }

@@ -186,7 +186,7 @@ syscalls! {
     154 modify_ldt Missing() missing, ();
     155 pivot_root Full() mount::pivot_root, (Path, Path);
     156 _sysctl Missing() missing, ();
-    157 prctl Partial("no SET_TSC to SIGSEGV, no choice for SPECULATION_CTRL, nor any that is newer than Linux 6.1") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
+    157 prctl Partial("no choice for SPECULATION_CTRL, nor any that is newer than Linux 6.1") prctl::prctl, (Int, Hex, Hex, Hex, Hex);
     158 arch_prctl Full() prctl::arch_prctl, (Hex, Hex);
     159 adjtimex Partial("asking only") time::adjtimex, (Hex);
     160 setrlimit Full() system::setrlimit, (Int, Hex);

@@ -245,6 +245,7 @@ fn make(
             AltStack { flags: SS_DISABLE, ..AltStack::default() }
         },
         debug: cx.debug.for_child(),
+        tsc_faults: cx.tsc_faults,
         set_tid: if has(F::CHILD_SETTID) { args.child_tid } else { 0 },
         rseq: if has(F::VM) { None } else { cx.rseq.as_ref().map(Rseq::area) },
     };
@@ -353,6 +354,10 @@ fn enter(
 ) -> Result<(), SysError> {
     let own = &cx.task.process;
     let mut table = own.pids.lock();
+    // Another thread is about to become more than who would share its directories (copy_fs() in kernel/fork.c).
+    if flags.contains(CloneFlags::FS) && cx.fs.is_in_exec() {
+        return Err(Errno::EAGAIN.into());
+    }
     if flags.contains(CloneFlags::THREAD) {
         let mut state = own.signals.lock();
         // The group may have begun to end, or to stop, meanwhile.

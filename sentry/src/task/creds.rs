@@ -452,7 +452,7 @@ pub struct Gift {
     pub setgid: Option<u32>,
     /// Its capabilities, where it has any that count.
     pub caps: Option<FileCaps>,
-    /// Somebody traces the caller who has not the right to what is given.
+    /// Somebody traces the caller, or shares its directories, who has not the right to what is given.
     pub lessened: bool,
 }
 

@@ -57,6 +57,8 @@ pub struct Current {
     pub user_dispatch: Option<UserDispatch>,
     /// Its debug registers.
     pub debug: DebugRegisters,
+    /// Its reads of the time stamp counter raise SIGSEGV.
+    pub tsc_faults: bool,
     /// This thread as a waiter, made once.
     pub waker: Arc<dyn Wake>,
     /// Its restartable-sequences area.
@@ -255,6 +257,15 @@ impl Current {
             let tid = self.task.tid();
             platform().log(Level::Warning, format_args!("task {tid}: no breakpoints: {e}"));
         }
+    }
+
+    /// Has its reads of the time stamp counter raise SIGSEGV, or not.
+    pub fn set_tsc_faults(&mut self, faults: bool) -> Result<(), Errno> {
+        if self.tsc_faults != faults {
+            self.user.set_tsc_faults(faults)?;
+            self.tsc_faults = faults;
+        }
+        Ok(())
     }
 
     /// Whether its system calls go to the log.

@@ -14,7 +14,7 @@ use super::trace::DebugRegisters;
 use super::{Comm, Creds, Current, Gift, limit, trace};
 use crate::errno::Errno;
 use crate::error::SysError;
-use crate::fs::{Cx, File, MountFlags, OpenFlags, Path, WalkFlags};
+use crate::fs::{Cx, File, FsContext, InExec, MountFlags, OpenFlags, Path, WalkFlags};
 use crate::loader::{self, Ids, Image};
 use crate::mm::{Mappable, MmLimits};
 use crate::platform::{PAGE_SIZE, Registers};
@@ -112,8 +112,25 @@ pub fn mm_limits(process_limits: &super::Rlimits) -> MmLimits {
     }
 }
 
-/// Loads a program for somebody with `cx`'s rights.
-pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> {
+/// Whether another process has the caller's root and working directory too (CLONE_FS), and so could have a program find
+/// what it likes there: then exec gives no rights (LSM_UNSAFE_SHARE). If none has, none will while the second is kept.
+fn shares_directories(cx: &Current) -> (bool, Option<InExec>) {
+    // The task's two references.
+    if Arc::strong_count(&cx.fs) <= 2 {
+        return (false, None);
+    }
+    let process = &cx.task.process;
+    let table = process.pids.lock();
+    let shared = table.tasks().any(|other| {
+        let is_same = |fs: &Arc<FsContext>| Arc::ptr_eq(fs, &cx.fs);
+        !Arc::ptr_eq(&other.process, process)
+            && other.shared.lock().fs.as_ref().is_some_and(is_same)
+    });
+    (shared, (!shared).then(|| cx.fs.enter_exec()))
+}
+
+/// Loads a program for somebody with `cx`'s rights, which gains none by that if `lessened`.
+pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits, lessened: bool) -> Result<Loaded, Errno> {
     let root = cx.fs.root();
     let name = exec.filename.rsplit(|b| *b == b'/').next().unwrap_or(&exec.filename);
     let name = Comm::new(name);
@@ -122,7 +139,6 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits) -> Result<Loaded, Errno> 
     };
     let file = ExecFile::new(exec.file, root.clone());
     let prepared = loader::prepare(file, &exec.filename, exec.argv, open)?;
-    let lessened = cx.task.is_some_and(|task| trace::is_watched_by_less(task));
     let (creds, secure) = cx.creds.after_exec(&gift(cx, prepared.file.file(), lessened)?)?;
     let ns = &creds.userns;
     let ids = Ids {
@@ -169,7 +185,9 @@ pub fn arg_space(stack_limit: u64) -> usize {
 /// Replaces the program of the calling process. Returns in the new program.
 pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let limits = mm_limits(&cx.task.process.limits);
-    let loaded = load(&cx.cx(), exec, limits)?;
+    let (shared, _alone) = shares_directories(cx);
+    let lessened = shared || trace::is_watched_by_less(&cx.task);
+    let loaded = load(&cx.cx(), exec, limits, lessened)?;
     let tid = cx.task.tid();
     become_alone(cx)?;
 

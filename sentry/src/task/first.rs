@@ -37,7 +37,7 @@ pub struct FirstProcess {
 /// Makes the process; it is known to its namespace, and does not run before [`super::start`].
 pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno> {
     let cx = Cx { fs: &parts.fs, creds: &parts.creds, task: None };
-    let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits))?;
+    let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits), false)?;
     let mm = loaded.program.mm;
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;
@@ -88,6 +88,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
         xstate: None,
         altstack: AltStack::default(),
         debug: DebugRegisters::default(),
+        tsc_faults: false,
         set_tid: 0,
         rseq: None,
     })

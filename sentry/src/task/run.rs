@@ -48,6 +48,8 @@ pub struct Birth {
     pub set_tid: u64,
     /// Its debug registers, none of which the CPU watches yet.
     pub debug: DebugRegisters,
+    /// Whether its reads of the time stamp counter raise SIGSEGV.
+    pub tsc_faults: bool,
     /// The restartable-sequences area that a fork has from its parent.
     pub rseq: Option<RestartArea>,
 }
@@ -78,6 +80,12 @@ fn live(birth: Birth) {
         drop(user);
         return stillborn(task, held, e);
     }
+    if birth.tsc_faults
+        && let Err(e) = user.set_tsc_faults(true)
+    {
+        drop(user);
+        return stillborn(task, held, e);
+    }
     if task.process.container.is_watched() {
         task.watched.store(true, Ordering::SeqCst);
     }
@@ -101,6 +109,7 @@ fn live(birth: Birth) {
         stepping: false,
         user_dispatch: None,
         debug: birth.debug,
+        tsc_faults: birth.tsc_faults,
         rseq: None,
         xstate_buffer: birth.xstate.unwrap_or_default(),
     };

@@ -71,6 +71,7 @@ pub(super) const CASES: &[Case] = both![
     ("vtimes", 20),
     ("rseq", 30),
     ("membarrier", 30),
+    ("tsc", 20),
     ("mxcsr", 10),
     ("avx", 60),
     ("threads64", 60),

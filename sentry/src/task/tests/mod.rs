@@ -103,6 +103,7 @@ impl Sandbox {
             xstate,
             altstack,
             debug: trace::DebugRegisters::default(),
+            tsc_faults: false,
             set_tid: 0,
             rseq: None,
         })
