@@ -57,12 +57,14 @@ impl Stack {
         self.bottom + PAGES * PAGE
     }
 
-    /// Which CPUs must [`forget`](Self::forget) before they use it, a bit each.
-    pub(crate) fn stale(&self) -> u64 {
-        self.stale
+    /// Whether this CPU, whose bit is given, must [`forget`](Self::forget) before it uses the stack.
+    #[inline]
+    pub(crate) fn is_stale(&self, cpu: u64) -> bool {
+        self.stale & cpu != 0
     }
 
     /// Has this CPU, whose bit is given, drop what it knows of the addresses.
+    #[cold]
     pub(crate) fn forget(&mut self, cpu: u64) {
         (0..PAGES).for_each(|n| arch::invlpg(self.bottom + n * PAGE));
         self.stale &= !cpu;

@@ -12,7 +12,7 @@
 use alloc::boxed::Box;
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::vec::Vec;
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::apic;
@@ -74,9 +74,7 @@ pub struct Thread {
     pub(crate) measured: Cell<u64>,
     /// From here on, what only the CPU that has the thread touches.
     rsp: Cell<u64>,
-    stack: Cell<Option<Stack>>,
-    /// CPUs that must forget what was at the stack's addresses before ([`Stack::stale`]).
-    stale: Cell<u64>,
+    stack: RefCell<Option<Stack>>,
     main: Cell<Option<Main>>,
     /// [`label`].
     label: Cell<u32>,
@@ -120,8 +118,7 @@ impl Thread {
             service_ns: AtomicU64::new(0),
             measured: Cell::new(0),
             rsp: Cell::new(0),
-            stack: Cell::new(None),
-            stale: Cell::new(0),
+            stack: RefCell::new(None),
             main: Cell::new(None),
             label: Cell::new(0),
             dead: Cell::new(false),
@@ -334,11 +331,10 @@ pub fn spawn(main: Main, affinity: u64) -> Result<Id, Short> {
     let mut stack = Stack::new().ok_or(Short::Memory)?;
     let thread = take_slot().ok_or(Short::Slots)?;
     let here = 1 << this_cpu().number;
-    if stack.stale() & here != 0 {
+    if stack.is_stale(here) {
         stack.forget(here);
     }
     let top = stack.top();
-    thread.stale.set(stack.stale());
     // What `ring0_switch_stack` pops: six registers, then where to go; then a null return address for backtraces. At
     // `first` the stack pointer is as after a call: 8 below a multiple of 16.
     let frame: [u64; 8] = [0, 0, 0, 0, 0, 0, first as *const () as u64, 0];
@@ -346,7 +342,7 @@ pub fn spawn(main: Main, affinity: u64) -> Result<Id, Short> {
     // SAFETY: the stack is this thread's, mapped, and nobody else uses it.
     unsafe { (rsp as *mut [u64; 8]).write(frame) };
     thread.rsp.set(rsp);
-    thread.stack.set(Some(stack));
+    thread.stack.replace(Some(stack));
     thread.main.set(Some(main));
     thread.label.set(0);
     thread.dead.set(false);
@@ -535,9 +531,7 @@ pub fn backtrace(id: Id, each: &mut dyn FnMut(u64)) {
     }
     if thread.id() == id {
         let here = 1 << this_cpu().number;
-        if thread.stale.get() & here != 0 {
-            forget_stack(thread, here);
-        }
+        forget_stack(thread, here);
         // As `ring0_switch_stack` has left it: five registers, the frame pointer, and where it goes on.
         let saved = (thread.rsp.get() as *const u64).wrapping_add(5);
         // SAFETY: the stack is mapped as long as the thread is there, and nobody runs on it.
@@ -670,21 +664,19 @@ fn switch_to(next: &'static Thread) {
     cpu.current.set(next);
     next.cpu.store(cpu.number, Ordering::SeqCst);
     let here = 1 << cpu.number;
-    if next.stale.get() & here != 0 {
-        forget_stack(next, here);
-    }
+    forget_stack(next, here);
     // SAFETY: `next` was left here by this same call, or prepared by `spawn`; nobody else runs it.
     unsafe { entry::ring0_switch_stack(previous.rsp.as_ptr(), next.rsp.get()) };
     finish_switch();
 }
 
 /// Before this CPU uses a thread's stack for the first time, whose addresses it may know from an earlier one.
-#[cold]
+#[inline]
 fn forget_stack(thread: &Thread, cpu: u64) {
-    if let Some(mut stack) = thread.stack.take() {
+    if let Some(stack) = thread.stack.borrow_mut().as_mut()
+        && stack.is_stale(cpu)
+    {
         stack.forget(cpu);
-        thread.stale.set(stack.stale());
-        thread.stack.set(Some(stack));
     }
 }
 

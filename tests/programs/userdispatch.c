@@ -2,7 +2,9 @@
 #include "check.h"
 #include <linux/audit.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/ucontext.h>
+#include <sys/utsname.h>
 #ifndef PR_SET_SYSCALL_USER_DISPATCH
 #define PR_SET_SYSCALL_USER_DISPATCH 59
 #endif
@@ -38,6 +40,70 @@ static int on(void *offset, size_t len, volatile unsigned char *byte) {
     return prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, offset, len, byte);
 }
 static int off(void) { return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0); }
+// A tracer looks at it and changes it. Nothing is printed, since a Linux before 6.4 has no such requests.
+struct config {
+    uint64_t mode, selector, offset, len;
+};
+enum { SET_CONFIG = 0x4210, GET_CONFIG = 0x4211 };
+static long ask(int request, pid_t pid, size_t size, void *config) { return ptrace(request, pid, size, config); }
+static void stopped(pid_t pid, int signal) {
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFSTOPPED(status) && WSTOPSIG(status) == signal);
+}
+static void traced(size_t len) {
+    struct utsname uts;
+    struct config config, wanted = {1, (uintptr_t)&selector, (uintptr_t)from, len};
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
+        raise(SIGSTOP);
+        selector = 1;
+        CHECK(outside(SYS_getppid, 0, 0) == 4711);
+        selector = 0;
+        raise(SIGSTOP);
+        selector = 1;
+        CHECK(outside(SYS_getppid, 0, 0) == getppid());
+        CHECK(prctl(PR_SET_SYSCALL_USER_DISPATCH, 1, 0, 0, &selector) == 0);
+        selector = 0;
+        raise(SIGSTOP);
+        _exit(5);
+    }
+    stopped(pid, SIGSTOP);
+    CHECK(uname(&uts) == 0);
+    bool old = ask(GET_CONFIG, pid, sizeof config, &config) == -1 && errno == EIO;
+    if (old && !strstr(uts.release, "ringwall")) {
+        CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+        return;
+    }
+    CHECK(ask(GET_CONFIG, pid, sizeof config, &config) == 0);
+    CHECK(!config.mode && !config.selector && !config.offset && !config.len);
+    CHECK(ask(GET_CONFIG, pid, 31, &config) == -1 && errno == EINVAL);
+    CHECK(ask(GET_CONFIG, pid, 33, &config) == -1 && errno == EINVAL);
+    CHECK(ask(GET_CONFIG, pid, sizeof config, (void *)8) == -1 && errno == EFAULT);
+    CHECK(ask(SET_CONFIG, pid, 31, &wanted) == -1 && errno == EINVAL);
+    CHECK(ask(SET_CONFIG, pid, sizeof config, (void *)8) == -1 && errno == EFAULT);
+    CHECK(ask(SET_CONFIG, getpid(), sizeof config, &wanted) == -1 && errno == ESRCH);
+    struct config wrong[] = {{7, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}, {1, 0, 1, 0}, {1, 0, 1, -1}};
+    for (int i = 0; i < 5; i++) CHECK(ask(SET_CONFIG, pid, sizeof config, &wrong[i]) == -1 && errno == EINVAL);
+    struct config nowhere = {1, -1, 0, 0};
+    CHECK(ask(SET_CONFIG, pid, sizeof config, &nowhere) == -1 && errno == EFAULT);
+    CHECK(ask(SET_CONFIG, pid, sizeof config, &wanted) == 0);
+    CHECK(ask(GET_CONFIG, pid, sizeof config, &config) == 0 && memcmp(&config, &wanted, sizeof config) == 0);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
+    stopped(pid, SIGSYS);
+    CHECK(ask(GET_CONFIG, pid, sizeof config, &config) == 0 && memcmp(&config, &wanted, sizeof config) == 0);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, SIGSYS) == 0);
+    stopped(pid, SIGSTOP);
+    struct config none = {0};
+    CHECK(ask(SET_CONFIG, pid, sizeof config, &none) == 0);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
+    stopped(pid, SIGSTOP);
+    CHECK(ask(GET_CONFIG, pid, sizeof config, &config) == 0);
+    CHECK(config.mode == 1 && config.selector == (uintptr_t)&selector && !config.offset && !config.len);
+    CHECK(ptrace(PTRACE_DETACH, pid, 0, 0) == 0);
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 5);
+}
 int main(int argc, char **argv) {
     if (argc > 1) {
         printf("after exec %d\n", outside(SYS_getppid, 0, 0) == getppid());
@@ -104,6 +170,7 @@ int main(int argc, char **argv) {
     printf("off: %d\n", outside(SYS_getppid, 0, 0) == getppid());
     fflush(stdout);
     selector = 0;
+    traced(len);
     CHECK(on(from, len, &selector) == 0);
     execl("/proc/self/exe", argv[0], "again", NULL);
     return 1;

@@ -127,6 +127,10 @@ pub fn create(
     let mut folder = Removed::new(folder, &state);
     folder.network = network::enter(&container.network)?;
     let signals = standin::take_signals().map_err(|e| Error::Host("cannot block signals", e))?;
+    if let Some(score) = container.spec.process.oom_score_adj {
+        // Before there are any, so that all of the container's processes have it; that of its pod has its own.
+        spawn::set_oom_score(score);
+    }
     let home = match pod {
         None => Home::Own(Own::start(folder.get()?, platform, level, &container.spec.id)?),
         Some(pod) => Home::Pod(pod),
@@ -553,7 +557,7 @@ impl Removed {
         open.set(&room::widen(&wanted.resources, platform, None))?;
         processors.keep(&all);
         crate::debug!("cgroups joined and set");
-        Ok(Alarm::of(open))
+        Ok(Alarm::of(open, container.spec.process.oom_score_adj))
     }
 
     /// The container is gone, and its groups go.

@@ -54,6 +54,14 @@ pub enum Error {
     Map(std::io::Error),
 }
 
+/// Says how gladly the host's kernel is to kill this process for memory, and those that it starts from now on: -1000 to
+/// 1000. Less gladly than before is for those only who have CAP_SYS_RESOURCE.
+pub fn set_oom_score(score: i32) {
+    if let Err(e) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        crate::warning!("config.json: process.oomScoreAdj is not set on the host: {e}");
+    }
+}
+
 /// The id maps of a new user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdMaps {

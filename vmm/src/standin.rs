@@ -3,7 +3,8 @@
 //! It starts the sandbox and the gofer, and is their parent: they are killed when it is. It forwards
 //! the signals that it gets, hears how the container ended, and ends in the same way.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,8 +32,8 @@ const OWN: [Signal; 7] = [
     Signal::SIGPIPE,
 ];
 
-/// Milliseconds that a container gets to end in order when its file server has gone.
-const LAST_CALL: u16 = 2000;
+/// How long a container gets to end in order when its file server has gone.
+const LAST_CALL: Duration = Duration::from_secs(2);
 
 /// Signals that end a command which has not created its container yet.
 pub const INTERRUPTS: [Signal; 4] =
@@ -97,7 +98,10 @@ pub fn take_signals() -> Result<SignalFd, Errno> {
 
 /// What one look at the world found.
 enum Found {
-    Message(FromSandbox),
+    /// The sandbox's answer to what it was asked.
+    Answer(Result<Reply, Failure>),
+    /// The container's end.
+    Exited(ExitStatus),
     /// Something of ours is gone.
     Lost(String),
     Nothing,
@@ -108,16 +112,10 @@ impl StandIn {
     pub fn answer(&mut self) -> Result<Reply, Failure> {
         loop {
             match self.look(PollTimeout::NONE) {
-                Found::Message(FromSandbox::Answer(answer)) => return answer,
-                Found::Message(FromSandbox::Exited(status)) => self.ended = Some(status),
+                Found::Answer(answer) => return answer,
+                Found::Exited(status) => self.ended = Some(status),
                 Found::Lost(reason) => return Err(other(reason)),
-                Found::Message(
-                    FromSandbox::Failed(_)
-                    | FromSandbox::Counters(_)
-                    | FromSandbox::Report(_)
-                    | FromSandbox::OutOfMemory,
-                )
-                | Found::Nothing => {}
+                Found::Nothing => {}
             }
         }
     }
@@ -138,19 +136,10 @@ impl StandIn {
         }
         loop {
             match self.look(PollTimeout::NONE) {
-                Found::Message(FromSandbox::Exited(status)) => return Outcome::Exited(status),
+                Found::Exited(status) => return Outcome::Exited(status),
                 // Of a signal that came too late for its process, or the like.
-                Found::Message(FromSandbox::Answer(Err(failure))) => {
-                    crate::debug!("{}", failure.message);
-                }
-                Found::Message(
-                    FromSandbox::Answer(Ok(_))
-                    | FromSandbox::Failed(_)
-                    | FromSandbox::Counters(_)
-                    | FromSandbox::Report(_)
-                    | FromSandbox::OutOfMemory,
-                )
-                | Found::Nothing => {}
+                Found::Answer(Err(failure)) => crate::debug!("{}", failure.message),
+                Found::Answer(Ok(_)) | Found::Nothing => {}
                 Found::Lost(reason) => {
                     crate::error!("{reason}");
                     return self.last_call(reason);
@@ -174,11 +163,10 @@ impl StandIn {
         if self.sandbox.as_ref().is_none_or(|sandbox| sandbox.pid() != 0)
             && self.send(Call::Signal { id, pid: None, signal: 9, all: true }).is_ok()
         {
-            while let Found::Message(message) = self.look(PollTimeout::from(LAST_CALL)) {
-                if let FromSandbox::Exited(_) = message {
-                    break;
-                }
-            }
+            let deadline = Instant::now() + LAST_CALL;
+            while let Some(left) = until(deadline)
+                && let Found::Answer(_) | Found::Nothing = self.look(left)
+            {}
         }
         Outcome::Lost(reason)
     }
@@ -202,23 +190,33 @@ impl StandIn {
         // What the sandbox has said counts before what became of it.
         if link {
             match self.link.try_receive() {
-                Ok(Some((FromSandbox::Failed(reason), _))) => {
-                    return Found::Lost(format!("sandbox of container {}: {reason}", self.id));
-                }
-                Ok(Some((FromSandbox::OutOfMemory, _))) => {
-                    // Before anybody hears of the container's end, if this is the cause.
-                    if let Some(alarm) = &mut self.alarm {
-                        alarm.raise();
-                    }
-                    return Found::Nothing;
-                }
-                Ok(Some((message, _no_descriptors))) => return Found::Message(message),
+                Ok(Some((message, _no_descriptors))) => return self.heard(message),
                 Ok(None) => {}
                 Err(link::Error::Closed) => return Found::Lost(self.autopsy()),
                 Err(e) => return Found::Lost(format!("sandbox of container {}: {e}", self.id)),
             }
         }
         if signals { self.signal() } else { Found::Nothing }
+    }
+
+    /// What the sandbox has said.
+    fn heard(&mut self, message: FromSandbox) -> Found {
+        match message {
+            FromSandbox::Answer(answer) => Found::Answer(answer),
+            FromSandbox::Exited(status) => Found::Exited(status),
+            FromSandbox::Failed(reason) => {
+                Found::Lost(format!("sandbox of container {}: {reason}", self.id))
+            }
+            FromSandbox::OutOfMemory => {
+                // Before anybody hears of the container's end, if this is the cause.
+                if let Some(alarm) = &mut self.alarm {
+                    alarm.raise();
+                }
+                Found::Nothing
+            }
+            // Nobody has asked for them over this link.
+            FromSandbox::Counters(_) | FromSandbox::Report(_) => Found::Nothing,
+        }
     }
 
     fn signal(&mut self) -> Found {
@@ -232,14 +230,7 @@ impl StandIn {
             return match self.gofer.try_wait() {
                 // It ends so when its client has gone: what became of that is the reason. The sandbox's
                 // link may be among the last that are closed of a process that ends.
-                Some(status @ WaitStatus::Exited(_, 0)) => match self.last_words() {
-                    Ok(Some((FromSandbox::Failed(reason), _))) => {
-                        Found::Lost(format!("sandbox of container {}: {reason}", self.id))
-                    }
-                    Ok(Some((message, _no_descriptors))) => Found::Message(message),
-                    Err(link::Error::Closed) => Found::Lost(self.autopsy()),
-                    Ok(None) | Err(_) => Found::Lost(self.gofer_end(status)),
-                },
+                Some(status @ WaitStatus::Exited(_, 0)) => self.last_words(status),
                 Some(status) => Found::Lost(self.gofer_end(status)),
                 // The sandbox's end shows up at its link, after all that it said before.
                 None => Found::Nothing,
@@ -264,12 +255,24 @@ impl StandIn {
         Found::Nothing
     }
 
-    /// What the sandbox still says, waiting a little for that.
-    fn last_words(&self) -> Result<Option<(FromSandbox, Vec<OwnedFd>)>, link::Error> {
-        let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
-        // Whatever poll says, the link is asked.
-        let _ready = poll(&mut fds, PollTimeout::from(LAST_CALL));
-        self.link.try_receive()
+    /// The file server has ended so: what the sandbox still says that matters, waiting a little for that.
+    fn last_words(&mut self, status: WaitStatus) -> Found {
+        let deadline = Instant::now() + LAST_CALL;
+        while let Some(left) = until(deadline) {
+            let mut fds = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
+            // Whatever poll says, the link is asked.
+            let _ready = poll(&mut fds, left);
+            match self.link.try_receive() {
+                Ok(Some((message, _no_descriptors))) => match self.heard(message) {
+                    Found::Nothing => {}
+                    found => return found,
+                },
+                Err(link::Error::Closed) => return Found::Lost(self.autopsy()),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+        Found::Lost(self.gofer_end(status))
     }
 
     fn window_size(&self) -> Result<(), link::Error> {
@@ -314,6 +317,14 @@ impl StandIn {
             None => format!("sandbox of container {id} is gone"),
         }
     }
+}
+
+/// What is left until then, as poll(2) wants it; `None`: nothing.
+fn until(deadline: Instant) -> Option<PollTimeout> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A part of a millisecond is waited for as well.
+    let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).saturating_add(1);
+    (!left.is_zero()).then(|| PollTimeout::from(millis))
 }
 
 fn ended(status: WaitStatus) -> String {

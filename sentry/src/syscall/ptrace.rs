@@ -9,6 +9,7 @@ use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::platform::{ThreadId, platform};
 use crate::signal::{Origin, SIGINFO_SIZE, SigInfo, SigSet, Signal, pair, send_task};
+use crate::task::dispatch::UserDispatch;
 use crate::task::trace::{self, Event, Kind, Mode, Options, Stopped, Tracing};
 use crate::task::{AccessMode, Current, Task, may_access};
 
@@ -49,6 +50,8 @@ mod request {
     pub const SETSIGMASK: u64 = 0x420b;
     pub const GET_SYSCALL_INFO: u64 = 0x420e;
     pub const GET_RSEQ_CONFIGURATION: u64 = 0x420f;
+    pub const SET_SYSCALL_USER_DISPATCH_CONFIG: u64 = 0x4210;
+    pub const GET_SYSCALL_USER_DISPATCH_CONFIG: u64 = 0x4211;
 }
 
 /// include/uapi/linux/audit.h
@@ -232,9 +235,32 @@ fn serve(
         }
         request::GET_SYSCALL_INFO => return syscall_info(cx, target, addr, data),
         request::GET_RSEQ_CONFIGURATION => return rseq_configuration(cx, target, addr, data),
+        request::GET_SYSCALL_USER_DISPATCH_CONFIG => {
+            let dispatch = with_stopped(cx, target, |_, s| Ok(s.user_dispatch))?;
+            dispatch_config_size(addr)?;
+            let words = UserDispatch::config(dispatch);
+            cx.mm.copy_out(data, &words.map(u64::to_le_bytes).concat())?;
+        }
+        request::SET_SYSCALL_USER_DISPATCH_CONFIG => {
+            dispatch_config_size(addr)?;
+            let mut words = [0; 4];
+            for (word, n) in words.iter_mut().zip(0..) {
+                *word = cx.mm.copy_in_u64(data.wrapping_add(n * 8))?;
+            }
+            let wanted = UserDispatch::from_config(words, cx.mm.user_range().end)?;
+            with_stopped(cx, target, |_, s| {
+                s.user_dispatch = wanted;
+                Ok(())
+            })?;
+        }
         _ => return Err(Errno::EIO),
     }
     Ok(0)
+}
+
+/// That of `struct ptrace_sud_config`.
+fn dispatch_config_size(size: u64) -> Result<(), Errno> {
+    if size == 32 { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn sigmask_size(size: u64) -> Result<(), Errno> {

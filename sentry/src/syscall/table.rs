@@ -130,7 +130,7 @@ syscalls! {
     98 getrusage Full() system::getrusage, (Int, Hex);
     99 sysinfo Partial("shared memory and buffers are not counted") system::sysinfo, (Hex);
     100 times Full() time::times, (Hex);
-    101 ptrace Partial("no SECCOMP_GET_FILTER, SET_SYSCALL_INFO or SYSCALL_USER_DISPATCH") ptrace::ptrace, (Int, Int, Hex, Hex);
+    101 ptrace Partial("no SECCOMP_GET_FILTER or SET_SYSCALL_INFO") ptrace::ptrace, (Int, Int, Hex, Hex);
     102 getuid Full() creds::getuid, ();
     103 syslog Partial("an empty log") system::syslog, (Int, Hex, Int);
     104 getgid Full() creds::getgid, ();

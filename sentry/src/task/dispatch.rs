@@ -17,13 +17,45 @@ const ALLOW: u8 = 0;
 const BLOCK: u8 = 1;
 
 /// What a task has asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct UserDispatch {
     /// The code whose calls pass.
     offset: u64,
     len: u64,
     /// Where the byte is; 0: there is none, and no call passes.
     selector: u64,
+}
+
+impl UserDispatch {
+    /// What such arguments ask for, of a task whose memory ends at `end`.
+    fn wanted(
+        [mode, offset, len, selector]: [u64; 4],
+        end: u64,
+    ) -> Result<Option<UserDispatch>, Errno> {
+        match mode {
+            OFF if offset == 0 && len == 0 && selector == 0 => Ok(None),
+            ON if offset == 0 || offset.checked_add(len).is_some_and(|end| end > offset) => {
+                if selector >= end {
+                    return Err(Errno::EFAULT);
+                }
+                Ok(Some(UserDispatch { offset, len, selector }))
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// What a tracer sees (`struct ptrace_sud_config`): the mode, where the byte is, the code's place and length.
+    pub fn config(this: Option<UserDispatch>) -> [u64; 4] {
+        this.map_or([OFF, 0, 0, 0], |d| [ON, d.selector, d.offset, d.len])
+    }
+
+    /// The same from a tracer.
+    pub fn from_config(
+        [mode, selector, offset, len]: [u64; 4],
+        end: u64,
+    ) -> Result<Option<UserDispatch>, Errno> {
+        UserDispatch::wanted([mode, offset, len, selector], end)
+    }
 }
 
 impl Current {
@@ -35,16 +67,13 @@ impl Current {
         len: u64,
         selector: u64,
     ) -> SysResult {
-        let wanted = match mode {
-            OFF if offset == 0 && len == 0 && selector == 0 => None,
-            ON if offset == 0 || offset.checked_add(len).is_some_and(|end| end > offset) => {
-                if selector >= self.mm.user_range().end {
-                    return Err(Errno::EFAULT.into());
-                }
-                Some(UserDispatch { offset, len, selector })
-            }
-            _ => return Err(Errno::EINVAL.into()),
-        };
+        let end = self.mm.user_range().end;
+        self.put_user_dispatch(UserDispatch::wanted([mode, offset, len, selector], end)?);
+        Ok(0)
+    }
+
+    /// Has the task's own code serve those calls, or none.
+    pub fn put_user_dispatch(&mut self, wanted: Option<UserDispatch>) {
         self.user_dispatch = wanted;
         let _state = self.task.process.signals.lock();
         self.task.dispatches.store(wanted.is_some(), Ordering::SeqCst);
@@ -52,7 +81,6 @@ impl Current {
             self.task.watched.store(true, Ordering::SeqCst);
         }
         seccomp::allow(&self.task);
-        Ok(0)
     }
 
     /// Whether the call that has just been made goes to the application: it has its signal then, and nobody else sees it.

@@ -223,8 +223,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     cx.altstack = Default::default();
     cx.restart_block = None;
     if cx.user_dispatch.is_some() {
-        // It is off, and so is nothing else.
-        let _off = cx.set_user_dispatch(0, 0, 0, 0);
+        cx.put_user_dispatch(None);
     }
     cx.saved_mask = None;
     *task.name.lock() = loaded.name;

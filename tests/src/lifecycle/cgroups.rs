@@ -23,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     ("cgroups/inside", inside),
     ("cgroups/memory-of-tasks", memory_of_tasks),
     ("cgroups/oom-events", oom_events),
+    ("cgroups/oom-events-of-the-first", oom_events_of_the_first),
     ("cgroups/killed-stand-in", killed_stand_in),
     ("cgroups/without-systemd", without_systemd),
 ];
@@ -488,11 +489,23 @@ fn inside(c: &Context) -> Outcome {
 /// What ends inside for its memory is counted by the container's group on the host, where engines look, and the group's limits
 /// are as they were.
 fn oom_events(c: &Context) -> Outcome {
+    counts_oom(c, None)
+}
+
+/// Also where the container's processes are the first that the host is to kill, which all of them say there.
+fn oom_events_of_the_first(c: &Context) -> Outcome {
+    counts_oom(c, Some(1000))
+}
+
+fn counts_oom(c: &Context, score: Option<i32>) -> Outcome {
     let id = unique("o");
     let script = "trap 'exit 7' TERM; (exec dd if=/dev/zero of=/dev/null bs=200M count=1) 2>/dev/null; echo $?
                   while :; do sleep 0.1; done";
     let mut config = bundle::config(&["sh", "-c", script], &[]);
     config["linux"]["resources"]["memory"] = json!({ "limit": 64 << 20, "swap": 64 << 20 });
+    if let Some(score) = score {
+        config["process"]["oomScoreAdj"] = json!(score);
+    }
     let _b = c.bundle_with("b", &config)?;
     let running =
         c.start(&["run", "--bundle", &c.text_path("b"), "--pid-file", &c.text_path("pid"), &id])?;
@@ -512,6 +525,17 @@ fn oom_events(c: &Context) -> Outcome {
     ];
     c.eventually("the limits are as they were", || Ok(holds(pid, &limits).is_ok()))?;
     holds(pid, &limits)?;
+    if let Some(score) = score {
+        let members = fs::read_to_string(group.join("cgroup.procs"))?;
+        ensure!(members.lines().any(|member| member == pid.to_string()), "{members}");
+        c.eventually("the score is as it was", || {
+            let scores = members.lines().map(|member| {
+                fs::read_to_string(format!("/proc/{member}/oom_score_adj")).unwrap_or_default()
+            });
+            // Whoever has ended meanwhile has none.
+            Ok(scores.into_iter().all(|s| s.is_empty() || s.trim() == score.to_string()))
+        })?;
+    }
     c.must(&["kill", &id, "TERM"])?;
     let done = running.end(c.limit())?;
     ensure!(done.end.shell_status() == Some(7), "{}: {}", done.end, done.err());

@@ -5,7 +5,8 @@
 //! raises the event; only a process that the kernel kills does. So the container's stand-in makes one in the group for
 //! that: it lowers the group's limit to a little above what is used, has a child touch memory until it is killed for it,
 //! and puts the limit back. The child asks to be killed first (`oom_score_adj`), and so does a second one that only waits: while
-//! the limit is low, whoever else needs memory there finds one of them to kill.
+//! the limit is low, whoever else needs memory there finds one of them to kill. Where the container's own processes ask to be
+//! killed before others (`process.oomScoreAdj`), they do not for that time.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -63,17 +64,20 @@ pub struct Alarm {
     memory: Folder,
     files: &'static Files,
     proc: OwnedFd,
+    /// What the group's processes have as `oom_score_adj`.
+    score: i32,
     last: Option<Instant>,
 }
 
 impl Alarm {
-    /// For a container's groups; `None` where none of them counts memory.
-    pub fn of(group: Open) -> Option<Alarm> {
+    /// For a container's groups, and the `oom_score_adj` of what is in them; `None` where none of them counts memory.
+    pub fn of(group: Open, score: Option<i32>) -> Option<Alarm> {
         let files = if group.unified { &V2 } else { &V1 };
         let memory = group.into_group_with("memory")?;
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let proc = nix::fcntl::open("/proc", flags, Mode::empty()).ok()?;
-        memory.has(files.limit).then_some(Alarm { memory, files, proc, last: None })
+        let score = score.unwrap_or(0);
+        memory.has(files.limit).then_some(Alarm { memory, files, proc, score, last: None })
     }
 
     /// Raises the event. The caller has one thread, and is in the group.
@@ -99,6 +103,7 @@ impl Alarm {
         }
         let host = |e: Errno| Error::file(Path::new("/proc"), e.into());
         let usage = self.memory.number(self.files.usage)?;
+        let _scores = (self.score > 0).then(|| Unscored::new(self)).transpose()?;
         let _guard = Member::start(&self.proc, None).map_err(host)?;
         let victim = Member::start(&self.proc, usage.checked_add(BEYOND)).map_err(host)?;
         let _limit = Lowered::new(&self.memory, self.files.limit, |old| {
@@ -152,6 +157,41 @@ impl Drop for Lowered<'_> {
         };
         if let Err(e) = back {
             crate::error!("{e}");
+        }
+    }
+}
+
+/// The group's processes without the score of theirs until this is dropped: with it, they could come before a member.
+struct Unscored<'a>(&'a Alarm);
+
+impl<'a> Unscored<'a> {
+    fn new(alarm: &'a Alarm) -> Result<Self, Error> {
+        let unscored = Unscored(alarm);
+        unscored.set(0)?;
+        Ok(unscored)
+    }
+
+    /// Gives it to all that are there, those that have come meanwhile too.
+    fn set(&self, score: i32) -> Result<(), Error> {
+        let Alarm { memory, proc, .. } = self.0;
+        for pid in memory.read("cgroup.procs")?.lines() {
+            let path = format!("{pid}/oom_score_adj");
+            let set = openat(proc, path.as_str(), OFlag::O_WRONLY, Mode::empty())
+                .and_then(|file| write(&file, score.to_string().as_bytes()));
+            match set {
+                // It has ended.
+                Ok(_) | Err(Errno::ENOENT | Errno::ESRCH) => {}
+                Err(e) => return Err(Error::file(&Path::new("/proc").join(path), e.into())),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unscored<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.set(self.0.score) {
+            crate::warning!("{e}");
         }
     }
 }

@@ -193,13 +193,11 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
             other => other?,
         }
         state = folder.read();
-        if let Err(state::Error::NotFound) = state {
-            return remove(folder, None, args.force).map(drop);
-        }
         folder.unlock();
     }
     let state = match state {
         Ok(state) => state,
+        Err(state::Error::NotFound) => return remove(folder, None, args.force).map(drop),
         Err(e) if args.force => {
             crate::warning!("{e}");
             return remove(folder, None, true).map(drop);

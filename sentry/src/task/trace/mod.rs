@@ -27,6 +27,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use super::dispatch::UserDispatch;
 use super::{CloneFlags, Current, PidTable, Process, Task, cap};
 use crate::errno::Errno;
 use crate::platform::{Registers, RestartArea};
@@ -147,6 +148,8 @@ pub struct Stopped {
     pub debug: DebugRegisters,
     /// Its restartable-sequences area.
     pub rseq: Option<RestartArea>,
+    /// The calls that its own code serves.
+    pub user_dispatch: Option<UserDispatch>,
     /// Its registers, with what Linux shows of an interrupted call in rax.
     pub regs: Registers,
     /// Its vector state, one standard-format XSAVE image.

@@ -146,6 +146,7 @@ fn publish(cx: &mut Current, stop: &Stop) -> Stopped {
     Stopped {
         debug: cx.debug,
         rseq: cx.rseq.as_ref().map(Rseq::area),
+        user_dispatch: cx.user_dispatch,
         regs,
         xstate,
         xstate_changed: false,
@@ -201,6 +202,9 @@ fn take_back(cx: &mut Current, stopped: &Stopped) {
     }
     if stopped.debug != cx.debug {
         cx.set_debug(stopped.debug);
+    }
+    if stopped.user_dispatch != cx.user_dispatch {
+        cx.put_user_dispatch(stopped.user_dispatch);
     }
     if stopped.mask_changed {
         cx.saved_mask = None;
