@@ -31,6 +31,62 @@ static void all(const char *label, struct prctl_mm_map m) {
     int r = prctl(PR_SET_MM, PR_SET_MM_MAP, &m, sizeof m, 0);
     printf("%s: %d %s\n", label, r, r ? strerrorname_np(errno) : "");
 }
+static void shown(const char *label, const char *file) {
+    static char text[20000];
+    int fd = open(file, O_RDONLY);
+    ssize_t n = read(fd, text, sizeof text);
+    close(fd);
+    unsigned sum = 0;
+    for (ssize_t i = 0; i < n; i++) sum = sum * 31 + (unsigned char)text[i];
+    printf("  %s, %s: %zd %u [%.*s]\n", label, file + 11, n, sum, n < 60 ? (int)n : 0, text);
+}
+// Where arguments and environment may lie, and what is shown of them then.
+static void places(struct prctl_mm_map was) {
+    char *anon = mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *shared = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int fd = open("/tmp/words", O_CREAT | O_RDWR, 0644);
+    CHECK(fd >= 0 && ftruncate(fd, 4096) == 0);
+    char *file = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    CHECK(anon != MAP_FAILED && shared != MAP_FAILED && file != MAP_FAILED);
+    static const char words[] = "one\0two\0three";
+    for (int i = 0; i < 3; i++) memcpy(i == 0 ? anon : i == 1 ? shared : file, words, sizeof words);
+    struct {
+        const char *label;
+        char *start, *end, *env, *env_end;
+    } cases[] = {
+        {"anonymous", anon, anon + sizeof words, anon + 100, anon + 120},
+        {"shared", shared, shared + sizeof words, shared, shared + 8},
+        {"of a file", file, file + sizeof words, file, file + 8},
+        {"empty", anon, anon, anon, anon},
+        {"a title", anon, anon + 3, anon + 3, anon + 3},
+        {"a title that goes on", anon, anon + 2, anon + 2, anon + 100},
+        {"a title that goes on a little", anon, anon + 2, anon + 2, anon + 3},
+        {"a title with the environment elsewhere", anon, anon + 2, anon + 3, anon + 100},
+        {"a title of many words", anon, anon + sizeof words - 1, anon + sizeof words - 1, anon + 100},
+        {"long", anon, anon + 3 * 4096, anon, anon + 3 * 4096},
+        {"into what is gone", anon + 3 * 4096 - 10, anon + 3 * 4096 + 10, anon + 3 * 4096 - 10, anon + 3 * 4096 + 10},
+        {"what is gone", anon + 3 * 4096, anon + 3 * 4096 + 10, anon + 3 * 4096, anon + 3 * 4096 + 10},
+        {"into what cannot be read", anon + 3 * 4096 + 4090, anon + 4 * 4096 + 10, anon + 4 * 4096, anon + 4 * 4096 + 10},
+        {"a long title", anon + 4000, anon + 4010, anon + 4010, anon + 3 * 4096},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct prctl_mm_map m = was;
+        m.arg_start = (uintptr_t)cases[i].start, m.arg_end = (uintptr_t)cases[i].end;
+        m.env_start = (uintptr_t)cases[i].env, m.env_end = (uintptr_t)cases[i].env_end;
+        if (i == 9) {
+            for (int n = 0; n < 3 * 4096; n++) anon[n] = n % 100 == 99 ? 0 : 'a' + n % 26;
+            anon[3 * 4096 - 1] = 0;
+        }
+        all(cases[i].label, m);
+        if (i == 10) CHECK(mprotect(anon + 4 * 4096, 4096, PROT_NONE) == 0);
+        if (i == 10) CHECK(munmap(anon + 3 * 4096, 4096) == 0);
+        if (i == 12) CHECK(mmap(anon + 3 * 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+        if (i == 13) memset(anon, 'x', 3 * 4096);
+        shown(cases[i].label, "/proc/self/cmdline");
+        shown(cases[i].label, "/proc/self/environ");
+    }
+    all("as it was", was);
+}
 int main(void) {
     static char data[64];
     // Linux shows no arguments that lie in a file's pages.
@@ -49,6 +105,7 @@ int main(void) {
     SHOW(prctl(PR_SET_MM, 0, data, 0, 0));
     SHOW(prctl(PR_SET_MM, 16, data, 0, 0));
     all("as it is", was);
+    places(was);
     m = was, m.arg_start = (uintptr_t)name, m.arg_end = (uintptr_t)name + 13;
     all("arguments", m);
     cmdline();

@@ -128,6 +128,10 @@ pub trait Inode: Send + Sync + Any {
     fn perm(&self) -> Result<Perm, Errno> {
         Ok(self.attr()?.perm())
     }
+    /// Whether it lets the caller in at all, whatever its permissions say. The error where not.
+    fn admits(&self, _cx: &Cx<'_>) -> Result<(), Errno> {
+        Ok(())
+    }
     /// Its mode as it was last known, without asking anybody: each write looks for set-ID bits in it.
     fn known_mode(&self) -> Result<u32, Errno> {
         Ok(self.perm()?.mode)

@@ -117,6 +117,7 @@ impl Cx<'_> {
             return Err(Errno::EACCES);
         }
         let perm = inode.perm()?;
+        inode.admits(self)?;
         perm::check(self.creds, perm, want)?;
         if matches!(kind, FileType::CharDevice | FileType::BlockDevice) {
             devices::check_open(self, kind, inode.attr()?.rdev, want)?;

@@ -48,6 +48,7 @@ pub fn check(creds: &Creds, perm: Perm, want: Access) -> Result<(), Errno> {
 
 /// Whether the caller has this access to `inode`.
 pub fn permission(cx: &Cx<'_>, inode: &dyn Inode, want: Access) -> Result<(), Errno> {
+    inode.admits(cx)?;
     check(cx.creds, inode.perm()?, want)
 }
 

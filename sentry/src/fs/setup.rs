@@ -104,15 +104,7 @@ pub fn internal(
     match fstype {
         "tmpfs" => Ok(Tmpfs::new("tmpfs", &Options::parse(data, creds)?)?),
         "devtmpfs" => Ok(dev::devtmpfs(&Options::parse(data, creds)?)?),
-        "proc" => {
-            let known = |word: &[u8]| {
-                word.starts_with(b"hidepid=")
-                    || word.starts_with(b"gid=")
-                    || word.starts_with(b"subset=")
-            };
-            no_words_but(data, known)?;
-            Ok(ProcFs::new(mounter.container, mounter.pidns))
-        }
+        "proc" => Ok(ProcFs::new(mounter.container, mounter.pidns, &creds.userns, data)?),
         "sysfs" => {
             no_words_but(data, |_| false)?;
             Ok(sysfs::new()?)

@@ -12,10 +12,20 @@ impl Mm {
     /// Reads what is mapped at `addr`, whatever the protection. How many bytes, up to the first page
     /// that cannot be had.
     pub fn peek(&self, addr: u64, buf: &mut [u8]) -> usize {
+        self.peek_where(addr, buf, |_| true)
+    }
+
+    /// Reads what is at `addr`, as far as it is memory of the application's own and of no file, which it may read itself
+    /// (FOLL_ANON of mm/gup.c): reading it waits for nobody. How many bytes.
+    pub fn peek_anonymous(&self, addr: u64, buf: &mut [u8]) -> usize {
+        self.peek_where(addr, buf, |vma| vma.file.is_none() && vma.prot.contains(Prot::READ))
+    }
+
+    fn peek_where(&self, addr: u64, buf: &mut [u8], fits: impl Fn(&Vma) -> bool) -> usize {
         let mut done = 0;
         while let Some((at, len)) = self.piece(addr, done, buf.len()) {
             let Some(to) = buf.get_mut(done..done.saturating_add(len)) else { break };
-            if self.peek_page(at, to).is_none() {
+            if self.peek_page(at, to, &fits).is_none() {
                 break;
             }
             done = done.saturating_add(len);
@@ -45,9 +55,9 @@ impl Mm {
         (len > 0).then_some((at, len))
     }
 
-    fn peek_page(&self, at: u64, buf: &mut [u8]) -> Option<()> {
+    fn peek_page(&self, at: u64, buf: &mut [u8], fits: impl Fn(&Vma) -> bool) -> Option<()> {
         let state = self.state.lock();
-        let vma = state.vmas.find(at)?;
+        let vma = state.vmas.find(at).filter(|vma| fits(vma))?;
         let offset = (at % PAGE) as usize;
         if let Some(page) = state.pages.get(&(at / PAGE)) {
             platform().read_frame(page.frame.frame(), offset, buf);

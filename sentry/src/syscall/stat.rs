@@ -202,7 +202,7 @@ fn do_access(cx: &Current, dirfd: i32, addr: u64, want: u32, flags: u32) -> SysR
     {
         return Err(Errno::EACCES.into());
     }
-    perm::check(&creds, inode.perm()?, want)?;
+    perm::permission(&view, &**inode, want)?;
     let on_disk = matches!(kind, FileType::Regular | FileType::Directory | FileType::Symlink);
     if want.contains(Access::WRITE) && on_disk {
         found.mount.check_write()?;

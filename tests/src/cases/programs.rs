@@ -52,6 +52,8 @@ pub(super) const CASES: &[Case] = both![
     ("overlay", 20; "CAP_SYS_ADMIN"; "CAP_MKNOD"),
     // Linux fails a rename of these with ESTALE for who lacks the last.
     ("overlayrandom", 60; "CAP_SYS_ADMIN"; "CAP_MKNOD"; "CAP_DAC_READ_SEARCH"),
+    ("tmpfsspace", 20; "CAP_SYS_ADMIN"),
+    ("hidepid", 20; "CAP_SYS_ADMIN"),
     ("timens", 20; "CAP_SYS_ADMIN"; "CAP_SYS_TIME"),
     ("sharedmem", 20),
     ("messages", 20),

@@ -83,9 +83,6 @@ const WITHOUT_MEANING: &[&str] =
 /// Words that stand for something that is not done here, which the log names.
 const NOT_HONOURED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
 
-/// Of proc, what hides processes, of which the container has no others.
-const PROC: &[&str] = &["hidepid=", "gid=", "subset="];
-
 /// File systems of the sentry's own.
 const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
 
@@ -117,9 +114,7 @@ pub fn mount(
             flags = if *set { flags | flag } else { flags & !flag };
         } else if let Some(flags) = propagation(option) {
             spreads.push(flags);
-        } else if NOT_HONOURED.contains(&option.as_str())
-            || fstype == "proc" && PROC.iter().any(|word| option.starts_with(word))
-        {
+        } else if NOT_HONOURED.contains(&option.as_str()) {
             crate::warning!("config.json: {}: {option} is not honoured", field("options"));
         } else if WITHOUT_MEANING.contains(&option.as_str()) {
             bind |= option == "bind" || option == "rbind";

@@ -177,7 +177,7 @@ impl Node {
                 Err(e) => return Err(e),
             }
         }
-        upper.adopt_xattrs(xattrs);
+        upper.adopt_xattrs(xattrs)?;
         if !nameless && let Some(me) = self.this.upgrade() {
             let old = self.shared.nodes.lock().insert(address(lower), Slot::Pinned(me));
             drop(old);
@@ -530,7 +530,12 @@ impl Inode for Node {
         target: &[u8],
         new: New,
     ) -> Result<Arc<dyn Inode>, Errno> {
-        Ok(self.make(name, FileType::Symlink, new, Content::Link(target.into()))?)
+        Ok(self.make(
+            name,
+            FileType::Symlink,
+            new,
+            Content::link(self.shared.upper.shared(), target)?,
+        )?)
     }
 
     fn link(&self, _cx: &Cx<'_>, name: &[u8], inode: &Arc<dyn Inode>) -> Result<(), Errno> {

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod dirs;
+mod hiding;
 mod idmap;
 mod locks;
 mod memfile;
@@ -31,7 +32,10 @@ use super::inode::{Caching, FileSystem, Inode, Link};
 use super::types::StatFs;
 use crate::errno::Errno;
 use crate::kernel::Container;
-use crate::task::{AccessMode, PidNamespace, Process, Task, cap, may_access};
+use crate::sync::SpinLock;
+use crate::task::{AccessMode, PidNamespace, Process, Task, UserNamespace, cap, may_access};
+
+use hiding::Hiding;
 
 /// PROC_SUPER_MAGIC (linux/magic.h).
 const MAGIC: u64 = 0x9fa0;
@@ -196,6 +200,7 @@ struct Shared {
     dev: u64,
     container: Weak<Container>,
     pidns: Arc<PidNamespace>,
+    hiding: SpinLock<Hiding>,
 }
 
 /// A procfs.
@@ -205,12 +210,20 @@ pub struct ProcFs {
 }
 
 impl ProcFs {
-    /// One that shows the processes of this pid namespace of a container.
-    pub fn new(container: &Weak<Container>, pidns: &Arc<PidNamespace>) -> Arc<ProcFs> {
+    /// One that shows the processes of this pid namespace of a container, as mount data of somebody's in a user
+    /// namespace has it. `EINVAL` for what is not understood.
+    pub fn new(
+        container: &Weak<Container>,
+        pidns: &Arc<PidNamespace>,
+        userns: &UserNamespace,
+        data: &[u8],
+    ) -> Result<Arc<ProcFs>, Errno> {
+        let hiding = Hiding::default().with(data, userns)?;
         let (container, pidns) = (container.clone(), pidns.clone());
-        let shared = Arc::new(Shared { dev: next_dev(), container, pidns });
+        let hiding = SpinLock::new(hiding);
+        let shared = Arc::new(Shared { dev: next_dev(), container, pidns, hiding });
         let root = node::Node::root(&shared);
-        Arc::new(ProcFs { shared, root })
+        Ok(Arc::new(ProcFs { shared, root }))
     }
 }
 
@@ -235,7 +248,13 @@ impl FileSystem for ProcFs {
         Caching::None
     }
 
-    fn remount(&self, _data: &[u8]) -> Result<(), Errno> {
+    fn options(&self) -> String {
+        self.shared.hiding.lock().options()
+    }
+
+    fn remount(&self, data: &[u8]) -> Result<(), Errno> {
+        let new = self.shared.hiding.lock().with(data, &UserNamespace::default())?;
+        *self.shared.hiding.lock() = new;
         Ok(())
     }
 }

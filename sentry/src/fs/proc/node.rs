@@ -136,9 +136,14 @@ impl Node {
         };
         Ok(match self.place {
             Place::Root => {
+                let hiding = *self.shared.hiding.lock();
                 let pids = self.shared.pidns.processes();
-                let pids = pids.iter().map(|(nr, _)| (decimal((*nr).into()), FileType::Directory));
-                table(system::ENTRIES).chain(pids).collect()
+                let shown = pids.iter().filter(|(_, process)| {
+                    !hiding.hides_presence(cx, process.first_task().as_ref())
+                });
+                let pids = shown.map(|(nr, _)| (decimal((*nr).into()), FileType::Directory));
+                let own = if hiding.only_processes { &[] } else { system::ENTRIES };
+                table(own).chain(table(system::LINKS)).chain(pids).collect()
             }
             Place::Process(false) => {
                 table(process::ENTRIES).chain(table(process::PROCESS_ONLY)).collect()
@@ -237,6 +242,15 @@ impl Inode for Node {
         })
     }
 
+    fn admits(&self, cx: &Cx<'_>) -> Result<(), Errno> {
+        match (self.place, &self.subject) {
+            (Place::Process(false), Some(subject)) => {
+                self.shared.hiding.lock().admits(cx, subject.task().as_ref())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn set_attr(&self, _cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno> {
         // A shell truncates what it writes to (`echo 1 > /proc/...`): there is nothing to cut off.
         let only_size = SetAttr { size: set.size, ..SetAttr::default() };
@@ -272,9 +286,17 @@ impl Inode for Node {
                             Subject { process: task.process.clone(), task: Some(task) }
                         }
                     };
+                    let hiding = *self.shared.hiding.lock();
+                    if hiding.hides_presence(cx, subject.task().as_ref()) {
+                        return Err(Errno::ENOENT);
+                    }
                     Some(self.child(Some(subject), Place::Process(false), name))
                 }
-                None => self.in_table(system::ENTRIES, name),
+                None => {
+                    let only_processes = self.shared.hiding.lock().only_processes;
+                    let own = if only_processes { &[] } else { system::ENTRIES };
+                    self.in_table(own, name).or_else(|| self.in_table(system::LINKS, name))
+                }
             },
             Place::Process(thread) => {
                 self.in_table(process::ENTRIES, name).or_else(|| match thread {

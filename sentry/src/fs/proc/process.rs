@@ -158,35 +158,45 @@ fn auxv(about: &About<'_>) -> Result<Vec<u8>, Errno> {
     Ok(mm_of(&*about.inspect()?).map_or_else(Vec::new, |mm| mm.auxv()))
 }
 
-/// Memory of the process, as far as it can be read.
+/// Strings of the process, as far as they are in memory that is nobody else's.
 fn memory(mm: &Mm, start: u64, end: u64) -> Vec<u8> {
     let len = end.saturating_sub(start).min(MAX_STRINGS);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    if let Err((done, _)) = mm.copy_in_partial(start, &mut bytes) {
-        bytes.truncate(done);
-    }
+    let there = mm.peek_anonymous(start, &mut bytes);
+    bytes.truncate(there);
     bytes
 }
 
 fn cmdline(about: &About<'_>) -> Result<Vec<u8>, Errno> {
     let Some(mm) = about.subject()?.task().and_then(|t| mm_of(&t)) else { return Ok(Vec::new()) };
     let layout = mm.layout();
-    let mut bytes = memory(&mm, layout.arg_start, layout.arg_end);
-    // setproctitle: without a zero at the end of the arguments, the text goes on in the environment.
-    if bytes.last().is_some_and(|b| *b != 0) {
-        let more = memory(&mm, layout.env_start, layout.env_end);
-        bytes.extend(more);
-        if let Some(end) = bytes.iter().position(|b| *b == 0) {
-            bytes.truncate(end);
-        }
+    let (start, end) = (layout.arg_start, layout.arg_end);
+    if start >= end {
+        return Ok(Vec::new());
     }
-    Ok(bytes)
+    // setproctitle: without a zero at the end of the arguments they are one text, which may go on in the environment behind
+    // them (get_mm_cmdline() of fs/proc/base.c).
+    let last = memory(&mm, end.saturating_sub(1), end);
+    if last.first().is_none_or(|last| *last == 0) {
+        return Ok(memory(&mm, start, end));
+    }
+    let behind = layout.env_start == end && layout.env_end >= end;
+    let end = if behind { layout.env_end } else { end };
+    let mut title = memory(&mm, start, start.saturating_add(PAGE_SIZE as u64));
+    if let Some(zero) = title.iter().position(|b| *b == 0) {
+        title.truncate(zero.saturating_add(1));
+    }
+    title.truncate(usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX));
+    Ok(title)
 }
 
 fn environ(about: &About<'_>) -> Result<Vec<u8>, Errno> {
     let Some(mm) = mm_of(&*about.inspect()?) else { return Ok(Vec::new()) };
     let layout = mm.layout();
-    Ok(memory(&mm, layout.env_start, layout.env_end))
+    let len = layout.env_end.saturating_sub(layout.env_start).min(MAX_STRINGS);
+    // All of it or nothing (environ_read()).
+    let all = Some(memory(&mm, layout.env_start, layout.env_end));
+    Ok(all.filter(|all| all.len() as u64 == len).unwrap_or_default())
 }
 
 /// The name of the task, or what is left of it.

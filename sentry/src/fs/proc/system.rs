@@ -37,7 +37,6 @@ pub(super) const ENTRIES: &[Entry] = &[
         out.push_str("major minor  #blocks  name\n\n");
         Ok(())
     }),
-    link("self", myself),
     text("stat", stat),
     text("swaps", |_, out| {
         out.push_str("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
@@ -45,7 +44,6 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     dir("sys", super::sys::ENTRIES),
     dir("sysvipc", super::sysvipc::ENTRIES),
-    link("thread-self", my_thread),
     text("uptime", uptime),
     text("version", |_, out| {
         let _ = writeln!(out, "Linux version {RELEASE} (ringwall) {VERSION}");
@@ -53,6 +51,9 @@ pub(super) const ENTRIES: &[Entry] = &[
     }),
     text("vmstat", vmstat),
 ];
+
+/// Links to processes, which are there too where nothing but processes is.
+pub(super) const LINKS: &[Entry] = &[link("self", myself), link("thread-self", my_thread)];
 
 fn nothing(_: &About<'_>, _: &mut String) -> Result<(), Errno> {
     Ok(())

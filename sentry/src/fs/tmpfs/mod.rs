@@ -102,6 +102,9 @@ fn parse_size(text: &str) -> Result<u64, Errno> {
     number.checked_mul(1 << shift).ok_or(Errno::EINVAL)
 }
 
+/// What an inode takes of the room for inodes, bytes; its attributes take more of it (BOGO_INODE_SIZE, mm/shmem.c).
+const INODE_SPACE: u64 = 1024;
+
 /// What all inodes of one tmpfs share.
 pub struct Shared {
     dev: u64,
@@ -109,7 +112,8 @@ pub struct Shared {
     max_pages: AtomicU64,
     max_inodes: AtomicU64,
     pages: AtomicU64,
-    inodes: AtomicU64,
+    /// Bytes that inodes and their attributes take.
+    space: AtomicU64,
     next_ino: AtomicU64,
 }
 
@@ -118,11 +122,21 @@ impl Shared {
         self.next_ino.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn add(count: &AtomicU64, limit: &AtomicU64, n: u64) -> Result<(), Errno> {
-        let limit = match limit.load(Ordering::Relaxed) {
-            0 => u64::MAX,
-            limit => limit,
+    /// Takes room for an inode or its attributes. `ENOSPC` where there is none.
+    fn take(&self, bytes: u64) -> Result<(), Errno> {
+        let most = match self.max_inodes.load(Ordering::Relaxed) {
+            // They are in memory of the sentry's, which the frames of files do not count: a quarter of all is enough.
+            0 => platform().frame_counts().1,
+            most => most,
         };
+        Self::add(&self.space, most.saturating_mul(INODE_SPACE), bytes)
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.space.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn add(count: &AtomicU64, limit: u64, n: u64) -> Result<(), Errno> {
         count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |now| {
                 now.checked_add(n).filter(|sum| *sum <= limit)
@@ -134,7 +148,11 @@ impl Shared {
 
 impl Charge for Shared {
     fn charge(&self, pages: u64) -> Result<(), Errno> {
-        Self::add(&self.pages, &self.max_pages, pages)
+        let limit = match self.max_pages.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit,
+        };
+        Self::add(&self.pages, limit, pages)
     }
 
     fn refund(&self, pages: u64) {
@@ -159,7 +177,7 @@ impl Tmpfs {
             max_pages: AtomicU64::new(options.size.div_ceil(PAGE_SIZE as u64)),
             max_inodes: AtomicU64::new(options.inodes),
             pages: AtomicU64::new(0),
-            inodes: AtomicU64::new(0),
+            space: AtomicU64::new(0),
             next_ino: AtomicU64::new(1),
         });
         let root = Node::new(&shared, FileType::Directory, options.root, node::Content::dir(), 2)?;
@@ -192,18 +210,17 @@ impl FileSystem for Tmpfs {
 
     fn statfs(&self) -> Result<StatFs, Errno> {
         let s = &self.shared;
-        let free = |used: &AtomicU64, most: &AtomicU64| {
-            most.load(Ordering::Relaxed).saturating_sub(used.load(Ordering::Relaxed))
-        };
-        let bfree = free(&s.pages, &s.max_pages);
+        let free = |used: &AtomicU64, most: u64| most.saturating_sub(used.load(Ordering::Relaxed));
+        let bfree = free(&s.pages, s.max_pages.load(Ordering::Relaxed));
+        let files = s.max_inodes.load(Ordering::Relaxed);
         Ok(StatFs {
             kind: MAGIC,
             bsize: PAGE_SIZE as u64,
             blocks: s.max_pages.load(Ordering::Relaxed),
             bfree,
             bavail: bfree,
-            files: s.max_inodes.load(Ordering::Relaxed),
-            ffree: free(&s.inodes, &s.max_inodes),
+            files,
+            ffree: free(&s.space, files.saturating_mul(INODE_SPACE)) / INODE_SPACE,
             fsid: s.dev,
             namelen: NAME_MAX as u64,
         })
@@ -250,7 +267,8 @@ impl FileSystem for Tmpfs {
             self.shared.max_pages.store(pages, Ordering::Relaxed);
         }
         if data.windows(10).any(|w| w == b"nr_inodes=") {
-            if options.inodes != 0 && options.inodes < self.shared.inodes.load(Ordering::Relaxed) {
+            let room = options.inodes.saturating_mul(INODE_SPACE);
+            if options.inodes != 0 && room < self.shared.space.load(Ordering::Relaxed) {
                 return Err(Errno::EINVAL);
             }
             self.shared.max_inodes.store(options.inodes, Ordering::Relaxed);

@@ -3,24 +3,25 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 
-use super::Shared;
 use super::file::{Body, DirOps, FileHandle};
+use super::{INODE_SPACE, Shared};
 use crate::errno::Errno;
 use crate::fs::anon::apply;
 use crate::fs::context::Cx;
 use crate::fs::inode::{Created, FileOps, Inode, Link};
 use crate::fs::lock::InodeState;
+use crate::fs::pages::Charge;
 use crate::fs::types::{
     Attr, DirEntry, FileType, New, OpenFlags, Perm, RenameFlags, SetAttr, Time, mode,
 };
-use crate::mm::Mappable;
-use crate::platform::PAGE_SIZE;
+use crate::mm::{FrameRef, Mappable};
+use crate::platform::{PAGE_SIZE, platform};
 use crate::sync::SpinLock;
 use crate::task::filecaps;
 
@@ -29,6 +30,57 @@ const DIRENT_SIZE: u64 = 20;
 
 /// Extended attributes by their names.
 type Xattrs = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
+/// What an attribute takes of the room for inodes, bytes (simple_xattr_space(), fs/xattr.c).
+fn space(name: &[u8], value: &[u8]) -> u64 {
+    (name.len() as u64).saturating_add(value.len() as u64).saturating_add(40)
+}
+
+/// The target of a symbolic link.
+pub enum Target {
+    /// One that is kept with the inode.
+    Short(Box<[u8]>),
+    /// One that has a page of the file system's.
+    Long {
+        /// The page, whose beginning it is.
+        page: FrameRef,
+        /// Its length.
+        len: usize,
+        /// Who has paid for the page.
+        shared: Arc<Shared>,
+    },
+}
+
+/// From this length on a target has a page (SHORT_SYMLINK_LEN, mm/shmem.c).
+const LONG_TARGET: usize = 128;
+
+impl Target {
+    fn len(&self) -> usize {
+        match self {
+            Target::Short(text) => text.len(),
+            Target::Long { len, .. } => *len,
+        }
+    }
+
+    fn text(&self) -> Vec<u8> {
+        match self {
+            Target::Short(text) => text.to_vec(),
+            Target::Long { page, len, .. } => {
+                let mut text = vec![0; (*len).min(PAGE_SIZE)];
+                platform().read_frame(page.frame(), 0, &mut text);
+                text
+            }
+        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Target::Long { shared, .. } = self {
+            shared.refund(1);
+        }
+    }
+}
 
 /// An inode.
 pub struct Node {
@@ -50,7 +102,7 @@ pub enum Content {
     /// A directory's entries.
     Dir(SpinLock<Entries>),
     /// A symbolic link's target.
-    Link(Box<[u8]>),
+    Link(Target),
     /// A device number, or nothing.
     Special,
 }
@@ -59,6 +111,20 @@ impl Content {
     /// An empty directory.
     pub fn dir() -> Content {
         Content::Dir(SpinLock::new(Entries::default()))
+    }
+
+    /// A symbolic link. `ENOSPC` where its target has no room, `ENAMETOOLONG` where no page has room for it.
+    pub fn link(shared: &Arc<Shared>, target: &[u8]) -> Result<Content, Errno> {
+        if target.len() < LONG_TARGET {
+            return Ok(Content::Link(Target::Short(target.into())));
+        }
+        if target.len() > PAGE_SIZE {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        shared.charge(1)?;
+        let page = FrameRef::alloc().inspect_err(|_| shared.refund(1))?;
+        platform().write_frame(page.frame(), 0, target);
+        Ok(Content::Link(Target::Long { page, len: target.len(), shared: shared.clone() }))
     }
 }
 
@@ -103,7 +169,7 @@ impl Node {
         content: Content,
         nlink: u32,
     ) -> Result<Arc<Node>, Errno> {
-        Shared::add(&shared.inodes, &shared.max_inodes, 1)?;
+        shared.take(INODE_SPACE)?;
         let now = Time::now();
         let ino = shared.ino();
         Ok(Arc::new_cyclic(|this: &Weak<Node>| Node {
@@ -144,10 +210,44 @@ impl Node {
         }
     }
 
-    /// Takes extended attributes over as they are.
-    pub fn adopt_xattrs(&self, all: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) {
-        let all = all.into_iter().map(|(name, value)| (name.into(), value.into()));
-        self.xattrs.lock().extend(all);
+    /// Takes extended attributes over as they are. `ENOSPC` where there is no room for one.
+    pub fn adopt_xattrs(
+        &self,
+        all: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+    ) -> Result<(), Errno> {
+        for (name, value) in all {
+            self.put_xattr(&name, &value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives it an attribute. `flags` are those of setxattr(2).
+    fn put_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<(), Errno> {
+        // The old one makes room only when it is gone.
+        let needed = space(name, value);
+        self.shared.take(needed)?;
+        let mut xattrs = self.xattrs.lock();
+        let refused = match (flags, xattrs.contains_key(name)) {
+            (1, true) => Some(Errno::EEXIST),
+            (2, false) => Some(Errno::ENODATA),
+            _ => None,
+        };
+        let unneeded = match refused {
+            Some(_) => Some(needed),
+            None => xattrs.insert(name.into(), value.into()).map(|old| space(name, &old)),
+        };
+        drop(xattrs);
+        self.shared.give_back(unneeded.unwrap_or(0));
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Takes an attribute away, if it has it.
+    fn take_xattr(&self, name: &[u8]) -> Option<()> {
+        let old = self.xattrs.lock().remove(name)?;
+        self.shared.give_back(space(name, &old));
+        let now = Time::now();
+        self.change(|a| a.ctime = now);
+        Some(())
     }
 
     fn entries(&self) -> Result<&SpinLock<Entries>, Errno> {
@@ -284,7 +384,12 @@ impl Inode for Node {
                 let count = entries.lock().by_name.len() as u64;
                 attr.size = count.saturating_add(2).saturating_mul(DIRENT_SIZE);
             }
-            Content::Link(target) => attr.size = target.len() as u64,
+            Content::Link(target) => {
+                attr.size = target.len() as u64;
+                if let Target::Long { .. } = target {
+                    attr.blocks = PAGE_SIZE as u64 / 512;
+                }
+            }
             Content::Special => {}
         }
         Ok(attr)
@@ -360,7 +465,7 @@ impl Inode for Node {
         target: &[u8],
         new: New,
     ) -> Result<Arc<dyn Inode>, Errno> {
-        Ok(self.make(name, FileType::Symlink, new, Content::Link(target.into()))?)
+        Ok(self.make(name, FileType::Symlink, new, Content::link(&self.shared, target)?)?)
     }
 
     fn link(&self, _cx: &Cx<'_>, name: &[u8], inode: &Arc<dyn Inode>) -> Result<(), Errno> {
@@ -455,7 +560,7 @@ impl Inode for Node {
 
     fn readlink(&self, _cx: &Cx<'_>) -> Result<Link, Errno> {
         match &self.content {
-            Content::Link(target) => Ok(Link::Text(target.to_vec())),
+            Content::Link(target) => Ok(Link::Text(target.text())),
             _ => Err(Errno::EINVAL),
         }
     }
@@ -484,14 +589,7 @@ impl Inode for Node {
         if name.starts_with(b"system.") {
             return Err(Errno::EOPNOTSUPP);
         }
-        let mut xattrs = self.xattrs.lock();
-        match (flags, xattrs.contains_key(name)) {
-            (1, true) => return Err(Errno::EEXIST),
-            (2, false) => return Err(Errno::ENODATA),
-            _ => {}
-        }
-        xattrs.insert(name.into(), value.into());
-        drop(xattrs);
+        self.put_xattr(name, value, flags)?;
         let now = Time::now();
         self.change(|a| a.ctime = now);
         Ok(())
@@ -508,24 +606,18 @@ impl Inode for Node {
 
     fn drop_caps(&self) {
         // Most have none, and are not locked long.
-        let old = self.xattrs.lock().remove(filecaps::NAME);
-        if old.is_some() {
-            let now = Time::now();
-            self.change(|a| a.ctime = now);
-        }
+        let _had = self.take_xattr(filecaps::NAME);
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
-        self.xattrs.lock().remove(name).ok_or(Errno::ENODATA)?;
-        let now = Time::now();
-        self.change(|a| a.ctime = now);
-        Ok(())
+        self.take_xattr(name).ok_or(Errno::ENODATA)
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.shared.inodes.fetch_sub(1, Ordering::Relaxed);
+        let attributes = self.xattrs.get_mut().iter().map(|(name, value)| space(name, value));
+        self.shared.give_back(attributes.sum::<u64>().saturating_add(INODE_SPACE));
         match &mut self.content {
             Content::File(body) => body.pages.clear(&*self.shared),
             Content::Dir(entries) => {
