@@ -126,7 +126,7 @@ impl Shared {
     fn take(&self, bytes: u64) -> Result<(), Errno> {
         let most = match self.max_inodes.load(Ordering::Relaxed) {
             // They are in memory of the sentry's, which the frames of files do not count: a quarter of all is enough.
-            0 => platform().frame_counts().1,
+            0 => own_frames().most,
             most => most,
         };
         Self::add(&self.space, most.saturating_mul(INODE_SPACE), bytes)
