@@ -310,9 +310,6 @@ static void waiting(void) {
     run(c, "a socket has no offset", made(IOCB_CMD_PREAD, s[0], buf, 8, 1));
     run(c, "nor to write", made(IOCB_CMD_PWRITE, s[0], buf, 8, 1));
     run(c, "nothing to write", made(IOCB_CMD_PWRITE, s[0], buf, 0, 1));
-    struct iocb i = made(IOCB_CMD_PREAD, p[0], buf, 8, 0);
-    i.aio_rw_flags = 8; // RWF_NOWAIT
-    run(c, "not to wait", i);
     pthread_t self = pthread_self();
     struct sigaction action = {.sa_handler = nothing};
     for (int restart = 0; restart < 2; restart++) {
