@@ -85,11 +85,12 @@ impl Session {
             let pick = |flag, id| if valid.contains(flag) { id } else { UNCHANGED };
             chown(inode, pick(SetValid::UID, set.uid), pick(SetValid::GID, set.gid))?;
         }
-        if valid.contains(SetValid::MODE) {
-            self.chmod(inode, set.mode)?;
-        }
         if valid.contains(SetValid::SIZE) {
             self.truncate(entry, set.size)?;
+        }
+        // Both of these take set-ID bits away that the client may mean to keep.
+        if valid.contains(SetValid::MODE) {
+            self.chmod(inode, set.mode)?;
         }
         if valid.intersects(SetValid::ATIME | SetValid::MTIME) {
             let pick = |flag, given, sec: u64, nsec: u64| match () {

@@ -374,7 +374,8 @@ impl Inode for NinepInode {
     fn set_attr(&self, _cx: &Cx<'_>, set: &SetAttr) -> Result<(), Errno> {
         let mut valid = SetValid::empty();
         let mut wire = wire::SetAttr::default();
-        if let Some(mode) = set.mode {
+        // Who may keep its set-ID bits when its size changes is not the process of the host that changes it.
+        if let Some(mode) = set.mode.or(set.size.and_then(|_| self.set_ids())) {
             valid |= SetValid::MODE;
             wire.mode = mode;
         }
@@ -777,12 +778,17 @@ impl NinepInode {
     /// It has been written with its set-ID bits still on it: the writer may keep them. The process of the host that writes
     /// donated files may not, so they are set anew.
     pub(super) fn keep_set_ids(&self) {
-        let mode = self.meta.lock().attr.mode;
-        if perm::drop_set_ids(mode).is_some() {
+        if let Some(mode) = self.set_ids() {
             let set = wire::SetAttr { valid: SetValid::MODE.bits(), mode, ..Default::default() };
             // The data is written, whatever becomes of this.
             let _ = self.call_simple(&Request::SetattrX { fid: self.fid, set });
         }
+    }
+
+    /// Its mode, if a write may take something away from it.
+    fn set_ids(&self) -> Option<u32> {
+        let mode = self.meta.lock().attr.mode;
+        perm::drop_set_ids(mode).map(|_| mode)
     }
 
     fn ask_xattr(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -843,6 +849,7 @@ impl NinepInode {
         let request = Request::Fallocate { fid: self.fid, mode, offset, length };
         self.remote.call(&request)?.reply().map(|_| ())?;
         self.this()?.wrote();
+        self.keep_set_ids();
         // What became of the size depends on the mode: the gofer knows.
         self.changed(|_| {});
         let size = self.attr()?.size;
