@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use sentry::control::{Call, ExitStatus, Failure, FailureKind, Reply};
 use sentry::platform::StreamId;
 
@@ -210,7 +211,8 @@ impl StandIn {
             FromSandbox::OutOfMemory => {
                 // Before anybody hears of the container's end, if this is the cause.
                 if let Some(alarm) = &mut self.alarm {
-                    alarm.raise();
+                    let sandbox = self.sandbox.as_ref().map(Child::pid).filter(|pid| *pid != 0);
+                    alarm.raise(sandbox.map(Pid::from_raw));
                 }
                 Found::Nothing
             }

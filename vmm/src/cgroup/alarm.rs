@@ -5,8 +5,9 @@
 //! raises the event; only a process that the kernel kills does. So the container's stand-in makes one in the group for
 //! that: it lowers the group's limit to a little above what is used, has a child touch memory until it is killed for it,
 //! and puts the limit back. The child asks to be killed first (`oom_score_adj`), and so does a second one that only waits: while
-//! the limit is low, whoever else needs memory there finds one of them to kill. Where the container's own processes ask to be
-//! killed before others (`process.oomScoreAdj`), they do not for that time.
+//! the limit is low, whoever else needs memory there finds one of them to kill. The sandbox, which may need more than that
+//! gives, stands still meanwhile. Where the container's own processes ask to be killed before others
+//! (`process.oomScoreAdj`), they do not for that time.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -18,14 +19,16 @@ use nix::libc;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid, pause, read, write};
 
 use super::folder::Folder;
 use super::{Error, Open};
 
 /// How far above what is used the limit goes, bytes: whatever else happens in the group meanwhile has room.
-const SLACK: u64 = 4 << 20;
+const SLACK: u64 = 16 << 20;
+/// The longest that the sandbox may take to stop.
+const STOP: Duration = Duration::from_millis(100);
 /// What the child touches at most beyond what is used, bytes. Page cache that the kernel can drop makes room for it first.
 const BEYOND: u64 = 64 << 20;
 /// The longest that the child may take.
@@ -80,13 +83,13 @@ impl Alarm {
         memory.has(files.limit).then_some(Alarm { memory, files, proc, score, last: None })
     }
 
-    /// Raises the event. The caller has one thread, and is in the group.
-    pub fn raise(&mut self) {
+    /// Raises the event. The caller has one thread, and is in the group; so is the sandbox, its child, if that is given.
+    pub fn raise(&mut self, sandbox: Option<Pid>) {
         if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
         self.last = Some(Instant::now());
-        match self.kill_one() {
+        match self.kill_one(sandbox) {
             Ok(true) => crate::debug!("the container's cgroup has counted an OOM kill"),
             Ok(false) => crate::warning!("the container's cgroup has not counted an OOM kill"),
             // Without the right to set limits, most likely.
@@ -95,7 +98,7 @@ impl Alarm {
     }
 
     /// Whether a process was killed.
-    fn kill_one(&self) -> Result<bool, Error> {
+    fn kill_one(&self, sandbox: Option<Pid>) -> Result<bool, Error> {
         let _lock = self.memory.lock()?;
         let (file, line) = self.files.unfit;
         if self.memory.has(file) && self.memory.read(file)?.lines().any(|l| l.trim() == line) {
@@ -106,6 +109,8 @@ impl Alarm {
         let _scores = (self.score > 0).then(|| Unscored::new(self)).transpose()?;
         let _guard = Member::start(&self.proc, None).map_err(host)?;
         let victim = Member::start(&self.proc, usage.checked_add(BEYOND)).map_err(host)?;
+        // What else it lets run wants memory as well, and may have just been given that of the process that was killed inside.
+        let _held = sandbox.map(Held::new);
         let _limit = Lowered::new(&self.memory, self.files.limit, |old| {
             let low = self.memory.number(self.files.usage).ok()?.checked_add(SLACK)?;
             (old > low).then(|| low.to_string())
@@ -158,6 +163,34 @@ impl Drop for Lowered<'_> {
         if let Err(e) = back {
             crate::error!("{e}");
         }
+    }
+}
+
+/// The sandbox, which stands still until this is dropped and takes no memory that the kernel would kill it for.
+struct Held(Pid);
+
+impl Held {
+    fn new(sandbox: Pid) -> Held {
+        let held = Held(sandbox);
+        let begun = Instant::now();
+        // Where it has ended, or stops too late, there is the slack.
+        if kill(sandbox, Signal::SIGSTOP).is_ok() {
+            let stops = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+            while matches!(
+                waitid(Id::Pid(sandbox), stops),
+                Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)
+            ) && begun.elapsed() < STOP
+            {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        held
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _gone_already = kill(self.0, Signal::SIGCONT);
     }
 }
 
