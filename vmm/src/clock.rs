@@ -1,6 +1,15 @@
 //! Clocks and dates.
 
+use std::time::Instant;
+
 use nix::libc;
+use nix::poll::PollTimeout;
+
+/// What is left until then, as poll(2) wants it: rounded up, so that nobody asks over and over in the last millisecond.
+pub fn poll_until(deadline: Instant) -> PollTimeout {
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+    PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
+}
 
 /// CLOCK_MONOTONIC, nanoseconds.
 pub fn monotonic() -> u64 {

@@ -25,6 +25,7 @@ use sentry::platform::StreamId;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Origin;
+use crate::clock;
 use crate::config;
 use crate::link::Link;
 use crate::protocol::{FromSandbox, ToSandbox};
@@ -235,14 +236,7 @@ impl Outputs {
         end: BorrowedFd<'_>,
         deadline: Option<Instant>,
     ) -> Result<bool, Option<Errno>> {
-        let timeout = match deadline {
-            None => PollTimeout::NONE,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-                // Rounded up, so that it is not asked over and over in the last millisecond.
-                PollTimeout::try_from(left.saturating_add(1)).unwrap_or(PollTimeout::MAX)
-            }
-        };
+        let timeout = deadline.map_or(PollTimeout::NONE, clock::poll_until);
         let mut fds = vec![PollFd::new(end, PollFlags::POLLIN)];
         let open: Vec<usize> = (0..2).filter(|n| self.0[*n].0.is_some()).collect();
         let streams = self.0.iter().filter_map(|(stream, _)| stream.as_ref());

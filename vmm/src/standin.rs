@@ -16,6 +16,7 @@ use sentry::control::{Call, ExitStatus, Failure, FailureKind, Reply};
 use sentry::platform::StreamId;
 
 use crate::cgroup::alarm::Alarm;
+use crate::clock;
 use crate::console::Console;
 use crate::footprint;
 use crate::link::{self, Link};
@@ -323,10 +324,7 @@ impl StandIn {
 
 /// What is left until then, as poll(2) wants it; `None`: nothing.
 fn until(deadline: Instant) -> Option<PollTimeout> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    // A part of a millisecond is waited for as well.
-    let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).saturating_add(1);
-    (!left.is_zero()).then(|| PollTimeout::from(millis))
+    (Instant::now() < deadline).then(|| clock::poll_until(deadline))
 }
 
 fn ended(status: WaitStatus) -> String {
