@@ -252,7 +252,9 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
                 // Tests of the machine are of KVM's alone; all of Docker's would take an hour of the VM's time, and run there when
                 // they are asked for.
                 let asked = options.select.iter().any(|part| part.starts_with("kvm/docker/"));
+                let timed = options.select.iter().any(|part| part.ends_with(docker::time::NAME));
                 let here = |name: &String| match suite {
+                    _ if name == docker::time::NAME => timed,
                     _ if name.starts_with(SYSTEMD) => false,
                     Suite::Kvm if name.starts_with(docker::PREFIX) => {
                         asked || docker::IN_VM.contains(&name.as_str())

@@ -3,12 +3,13 @@
 //! Each test is a shell script ([`THEMES`]) that makes steps; it runs with runc and with Ringwall as `docker run`'s
 //! runtime, and every step must print the same and end with the same status. Steps that are known to differ are listed with
 //! their causes in [`known`]: one that differs and is not there fails the test, and one that is there and does not differ is
-//! told. Podman has a script of its own, and the test VM the one that it has time for. The engine has no network, a folder of
+//! told. Podman has a script of its own, and the test VM those that it has time for. The engine has no network, a folder of
 //! its own for everything, and ends with the test.
 
 mod engine;
 pub mod known;
 pub mod podman;
+pub mod time;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,17 +58,21 @@ const THEMES: &[(&str, &str)] = &[
 
 /// The tests' names.
 pub fn names() -> impl Iterator<Item = String> {
-    THEMES.iter().map(|(name, _)| (*name).to_owned())
+    THEMES.iter().map(|(name, _)| *name).chain([time::NAME]).map(str::to_owned)
 }
 
 /// Runs one.
 pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
-    let Some((_, script)) = THEMES.iter().find(|(known, _)| *known == name) else {
-        return Err(io::Error::other(format!("no test named {name}")));
-    };
     if place.runtime.is_runc() {
         return Ok(Verdict::Skipped("runc is what Ringwall is compared with here".to_owned()));
     }
+    if name == time::NAME {
+        let scratch = Scratch::new("dk")?;
+        return time::measure(scratch.path(), place).map(Verdict::Noted);
+    }
+    let Some((_, script)) = THEMES.iter().find(|(known, _)| *known == name) else {
+        return Err(io::Error::other(format!("no test named {name}")));
+    };
     let keep = Keep::present();
     let scratch = Scratch::new("dk")?;
     let (compared, tail) = match name {
