@@ -300,6 +300,19 @@ pub struct Usage {
     pub pids: u32,
     /// The most that there can be.
     pub pids_limit: u32,
+    /// How it was held back for its quota of processor time.
+    pub throttling: Throttling,
+}
+
+/// How often a container was held back for its quota of processor time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttling {
+    /// Periods in which it ran.
+    pub periods: u64,
+    /// Of those, how many ended without time left.
+    pub throttled: u64,
+    /// How long it waited, nanoseconds.
+    pub time_ns: u64,
 }
 
 /// Counters of the sentry.
@@ -413,8 +426,8 @@ impl DeviceRule {
     pub const WRITE: u8 = 4;
 }
 
-/// Limits of a container; `None`: none. The sentry enforces those of memory and tasks. The rest is the host's, and shown
-/// in files of cgroups.
+/// Limits of a container; `None`: none. The sentry enforces those of memory, tasks and processor time. The rest is the
+/// host's, and shown in files of cgroups.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The version of the host's cgroups, and so of those inside.

@@ -1,8 +1,8 @@
 //! cgroup file systems: the one group of a container, as the container sees it, with the limits that hold and what is used.
 //!
 //! The root is the container's own group, as in a cgroup namespace; there are no groups below it, and none can be made.
-//! Memory and tasks are limited by the sentry, so these are its own numbers; shares and quotas of processor time are the
-//! host's to enforce, and the files say what has been set. Processors are numbered as they are inside.
+//! Memory, tasks and processor time are limited by the sentry, so these are its own numbers; shares of processor time are
+//! the host's to enforce, and the files say what has been set. Processors are numbered as they are inside.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,10 +11,11 @@ use alloc::vec::Vec;
 use core::fmt::Write as _;
 
 use super::sysfs::{Fixed, Show, Tree};
-use crate::control::{Limits, MountSource, MountSpec, Usage};
+use crate::control::{Limits, MountSource, MountSpec, Throttling, Usage};
 use crate::errno::Errno;
 use crate::kernel::Container;
 use crate::platform::platform;
+use crate::task::bandwidth::PERIOD;
 
 /// Magic numbers (linux/magic.h).
 const CGROUP_MAGIC: u64 = 0x27_e0eb;
@@ -53,6 +54,11 @@ const CONTROLLERS: [Controller; 8] = [
                 None => out.push_str("-1\n"),
             }),
             ("cpu.shares", |c, out| line(out, c.limits().shares.unwrap_or(1024))),
+            ("cpu.stat", |c, out| {
+                let Throttling { periods, throttled, time_ns } = c.bandwidth.counts();
+                let _ = write!(out, "nr_periods {periods}\nnr_throttled {throttled}\n");
+                let _ = write!(out, "throttled_time {time_ns}\nnr_bursts 0\nburst_time 0\n");
+            }),
         ],
         &[
             ("cpu.max", |c, out| {
@@ -65,6 +71,10 @@ const CONTROLLERS: [Controller; 8] = [
                 let (user, system) = (usage.user_ns / 1000, usage.system_ns / 1000);
                 let all = user.saturating_add(system);
                 let _ = write!(out, "usage_usec {all}\nuser_usec {user}\nsystem_usec {system}\n");
+                let Throttling { periods, throttled, time_ns } = usage.throttling;
+                let _ = write!(out, "nr_periods {periods}\nnr_throttled {throttled}\n");
+                let _ = writeln!(out, "throttled_usec {}", time_ns / 1000);
+                let _ = write!(out, "nr_bursts 0\nburst_usec 0\n");
             }),
             ("cpu.weight", |c, out| {
                 // As runc converts them: 2 to 262144 to 1 to 10000.
@@ -285,7 +295,7 @@ fn bytes(limit: Option<u64>) -> u64 {
 }
 
 fn period(limits: &Limits) -> u64 {
-    limits.period.unwrap_or(100_000)
+    limits.period.unwrap_or(PERIOD)
 }
 
 fn cpus(_: &Container, out: &mut String) {

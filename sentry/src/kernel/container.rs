@@ -26,7 +26,7 @@ use crate::task::exec::{self, Exec};
 use crate::task::userns::{Extent, IdKind};
 use crate::task::{
     self, Birth, Creds, FirstProcess, Namespaces, PID_MAX, Pid, Pids, Process, Rlimits, Task,
-    TaskCount, UserNamespace,
+    TaskCount, UserNamespace, bandwidth,
 };
 
 /// A container: an init process, namespaces, mounts and limits.
@@ -71,6 +71,8 @@ pub struct Container {
     account: OwnAccount,
     /// Whether its tasks are held.
     pub freezer: task::Freezer,
+    /// The processor time that they may use.
+    pub bandwidth: task::bandwidth::Bandwidth,
     /// Processor time of its tasks that have ended.
     pub ended: SpinLock<CpuTime>,
     /// Processes that the host half has started and is told the end of.
@@ -154,6 +156,7 @@ impl Container {
             limits: Default::default(),
             account: OwnAccount(Account::FIRST),
             freezer: Default::default(),
+            bandwidth: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
         })
@@ -215,6 +218,7 @@ impl Container {
             limits: Default::default(),
             account: OwnAccount(account),
             freezer: Default::default(),
+            bandwidth: Default::default(),
             ended: Default::default(),
             hosted: SpinLock::default(),
         });
@@ -420,8 +424,12 @@ impl Container {
     }
 
     /// Changes what it may use. Less memory than is used is an error: nobody is killed for a wish from outside.
-    pub(super) fn limit(&self, limits: &Limits) -> Result<(), Failure> {
+    pub(super) fn limit(self: &Arc<Self>, limits: &Limits) -> Result<(), Failure> {
         limit_memory(self.account(), limits.memory)?;
+        let time = limits.quota.map(|quota| (quota, limits.period.unwrap_or(bandwidth::PERIOD)));
+        self.limit_time(time).map_err(|e| {
+            Failure::other(format!("container {}: processor time: {}", self.id, e.text()))
+        })?;
         self.tasks.set_limit(limits.pids.unwrap_or(PID_MAX));
         *self.limits.lock() = *limits;
         Ok(())
@@ -443,6 +451,7 @@ impl Container {
             oom_kills: self.oom.kills.load(Ordering::Relaxed),
             pids: self.tasks.count(),
             pids_limit: self.tasks.limit(),
+            throttling: self.bandwidth.counts(),
         }
     }
 

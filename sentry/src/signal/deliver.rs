@@ -48,6 +48,7 @@ pub fn attend(cx: &mut Current) -> Next {
         match find(cx) {
             // The last look before the application runs: whatever else there is to do may be done frozen.
             Found::Nothing if cx.task.process.container.freezer.is_frozen() => cx.hold(),
+            Found::Nothing if cx.task.process.container.holds_tasks() => cx.await_time(),
             Found::Nothing => break,
             Found::Exit(status) => return Next::Exit(status),
             Found::Stop => stop(cx),
@@ -269,7 +270,7 @@ impl Current {
         }
         let state = self.task.process.signals.lock();
         let wants = state.wants(&self.task);
-        self.task.attention.store(wants, Ordering::SeqCst);
+        self.task.set_attention(wants);
         wants
     }
 

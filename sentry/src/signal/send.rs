@@ -200,7 +200,7 @@ impl Current {
             }
         }
         let wants = state.wants(&self.task);
-        self.task.attention.store(wants, Ordering::SeqCst);
+        self.task.set_attention(wants);
     }
 
     /// The information that a signal of this task to another carries.

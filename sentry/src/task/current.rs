@@ -197,6 +197,7 @@ impl Current {
             *self.task.waiting.lock() = None;
             self.task.set_state(TaskState::Running);
             self.hold();
+            self.task.goes_on();
             let waits = self.task.waits.load(Ordering::Relaxed);
             self.task.waits.store(waits.wrapping_add(1), Ordering::Relaxed);
         }

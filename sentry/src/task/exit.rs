@@ -51,12 +51,14 @@ pub(super) fn leave(task: &Arc<Task>, held: Held, status: i32) {
         drop(gone);
     }
     drop((mm, files, fs));
+    // With what that has taken.
+    let time = task.cpu_time();
 
     let mut stopped = None;
     let last = {
         let mut state = process.signals.lock();
         process.used.lock().add(&usage);
-        process.container.ended.lock().add(usage.cpu);
+        process.container.ended.lock().add(time);
         state.tasks.retain(|t| !Arc::ptr_eq(t, task));
         let own = {
             let mut own = task.signals.lock();

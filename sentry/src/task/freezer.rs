@@ -71,7 +71,8 @@ impl Freezer {
     }
 }
 
-fn tasks(container: &Container) -> Vec<Arc<Task>> {
+/// Tasks of a container that have not ended.
+pub(super) fn tasks(container: &Container) -> Vec<Arc<Task>> {
     container.processes().iter().flat_map(|process| process.tasks()).collect()
 }
 

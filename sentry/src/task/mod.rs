@@ -9,6 +9,7 @@
 //! One platform thread runs one task from [`start`] to its end; see [`run`] for its life.
 
 mod access;
+pub mod bandwidth;
 mod clone;
 mod creds;
 mod current;

@@ -117,6 +117,7 @@ fn live(birth: Birth) {
     if cx.task.process.container.freezer.is_frozen() {
         cx.task.attention.store(true, Ordering::SeqCst);
     }
+    cx.task.goes_on();
     if birth.set_tid != 0 {
         // As on Linux, nobody learns of a bad address.
         let _fault = cx.mm.copy_out(birth.set_tid, &cx.task.tid().to_le_bytes());

@@ -34,14 +34,20 @@ static QUEUE: SpinLock<Queue> = SpinLock::new(Queue { entries: BTreeMap::new(), 
 static RUNS: AtomicBool = AtomicBool::new(false);
 static THREAD: AtomicU64 = AtomicU64::new(0);
 
-/// Queues a timer. `EAGAIN` where the service cannot be started.
-pub fn add(deadline: u64, timer: Weak<dyn Expire>) -> Result<Queued, Errno> {
+/// Starts the service, where it does not run yet. `EAGAIN` where that cannot be.
+pub fn begin() -> Result<(), Errno> {
     if !RUNS.swap(true, Ordering::SeqCst)
         && let Err(e) = platform().spawn("timers", Box::new(serve))
     {
         RUNS.store(false, Ordering::SeqCst);
         return Err(e);
     }
+    Ok(())
+}
+
+/// Queues a timer. `EAGAIN` where the service cannot be started.
+pub fn add(deadline: u64, timer: Weak<dyn Expire>) -> Result<Queued, Errno> {
+    begin()?;
     let (first, key) = {
         let mut queue = QUEUE.lock();
         let first = queue.entries.first_key_value().map(|(key, _)| *key);

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -21,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     ("cgroups/foreground", foreground),
     ("cgroups/update", update),
     ("cgroups/inside", inside),
+    ("cgroups/quota", quota),
     ("cgroups/memory-of-tasks", memory_of_tasks),
     ("cgroups/oom-events", oom_events),
     ("cgroups/oom-events-of-the-first", oom_events_of_the_first),
@@ -483,6 +486,65 @@ fn inside(c: &Context) -> Outcome {
         let all = std::thread::available_parallelism()?;
         ensure!(done.out() == format!("{all}\n65536\n"), "{}", done.out());
     }
+    c.must(&["delete", "--force", &id]).map(drop)
+}
+
+/// Shell: two processes that never wait.
+pub(super) const BUSY: &str = "while :; do :; done & while :; do :; done";
+
+/// What `events` says of a container's processor time.
+pub(super) fn processor(c: &Context, id: &str) -> Result<Value, Stop> {
+    let done = c.must(&["events", "--stats", id])?;
+    let event: Value = serde_json::from_slice(&done.stdout)?;
+    Ok(event["data"]["cpu"].clone())
+}
+
+/// The time that it has used, nanoseconds, and how often it was held back.
+pub(super) fn used_and_held(c: &Context, id: &str) -> Result<(u64, u64), Stop> {
+    let cpu = processor(c, id)?;
+    let number = |value: &Value| value.as_u64().ok_or_else(|| Stop::Failed(cpu.to_string()));
+    Ok((number(&cpu["usage"]["total"])?, number(&cpu["throttling"]["throttledPeriods"])?))
+}
+
+/// Checks that a container which may use a fifth of a processor uses no more, but for what begins and ends within the time
+/// that is looked at; that it is held back at all is for the caller to say.
+pub(super) fn uses_a_fifth(c: &Context, id: &str) -> Outcome {
+    let begun = Instant::now();
+    let (before, _) = used_and_held(c, id)?;
+    thread::sleep(Duration::from_secs(3));
+    let (after, _) = used_and_held(c, id)?;
+    let (used, took) = (after - before, begun.elapsed().as_nanos() as u64);
+    ensure!(used < took / 10 * 3 + 150_000_000, "{id} has used {used} ns in {took}");
+    Ok(())
+}
+
+/// A quota of processor time holds back whoever never waits, is told inside, changes while it runs, and goes.
+fn quota(c: &Context) -> Outcome {
+    let id = unique("q");
+    let mut config = bundle::config(&["sh", "-c", BUSY], &[]);
+    config["linux"]["resources"]["cpu"] = json!({ "quota": 20_000, "period": 100_000 });
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"] }));
+    }
+    let _b = c.bundle_with("b", &config)?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("b"), &id])?;
+    let held = || Ok::<u64, Stop>(used_and_held(c, &id)?.1);
+    c.eventually("it is held back", || Ok(held()? > 1))?;
+    uses_a_fifth(c, &id)?;
+    let script = "cd /sys/fs/cgroup; test -e cpu.stat || cd cpu
+        grep -cE '^nr_(periods|throttled) [0-9]|^throttled_(time|usec) [0-9]' cpu.stat
+        grep -c '^nr_periods [1-9]' cpu.stat; cat cpu.max 2>/dev/null || cat cpu.cfs_quota_us";
+    let limit = if unified() { "20000 100000" } else { "20000" };
+    let done = c.must(&["exec", &id, "sh", "-c", script])?;
+    ensure!(done.out() == format!("3\n1\n{limit}\n"), "{}{}", done.out(), done.err());
+    // Less than that, and more than there is.
+    c.must(&["update", "--cpu-quota", "5000", "--cpu-period", "50000", &id])?;
+    let before = held()?;
+    c.eventually("it is held back still", || Ok(held()? > before + 1))?;
+    c.must(&["update", "--cpu-quota", "-1", &id])?;
+    let before = held()?;
+    thread::sleep(Duration::from_millis(500));
+    ensure!(held()? == before, "it is held back without a quota");
     c.must(&["delete", "--force", &id]).map(drop)
 }
 

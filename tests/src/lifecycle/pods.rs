@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::{Value, json};
 
+use super::cgroups::{BUSY, processor, used_and_held, uses_a_fifth};
 use super::deaths::processes;
 use super::{Context, Outcome, Started, Stop, Test, ensure, read_pid, terminals};
 use crate::bundle::{self, Bundle};
@@ -26,6 +27,8 @@ pub(super) const TESTS: &[Test] = &[
     ("pods/memory", memory),
     ("pods/memory-of-all", memory_of_all),
     ("pods/memory-given-back", memory_given_back),
+    ("pods/quota", quota),
+    ("pods/held-back", held_back),
     ("pods/shared-pids", shared_pids),
     ("pods/shared-pids-ends", shared_pids_ends),
     ("pods/shared-pids-of-another", shared_pids_of_another),
@@ -488,6 +491,97 @@ fn memory_given_back(c: &Context) -> Outcome {
         prints(c, &["run", "--bundle", &c.text_path("a"), "a"], "0\n")?;
         c.must(&["delete", "--force", "a"])?;
     }
+    c.must(&["delete", "--force", "pod"])?;
+    Ok(())
+}
+
+/// That of a container of the pod which may use so many microseconds of a processor in each period of so many.
+fn hurried(quota: u64, period: u64) -> Value {
+    let mut config = limited(BUSY, 64);
+    config["linux"]["resources"]["cpu"] = json!({ "quota": quota, "period": period });
+    config
+}
+
+/// A quota of processor time is a container's own: another of the pod that never waits either is not held back.
+fn quota(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = c.bundle_with("pod", &first("while :; do :; done"))?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("pod"), "pod"])?;
+    let (_a, _b) =
+        (create(c, "a", &hurried(20_000, 100_000))?, create(c, "b", &limited(BUSY, 64))?);
+    c.must(&["start", "a"])?;
+    c.must(&["start", "b"])?;
+    c.eventually("a is held back", || Ok(used_and_held(c, "a")?.1 > 1))?;
+    let before = [used_and_held(c, "pod")?, used_and_held(c, "b")?];
+    uses_a_fifth(c, "a")?;
+    let after = [used_and_held(c, "pod")?, used_and_held(c, "b")?];
+    for ((used_before, held_before), (used, held)) in before.into_iter().zip(after) {
+        ensure!((held_before, held) == (0, 0), "one without a quota is held back");
+        ensure!(used > used_before, "one without a quota does nothing");
+    }
+    // As it is told inside.
+    let file = "cat /sys/fs/cgroup/cpu.stat 2>/dev/null || cat /sys/fs/cgroup/cpu/cpu.stat";
+    let out = inside(c, "a", file)?;
+    ensure!(out.lines().any(|l| l.starts_with("nr_throttled ") && l != "nr_throttled 0"), "{out}");
+    let out = inside(c, "b", file)?;
+    ensure!(out.lines().any(|line| line == "nr_throttled 0"), "{out}");
+    c.must(&["update", "--cpu-quota", "20000", "b"])?;
+    c.eventually("b is held back", || Ok(used_and_held(c, "b")?.1 > 1))?;
+    uses_a_fifth(c, "b")?;
+    c.must(&["update", "--cpu-quota", "-1", "a"])?;
+    let (_, held) = used_and_held(c, "a")?;
+    // One whose tasks wait is not counted.
+    c.must(&["update", "--cpu-quota", "20000", "b"])?;
+    c.must(&["pause", "b"])?;
+    let periods = || Ok::<Value, Stop>(processor(c, "b")?["throttling"]["periods"].clone());
+    let mut last = periods()?;
+    c.eventually("nobody looks at b", || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let before = std::mem::replace(&mut last, periods()?);
+        Ok(last == before)
+    })?;
+    c.must(&["resume", "b"])?;
+    c.eventually("b is looked at", || Ok(periods()? != last))?;
+    ensure!(used_and_held(c, "a")?.1 == held, "a is held back without a quota");
+    for id in ["a", "b", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// What is held back for its processor time, and will be for long, is paused, looked at, stopped and killed at once.
+fn held_back(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let (_a, _b) =
+        (create(c, "a", &hurried(20_000, 100_000))?, create(c, "b", &hurried(20_000, 100_000))?);
+    // A hundredth, and no less: what a container has on the host has no more time either.
+    let hundredth =
+        |id: &str| c.must(&["update", "--cpu-quota", "10000", "--cpu-period", "1000000", id]);
+    for id in ["a", "b"] {
+        c.must(&["start", id])?;
+        hundredth(id)?;
+        let (_, before) = used_and_held(c, id)?;
+        c.eventually("it is held back", || Ok(used_and_held(c, id)?.1 > before + 1))?;
+    }
+    c.must(&["pause", "a"])?;
+    ensure!(c.status("a")? == "paused", "{}", c.status("a")?);
+    c.must(&["resume", "a"])?;
+    for command in ["ps", "debug"] {
+        let done = c.must(&[command, "a"])?;
+        ensure!(done.out().contains("sh"), "{command}: {}", done.out());
+    }
+    c.must(&["kill", "a", "STOP"])?;
+    c.must(&["kill", "a", "CONT"])?;
+    c.must(&["kill", "a", "KILL"])?;
+    prints(c, &["wait", "a"], "137\n")?;
+    c.must(&["update", "--cpu-quota", "-1", "b"])?;
+    let (before, _) = used_and_held(c, "b")?;
+    c.eventually("b goes on", || Ok(used_and_held(c, "b")?.0 > before + 100_000_000))?;
+    // It is held when it ends.
+    hundredth("b")?;
+    c.must(&["delete", "--force", "b"])?;
+    c.must(&["delete", "a"])?;
     c.must(&["delete", "--force", "pod"])?;
     Ok(())
 }

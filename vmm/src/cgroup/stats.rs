@@ -1,17 +1,8 @@
 //! What the host counts in a container's groups and the sentry does not know.
 
-use super::Open;
+use sentry::control::Throttling;
 
-/// How often a container was held back for its quota of processor time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Throttling {
-    /// Periods in which it ran.
-    pub periods: u64,
-    /// Of those, how many ended without time left.
-    pub throttled: u64,
-    /// How long it waited, nanoseconds.
-    pub time_ns: u64,
-}
+use super::Open;
 
 impl Open {
     /// Of the container's processor time; nothing where the host does not count it.

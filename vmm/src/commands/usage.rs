@@ -7,11 +7,10 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::runtime::LinuxResources;
-use sentry::control::{Call, Limits, ProcessInfo, Reply, Usage};
+use sentry::control::{Call, Limits, ProcessInfo, Reply, Throttling, Usage};
 use serde_json::{Value, json};
 
 use super::lifecycle::{self, call};
-use crate::cgroup::stats::Throttling;
 use crate::cgroup::{self, Group, room};
 use crate::cli::{Events, Global, ListFormat, Ps, Update};
 use crate::clock;
@@ -132,8 +131,7 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
             super::print(&format!("{}\n", json!({ "type": "oom", "id": args.id })));
         }
         kills = Some(usage.oom_kills);
-        let line =
-            json!({ "type": "stats", "id": args.id, "data": stats(&usage, throttling(&state)) });
+        let line = json!({ "type": "stats", "id": args.id, "data": stats(&usage, throttling(&state, &usage)) });
         super::print(&format!("{line}\n"));
         if args.stats {
             return Ok(());
@@ -142,10 +140,13 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
     }
 }
 
-/// How the host has held it back; nothing where it has no cgroup.
-fn throttling(state: &State) -> Throttling {
-    let group = state.cgroup.as_ref().and_then(|group| group.open().ok());
-    group.map(|group| group.throttling()).unwrap_or_default()
+/// How it was held back for its quota: by the host, which counts the whole sandbox for a pod's first container; else inside.
+fn throttling(state: &State, usage: &Usage) -> Throttling {
+    let group = state.cgroup.as_ref().filter(|_| state.pod.is_none());
+    match group.and_then(|group| group.open().ok()) {
+        Some(group) => group.throttling(),
+        None => usage.throttling,
+    }
 }
 
 /// What runc has of these, in its words (types/events.go); nanoseconds and bytes.

@@ -24,6 +24,12 @@ pub fn merge(before: Limits, resources: &LinuxResources) -> Limits {
         let limit = match file.as_str() {
             "memory.max" => &mut limits.memory,
             "pids.max" => &mut pids,
+            "cpu.max" => {
+                let mut words = value.split_whitespace();
+                limits.quota = words.next().and_then(|word| word.parse().ok());
+                limits.period = words.next().and_then(|word| word.parse().ok()).or(limits.period);
+                continue;
+            }
             _ => continue,
         };
         *limit = value.trim().parse().ok();
