@@ -114,6 +114,8 @@ bitflags::bitflags! {
         const START_ALL_CPUS = 1 << 10;
         /// The APIC's own register at the end of interrupts, not KVM's bit in memory.
         const NO_PV_EOI = 1 << 11;
+        /// Processor time is the time that passes, whatever of it the host took away.
+        const NO_STEAL_TIME = 1 << 12;
     }
 }
 

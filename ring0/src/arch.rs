@@ -22,6 +22,7 @@ pub mod msr {
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
     pub const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+    pub const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
     pub const KVM_PV_EOI_EN: u32 = 0x4b56_4d04;
 }
 

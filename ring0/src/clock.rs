@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::arch::{self, msr};
 use crate::boot;
 use crate::features::Features;
-use crate::percpu::{PerCpu, this_cpu};
+use crate::percpu::{PerCpu, Shared, this_cpu};
 
 /// What KVM writes (Linux `struct pvclock_vcpu_time_info`).
 #[repr(C, align(64))]
@@ -60,6 +60,37 @@ impl PvClock {
     }
 }
 
+/// What KVM writes (Linux `struct kvm_steal_time`): for how long a vCPU was ready and had no processor of the host.
+#[repr(C, align(64))]
+pub struct PvSteal([AtomicU32; 16]);
+
+impl PvSteal {
+    /// Not registered yet: nothing is taken away.
+    pub(crate) const fn new() -> PvSteal {
+        PvSteal([const { AtomicU32::new(0) }; 16])
+    }
+
+    /// Nanoseconds, since the vCPU was made. Right on the vCPU itself; from others it may be behind.
+    fn stolen(&self) -> u64 {
+        let [low, high, version, ..] = &self.0;
+        loop {
+            let before = version.load(Ordering::Acquire);
+            let found = u64::from(low.load(Ordering::Relaxed))
+                | u64::from(high.load(Ordering::Relaxed)) << 32;
+            fence(Ordering::Acquire);
+            if before & 1 == 0 && before == version.load(Ordering::Relaxed) {
+                return found;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+/// The time that a CPU has had for what runs on it, nanoseconds: what passes, less what the host took away.
+pub(crate) fn on_cpu(cpu: &Shared) -> u64 {
+    monotonic().saturating_sub(cpu.steal.stolen())
+}
+
 impl Reading {
     #[inline]
     fn at(&self, tsc: u64) -> u64 {
@@ -87,7 +118,7 @@ pub fn set_tsc_base(tsc: u64, monotonic: u64, khz: u64) {
     }
 }
 
-/// Registers this CPU's clock.
+/// Registers this CPU's clock, and where the time goes that the host takes away.
 ///
 /// # Safety
 /// On `cpu` itself, at its boot.
@@ -96,6 +127,11 @@ pub(crate) unsafe fn init(cpu: &'static PerCpu) {
         let at = boot::physical(cpu.pvclock.0.get() as u64);
         // SAFETY: the structure stays where it is, does not cross a page, and CPUID says that the MSR is there.
         unsafe { arch::wrmsr(msr::KVM_SYSTEM_TIME, at | 1) };
+    }
+    if boot::choice().features.contains(Features::STEAL_TIME) {
+        let at = boot::physical(cpu.shared.steal.0.as_ptr() as u64);
+        // SAFETY: as above.
+        unsafe { arch::wrmsr(msr::KVM_STEAL_TIME, at | 1) };
     }
 }
 

@@ -32,6 +32,8 @@ bitflags::bitflags! {
         const GIB_PAGES = 1 << 10;
         /// The end of an interrupt by a bit in memory, without an exit.
         const PV_EOI = 1 << 11;
+        /// The time that the host took away from a vCPU, told in memory.
+        const STEAL_TIME = 1 << 12;
     }
 }
 
@@ -82,6 +84,7 @@ pub fn choose(cpuid: &Cpuid, without: Features) -> Choice {
     f.set(Features::XSAVEOPT, bit(c1, 26) && bit(ad1, 0));
     f.set(Features::RDRAND, bit(c1, 30));
     f.set(Features::KVMCLOCK, bit(kvm, 3));
+    f.set(Features::STEAL_TIME, bit(kvm, 5));
     f.set(Features::PV_EOI, bit(kvm, 6));
     f.set(Features::GIB_PAGES, bit(dx1, 26));
     f -= without;

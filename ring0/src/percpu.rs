@@ -5,7 +5,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::clock::PvClock;
+use crate::clock::{PvClock, PvSteal};
 use crate::tables::Descriptors;
 use crate::thread::{RunQueue, Thread};
 
@@ -59,8 +59,10 @@ pub struct Shared {
     pub queue: RunQueue,
     /// Whether an interrupt should look for other threads.
     pub resched: AtomicBool,
-    /// When the thread that runs was put on this CPU.
+    /// When the thread that runs was put on this CPU, by [`crate::clock::on_cpu`].
     pub since: AtomicU64,
+    /// What the host took away.
+    pub(crate) steal: PvSteal,
 }
 
 /// One CPU.
@@ -125,6 +127,7 @@ impl PerCpu {
                 queue: RunQueue::new(),
                 resched: AtomicBool::new(false),
                 since: AtomicU64::new(0),
+                steal: PvSteal::new(),
             },
             current: Cell::new(idle),
             previous: Cell::new(None),

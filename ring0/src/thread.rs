@@ -65,6 +65,8 @@ pub struct Thread {
     /// Time in the application and altogether, up to when it last left a CPU.
     user_ns: AtomicU64,
     total_ns: AtomicU64,
+    /// The most that was told of it altogether.
+    told_ns: AtomicU64,
     /// How often it has entered the application, and how often when it last left a CPU.
     pub(crate) runs: AtomicU64,
     counted: AtomicU64,
@@ -113,6 +115,7 @@ impl Thread {
             affinity: AtomicU64::new(u64::MAX),
             user_ns: AtomicU64::new(0),
             total_ns: AtomicU64::new(0),
+            told_ns: AtomicU64::new(0),
             runs: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             service_ns: AtomicU64::new(0),
@@ -351,6 +354,7 @@ pub fn spawn(main: Main, affinity: u64) -> Result<Id, Short> {
     thread.affinity.store(affinity, Ordering::Relaxed);
     thread.user_ns.store(0, Ordering::Relaxed);
     thread.total_ns.store(0, Ordering::Relaxed);
+    thread.told_ns.store(0, Ordering::Relaxed);
     thread.runs.store(0, Ordering::Relaxed);
     thread.counted.store(0, Ordering::Relaxed);
     thread.service_ns.store(0, Ordering::Relaxed);
@@ -512,10 +516,12 @@ pub fn cpu_time(id: Id) -> (u64, u64) {
     if thread.on_cpu.load(Ordering::Acquire)
         && let Some(shared) = percpu::remote(thread.cpu())
     {
-        let ran = clock::monotonic().saturating_sub(shared.since.load(Ordering::Relaxed));
+        let ran = clock::on_cpu(shared).saturating_sub(shared.since.load(Ordering::Relaxed));
         total = total.saturating_add(ran);
         user = user.saturating_add(thread.user_part(ran));
     }
+    // What the host has just taken away from its CPU is known later: meanwhile it may have been told more.
+    let total = thread.told_ns.fetch_max(total, Ordering::Relaxed).max(total);
     let user = user.min(total);
     (user, total.saturating_sub(user))
 }
@@ -657,7 +663,7 @@ fn switch_to(next: &'static Thread) {
         // SAFETY: it belongs to the thread that runs, whose `User` keeps it in place.
         unsafe { (*fpu).save() };
     }
-    let now = clock::monotonic();
+    let now = clock::on_cpu(&cpu.shared);
     previous.leave(now.saturating_sub(cpu.shared.since.swap(now, Ordering::Relaxed)));
     cpu.slice_end.set(u64::MAX);
     cpu.previous.set(Some(previous));
@@ -704,7 +710,7 @@ fn steal(cpu: &PerCpu) -> Option<&'static Thread> {
 /// What a CPU does when it has nothing to do; the thread that it came up as ends here.
 pub fn idle() -> ! {
     let cpu = this_cpu();
-    cpu.shared.since.store(clock::monotonic(), Ordering::Relaxed);
+    cpu.shared.since.store(clock::on_cpu(&cpu.shared), Ordering::Relaxed);
     loop {
         run_timers();
         let next = cpu.shared.queue.pop(cpu.number, false).or_else(|| steal(cpu));

@@ -114,6 +114,7 @@ fn without(force: Force) -> Features {
         (Force::NO_SMAP, Features::SMAP),
         (Force::TSC_CLOCK, Features::KVMCLOCK),
         (Force::NO_PV_EOI, Features::PV_EOI),
+        (Force::NO_STEAL_TIME, Features::STEAL_TIME),
     ] {
         without.set(feature, force.contains(bit));
     }

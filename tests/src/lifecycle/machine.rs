@@ -44,7 +44,7 @@ fn self_test(c: &Context) -> Outcome {
 /// Every feature that the image can do without, left out: all, and plain XSAVE. (Not kvmclock: without it time is the TSC's,
 /// which in the test VM is another one on each CPU.)
 fn self_test_plain_cpu(c: &Context) -> Outcome {
-    let all = "x2apic,tsc-deadline,xsaveopt,xsave,fsgsbase,smap,pcid,invpcid,pv-eoi";
+    let all = "x2apic,tsc-deadline,xsaveopt,xsave,fsgsbase,smap,pcid,invpcid,pv-eoi,steal-time";
     for without in ["xsaveopt", all] {
         passes(&check(c, &["--without", without])?)
             .map_err(|_| Stop::Failed(format!("without {without} it fails")))?;

@@ -28,7 +28,7 @@ pub enum Error {
 }
 
 /// What `--without` takes: the features that the image can do without, and how it is told.
-const FEATURES: [(&str, Force); 10] = [
+const FEATURES: [(&str, Force); 11] = [
     ("pcid", Force::NO_PCID),
     ("invpcid", Force::NO_INVPCID),
     ("x2apic", Force::NO_X2APIC),
@@ -39,6 +39,7 @@ const FEATURES: [(&str, Force); 10] = [
     ("smap", Force::NO_SMAP),
     ("kvmclock", Force::TSC_CLOCK),
     ("pv-eoi", Force::NO_PV_EOI),
+    ("steal-time", Force::NO_STEAL_TIME),
 ];
 
 /// RAM of the test's machine, bytes.
