@@ -24,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     ("cgroups/update", update),
     ("cgroups/inside", inside),
     ("cgroups/quota", quota),
+    ("cgroups/events", events),
     ("cgroups/memory-of-tasks", memory_of_tasks),
     ("cgroups/oom-events", oom_events),
     ("cgroups/oom-events-of-the-first", oom_events_of_the_first),
@@ -502,8 +503,9 @@ pub(super) fn processor(c: &Context, id: &str) -> Result<Value, Stop> {
 /// The time that it has used, nanoseconds, and how often it was held back.
 pub(super) fn used_and_held(c: &Context, id: &str) -> Result<(u64, u64), Stop> {
     let cpu = processor(c, id)?;
-    let number = |value: &Value| value.as_u64().ok_or_else(|| Stop::Failed(cpu.to_string()));
-    Ok((number(&cpu["usage"]["total"])?, number(&cpu["throttling"]["throttledPeriods"])?))
+    // runc leaves out what is 0.
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    Ok((number(&cpu["usage"]["total"]), number(&cpu["throttling"]["throttledPeriods"])))
 }
 
 /// Checks that a container which may use a fifth of a processor uses no more, but for what begins and ends within the time
@@ -545,6 +547,30 @@ fn quota(c: &Context) -> Outcome {
     let before = held()?;
     thread::sleep(Duration::from_millis(500));
     ensure!(held()? == before, "it is held back without a quota");
+    c.must(&["delete", "--force", &id]).map(drop)
+}
+
+/// `events` tells what the host counts in the group of a container, as runc does.
+fn events(c: &Context) -> Outcome {
+    let id = unique("e");
+    let resources = json!({ "cpu": { "cpus": "1", "mems": "0" } });
+    let (_b, _) = sleeping(c, &id, Some(&unique("events")), &resources)?;
+    let done = c.must(&["events", "--stats", &id])?;
+    let event: Value = serde_json::from_slice(&done.stdout)?;
+    let data = &event["data"];
+    for name in ["cpuset", "blkio", "hugetlb"] {
+        ensure!(data[name].is_object(), "{name}: {event}");
+    }
+    if !unified() {
+        ensure!(
+            data["cpuset"]["cpus"] == json!([1]) && data["cpuset"]["mems"] == json!([0]),
+            "{event}"
+        );
+        ensure!(data["cpuset"]["cpu_exclusive"] == 0, "{event}");
+        let kinds = ["percpu", "percpu_kernel", "percpu_user"];
+        let times = kinds.map(|kind| data["cpu"]["usage"][kind].as_array().map_or(0, Vec::len));
+        ensure!(times[0] > 1 && times == [times[0]; 3], "{event}");
+    }
     c.must(&["delete", "--force", &id]).map(drop)
 }
 

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::runtime::LinuxResources;
-use sentry::control::{Call, Limits, ProcessInfo, Reply, Throttling, Usage};
+use sentry::control::{Call, Limits, ProcessInfo, Reply, Usage};
 use serde_json::{Value, json};
 
 use super::lifecycle::{self, call};
-use crate::cgroup::{self, Group, room};
+use crate::cgroup::{self, Group, Open, room};
 use crate::cli::{Events, Global, ListFormat, Ps, Update};
 use crate::clock;
 use crate::config::limits;
@@ -131,7 +131,8 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
             super::print(&format!("{}\n", json!({ "type": "oom", "id": args.id })));
         }
         kills = Some(usage.oom_kills);
-        let line = json!({ "type": "stats", "id": args.id, "data": stats(&usage, throttling(&state, &usage)) });
+        let data = stats(&usage, own_group(&state).as_ref());
+        let line = json!({ "type": "stats", "id": args.id, "data": data });
         super::print(&format!("{line}\n"));
         if args.stats {
             return Ok(());
@@ -140,19 +141,17 @@ pub fn events(global: &Global, args: &Events) -> Result<(), Error> {
     }
 }
 
-/// How it was held back for its quota: by the host, which counts the whole sandbox for a pod's first container; else inside.
-fn throttling(state: &State, usage: &Usage) -> Throttling {
-    let group = state.cgroup.as_ref().filter(|_| state.pod.is_none());
-    match group.and_then(|group| group.open().ok()) {
-        Some(group) => group.throttling(),
-        None => usage.throttling,
-    }
+/// The group on the host that has the sandbox, and so counts what is the host's to count: that of a container of its own
+/// sandbox, or of a pod's first one.
+fn own_group(state: &State) -> Option<Open> {
+    state.cgroup.as_ref().filter(|_| state.pod.is_none())?.open().ok()
 }
 
 /// What runc has of these, in its words (types/events.go); nanoseconds and bytes.
-fn stats(usage: &Usage, throttling: Throttling) -> Value {
+fn stats(usage: &Usage, group: Option<&Open>) -> Value {
     let (user, kernel) = (usage.user_ns, usage.system_ns);
-    json!({
+    let throttling = group.map_or(usage.throttling, Open::throttling);
+    let mut stats = json!({
         "cpu": {
             "usage": { "total": user.saturating_add(kernel), "kernel": kernel, "user": user },
             "throttling": {
@@ -166,7 +165,16 @@ fn stats(usage: &Usage, throttling: Throttling) -> Value {
             "failcnt": usage.oom_kills,
         } },
         "pids": { "current": usage.pids, "limit": usage.pids_limit },
-    })
+    });
+    if let Some(group) = group {
+        if let Some(times) = stats["cpu"]["usage"].as_object_mut() {
+            times.append(&mut group.of_processors());
+        }
+        stats["cpuset"] = group.cpuset();
+        stats["blkio"] = group.devices();
+        stats["hugetlb"] = group.huge_pages();
+    }
+    stats
 }
 
 /// One number and unit of Go's durations.
