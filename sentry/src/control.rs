@@ -361,7 +361,7 @@ pub struct ContainerSpec {
     pub uid_map: Vec<(u32, u32, u32)>,
     /// The same of groups.
     pub gid_map: Vec<(u32, u32, u32)>,
-    /// Another container of the sandbox, with which it shares namespaces.
+    /// What it shares with others; `None`: the sandbox is its own.
     pub shares: Option<Shares>,
     /// The filter that all its processes begin with: a program of classic BPF, 8 bytes an instruction as in `struct
     /// sock_filter` (seccomp(2)).
@@ -370,18 +370,17 @@ pub struct ContainerSpec {
     pub strace: bool,
 }
 
-/// Which namespaces of another container of the same sandbox a container is in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a container that came to a sandbox of others shares: of each kind the container whose namespace it is in; `None`: it
+/// has one of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shares {
-    /// That container's id.
-    pub with: String,
-    /// Its names of the host and the domain.
-    pub uts: bool,
-    /// Its System V objects and POSIX message queues.
-    pub ipc: bool,
-    /// Its network: the abstract names of AF_UNIX.
-    pub net: bool,
-    /// The container whose pid namespace it is in, that one or a third; `None`: it has one of its own.
+    /// Names of the host and the domain.
+    pub uts: Option<String>,
+    /// System V objects and POSIX message queues.
+    pub ipc: Option<String>,
+    /// The network: the abstract names of AF_UNIX.
+    pub net: Option<String>,
+    /// Processes.
     pub pid: Option<String>,
 }
 

@@ -38,6 +38,9 @@ pub trait Host {
     fn no_new_privileges(&self) -> Result<(), Errno>;
     /// Has this process killed when its parent ends.
     fn die_with_parent(&self) -> Result<(), Errno>;
+
+    /// No more. To be called by the thread that has said so.
+    fn live_without_parent(&self) -> Result<(), Errno>;
     /// RLIMIT_CORE 0: a core would hold what the container keeps in memory.
     fn no_core(&self) -> Result<(), Errno>;
     /// No file is opened by name any more, where the host has Landlock.
@@ -104,6 +107,10 @@ impl Host for Linux {
 
     fn die_with_parent(&self) -> Result<(), Errno> {
         prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)
+    }
+
+    fn live_without_parent(&self) -> Result<(), Errno> {
+        prctl(libc::PR_SET_PDEATHSIG, 0, 0)
     }
 
     fn no_core(&self) -> Result<(), Errno> {
@@ -279,6 +286,10 @@ impl Host for Recorder {
     }
     fn die_with_parent(&self) -> Result<(), Errno> {
         self.note("die_with_parent", format_args!(""))
+    }
+
+    fn live_without_parent(&self) -> Result<(), Errno> {
+        self.note("live_without_parent", format_args!(""))
     }
     fn no_core(&self) -> Result<(), Errno> {
         self.note("no_core", format_args!(""))

@@ -21,7 +21,7 @@ use crate::config::Container;
 use crate::console::{self, Console};
 use crate::hooks::{self, Hook, Hooks};
 use crate::link::{self, Link};
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 use crate::preserved;
 use crate::protocol::{
     FromSandbox, GoferFd, GoferSetup, Platform, SandboxFd, Setup, ToSandbox, Users,
@@ -161,7 +161,8 @@ pub fn create(
         Home::Own(own) => Process::find(own.child.pid()),
         Home::Pod(pod) => {
             folder.get()?.link_socket(&pod.socket)?;
-            state.pod = Some(pod.id.clone());
+            state.pod = Some(pod.first.clone());
+            state.sandbox_cgroup = pod.group.clone();
             pod.sandbox
         }
     };
@@ -225,6 +226,7 @@ pub fn create(
         signals,
         console,
         created: false,
+        shared: false,
         alarm,
         ended: None,
     };
@@ -344,6 +346,7 @@ fn state_of(container: &Container, platform: Platform, owner: u32) -> Result<Sta
             .ok_or(Error::Host("cannot read /proc/self/stat", Errno::ESRCH))?,
         sandbox: None,
         pod: None,
+        sandbox_cgroup: None,
         gofer: None,
         hooks: container.hooks.clone(),
         cgroup: None,
@@ -448,8 +451,15 @@ impl Created {
         let outcome = self.stand_in.wait();
         drop(self.view.take());
         crate::debug!("container has ended: {outcome:?}");
-        if let Some(sandbox) = &self.stand_in.sandbox {
-            sandbox.kill();
+        // The sandbox says so, and it might be anything by now.
+        let root = self.folder.folder.as_ref().map(Folder::root);
+        let shared =
+            self.stand_in.shared && root.is_some_and(|root| pod::in_company(&root, &self.state));
+        match &mut self.stand_in.sandbox {
+            // It ends with the last of the others.
+            Some(sandbox) if shared => sandbox.forget(),
+            Some(sandbox) => sandbox.kill(),
+            None => {}
         }
         self.stand_in.gofer.kill();
         if let Some(mut folder) = self.folder.folder.take() {
@@ -463,8 +473,18 @@ impl Created {
             match folder.lock() {
                 Ok(()) if keep => record(&folder, &outcome)?,
                 Ok(()) => {
-                    self.folder.remove_group();
+                    let root = folder.root();
+                    if shared {
+                        self.folder.leave_group();
+                    } else {
+                        self.folder.remove_group();
+                    }
                     folder.remove()?;
+                    // Nor is it in the sandbox any more.
+                    drop(self.stand_in);
+                    if shared || self.state.pod.is_some() {
+                        pod::sweep(&root, &self.state, shared);
+                    }
                     self.folder.stopped();
                 }
                 Err(state::Error::NotFound) => {}
@@ -560,12 +580,18 @@ impl Removed {
         Ok(Alarm::of(open, container.spec.process.oom_score_adj))
     }
 
-    /// The container is gone, and its groups go.
-    fn remove_group(&mut self) {
-        let Some((group, origin)) = self.group.take() else { return };
+    /// This process leaves the container's groups.
+    fn leave_group(&mut self) -> Option<Group> {
+        let (group, origin) = self.group.take()?;
         if let Err(e) = origin.enter() {
             crate::warning!("cannot leave the container's cgroup: {e}");
         }
+        Some(group)
+    }
+
+    /// The container is gone, and its groups go.
+    fn remove_group(&mut self) {
+        let Some(group) = self.leave_group() else { return };
         if let Err(e) = group.remove() {
             crate::warning!("{e}");
         }

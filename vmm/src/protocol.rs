@@ -76,6 +76,9 @@ pub enum FromSandbox {
     Report(Report),
     /// To the stand-in of a container, or of an exec: it has ended.
     Exited(ExitStatus),
+    /// To the stand-in of the container that the sandbox was made for, right before it is told of its end: others are in the
+    /// sandbox, which lives on.
+    Shared,
     /// To the stand-in of a container: a process in it was killed because its memory is spent.
     OutOfMemory,
     /// To the stand-in, as the last word: why the sandbox ends.

@@ -1,6 +1,7 @@
 //! The stand-in: the process of the host whose pid stands for a container.
 //!
-//! It starts the sandbox and the gofer, and is their parent: they are killed when it is. It forwards
+//! It starts the sandbox and the gofer, and is their parent: they end when it does, but for a sandbox that other containers
+//! are in. It forwards
 //! the signals that it gets, hears how the container ended, and ends in the same way.
 
 use std::os::fd::AsFd;
@@ -80,6 +81,8 @@ pub struct StandIn {
     pub console: Option<Console>,
     /// Whether the container is there: before that, an interrupt is for this process.
     pub created: bool,
+    /// Whether others are in the sandbox, which lives on when the container has ended.
+    pub shared: bool,
     /// What tells the host's cgroup of an OOM kill inside; `None`: there is no group.
     pub alarm: Option<Alarm>,
     /// The end of the container, heard while something else was waited for.
@@ -206,6 +209,10 @@ impl StandIn {
         match message {
             FromSandbox::Answer(answer) => Found::Answer(answer),
             FromSandbox::Exited(status) => Found::Exited(status),
+            FromSandbox::Shared => {
+                self.shared = true;
+                Found::Nothing
+            }
             FromSandbox::Failed(reason) => {
                 Found::Lost(format!("sandbox of container {}: {reason}", self.id))
             }

@@ -190,9 +190,12 @@ pub struct State {
     pub stand_in: Process,
     /// The sandbox that it runs in.
     pub sandbox: Option<Process>,
-    /// The container whose sandbox that is, where it is not its own.
+    /// The container which that was made for, where it is not its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
+    /// The cgroups that the sandbox is in, where it is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox_cgroup: Option<Group>,
     /// Its file server.
     pub gofer: Option<Process>,
     /// Its hooks.
@@ -409,10 +412,15 @@ impl Folder {
         self.path.join(SOCKET)
     }
 
-    /// Has commands at this container find the control socket of another's sandbox.
+    /// Has commands at this container find the control socket of another's sandbox, which may be deleted first.
     pub fn link_socket(&self, socket: &Path) -> Result<(), Error> {
         let path = self.socket_file();
-        std::os::unix::fs::symlink(socket, &path).map_err(io(&path))
+        fs::hard_link(socket, &path).map_err(io(&path))
+    }
+
+    /// The folder of all containers.
+    pub fn root(&self) -> Root {
+        Root(self.path.parent().unwrap_or(Path::new("/")).to_owned())
     }
 
     /// Reads state.json.
@@ -513,6 +521,7 @@ mod tests {
             stand_in: Process::current().unwrap(),
             sandbox: None,
             pod: None,
+            sandbox_cgroup: None,
             gofer: None,
             hooks: None,
             cgroup: None,

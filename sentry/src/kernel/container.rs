@@ -180,13 +180,21 @@ impl Container {
                 .map_err(|e| Failure::other(format!("linux.timeOffsets: {}", e.text())))?;
         }
         if let Some(shares) = &spec.shares {
-            let known = |id: &String| {
+            let known = |id: &Option<String>| {
+                let Some(id) = id else { return Ok(None) };
                 let missing = || Failure::other(format!("container {id}: not in this sandbox"));
-                kernel.container(id).ok_or_else(missing)
+                kernel.container(id).ok_or_else(missing).map(Some)
             };
-            namespaces = namespaces.sharing(&known(&shares.with)?.namespaces, shares);
-            if let Some(other) = &shares.pid {
-                let other = known(other)?;
+            if let Some(other) = known(&shares.uts)? {
+                namespaces.uts = other.namespaces.uts.clone();
+            }
+            if let Some(other) = known(&shares.ipc)? {
+                namespaces.ipc = other.namespaces.ipc.clone();
+            }
+            if let Some(other) = known(&shares.net)? {
+                namespaces.net = other.namespaces.net.clone();
+            }
+            if let Some(other) = known(&shares.pid)? {
                 pids = other.pids.clone();
                 namespaces.pid_for_children = other.namespaces.pid_for_children.clone();
             }

@@ -8,7 +8,6 @@ use super::timens::in_range;
 use super::{
     CloneFlags, Creds, Current, PidNamespace, Pids, Task, TimeNamespace, UserNamespace, cap, pidfd,
 };
-use crate::control::Shares;
 use crate::errno::Errno;
 use crate::fs::{MountNamespace, nsfs};
 use crate::ipc::Ipc;
@@ -68,10 +67,9 @@ pub struct UtsNames {
 pub struct NamespaceId(pub u64);
 
 impl NamespaceId {
-    /// Of the container's own namespaces of these kinds: PROC_PID_INIT_INO and its like
+    /// Of the container's own namespaces of these kinds, which are the host's with runc: PROC_USER_INIT_INO and its like
     /// (linux/proc_ns.h).
     const CGROUP: NamespaceId = NamespaceId(0xefff_fffb);
-    pub(super) const PID: NamespaceId = NamespaceId(0xefff_fffc);
     /// The container's first user namespace.
     pub const USER: NamespaceId = NamespaceId(0xefff_fffd);
     pub(super) const TIME: NamespaceId = NamespaceId(0xefff_fffa);
@@ -100,21 +98,6 @@ impl Namespaces {
             time,
             cgroup: Arc::new(Cgroup { id: NamespaceId::CGROUP, owner: owner.clone() }),
         }
-    }
-
-    /// The same with some of another container's in the place of its own.
-    pub fn sharing(self, other: &Namespaces, shares: &Shares) -> Namespaces {
-        let mut own = self;
-        if shares.uts {
-            own.uts = other.uts.clone();
-        }
-        if shares.ipc {
-            own.ipc = other.ipc.clone();
-        }
-        if shares.net {
-            own.net = other.net.clone();
-        }
-        own
     }
 
     /// The same whose clocks are nanoseconds ahead of the container's, which no task is to see otherwise. `ERANGE` where

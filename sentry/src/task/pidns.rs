@@ -79,7 +79,7 @@ impl PidNamespace {
 
     /// The container's own, `owner`'s.
     pub fn outermost(pids: Arc<Pids>, owner: &UserNamespace) -> Arc<PidNamespace> {
-        let (id, numbers) = (NamespaceId::PID, SpinLock::default());
+        let (id, numbers) = (NamespaceId::default(), SpinLock::default());
         let owner = owner.clone();
         Arc::new(PidNamespace { id, owner, level: 0, parent: None, pids, numbers })
     }

@@ -60,3 +60,7 @@ docker pause paused >/dev/null
 step rm-paused docker rm -f paused
 for n in 1 2 3 4; do up many$n busybox sleep 1000; done
 step several sh -c 'docker ps --format "{{.Names}}" | sort; docker rm -f many1 many2 many3 many4'
+# Namespaces of another container.
+up shared --ipc shareable --hostname shared busybox sh -c 'trap exit TERM; sleep 1000 & wait'
+step of-another sh_once --ipc container:shared --pid container:shared busybox sh -c 'ps | grep -c "[s]leep 1000"; readlink /proc/self/ns/ipc /proc/1/ns/ipc | uniq | wc -l'
+step rm-shared docker rm -f shared

@@ -3,7 +3,7 @@
 //! Each test is a shell script ([`THEMES`]) that makes steps; it runs with runc and with Ringwall as `docker run`'s
 //! runtime, and every step must print the same and end with the same status. Steps that are known to differ are listed with
 //! their causes in [`known`]: one that differs and is not there fails the test, and one that is there and does not differ is
-//! told. Podman has a script of its own, and the test VM those that it has time for. The engine has no network, a folder of
+//! told. Podman has scripts of its own, and the test VM those that it has time for. The engine has no network, a folder of
 //! its own for everything, and ends with the test.
 
 mod engine;
@@ -53,7 +53,8 @@ const THEMES: &[(&str, &str)] = &[
     ("docker/restore", include_str!("restore.sh")),
     ("docker/ctr", include_str!("ctr.sh")),
     (ESSENCE, include_str!("essence.sh")),
-    (podman::NAME, include_str!("podman.sh")),
+    (podman::NAMES[0], include_str!("podman.sh")),
+    (podman::NAMES[1], include_str!("pods.sh")),
 ];
 
 /// The tests' names.
@@ -76,7 +77,7 @@ pub fn run(name: &str, place: &Place) -> io::Result<Verdict> {
     let keep = Keep::present();
     let scratch = Scratch::new("dk")?;
     let (compared, tail) = match name {
-        podman::NAME => with_podman(script, scratch.path(), place)?,
+        _ if podman::NAMES.contains(&name) => with_podman(name, script, scratch.path(), place)?,
         _ => with_docker(name, script, scratch.path(), place)?,
     };
     let left = process::end_strays(&keep);
@@ -113,6 +114,7 @@ fn with_docker(
 
 /// Runs a script with Podman, with both runtimes.
 fn with_podman(
+    name: &str,
     script: &str,
     folder: &Path,
     place: &Place,
@@ -125,7 +127,7 @@ fn with_podman(
     };
     let outputs = run("runc").and_then(|reference| Ok([reference, run("ringwall")?]));
     podman.stop()?;
-    Ok((outputs.map(|[reference, found]| compare(podman::NAME, &reference, &found)), String::new()))
+    Ok((outputs.map(|[reference, found]| compare(name, &reference, &found)), String::new()))
 }
 
 /// What came out of a comparison.

@@ -10,8 +10,8 @@ use std::process::Command;
 use super::engine::{surroundings, wrapper};
 use crate::case::Place;
 
-/// The test's name.
-pub const NAME: &str = "docker/podman";
+/// The tests' names.
+pub const NAMES: [&str; 2] = ["docker/podman", "docker/pods"];
 
 /// The packages of Podman and of what it needs, without the C library, which is the machine's; and that of script(1).
 pub const PACKAGES: [&str; 31] = [

@@ -1,4 +1,4 @@
-//! Several containers in one sandbox, as containerd and CRI-O ask for them by annotations.
+//! Several containers in one sandbox, as containerd and CRI-O ask for them by annotations, and others by paths.
 
 use std::os::unix::net::UnixListener;
 
@@ -19,6 +19,9 @@ pub(super) const TESTS: &[Test] = &[
     ("pods/crio", crio),
     ("pods/ends", ends),
     ("pods/pod-ends", pod_ends),
+    ("pods/pod-deleted", pod_deleted),
+    ("pods/by-path", by_path),
+    ("pods/by-path-refused", by_path_refused),
     ("pods/stand-in-dies", stand_in_dies),
     ("pods/deleted-unstarted", deleted_unstarted),
     ("pods/failures", failures),
@@ -204,19 +207,158 @@ fn ends(c: &Context) -> Outcome {
     Ok(())
 }
 
-/// With its first container a pod ends.
+/// A pod lives on when its first container ends, in order or because its stand-in is killed, and ends with the last.
 fn pod_ends(c: &Context) -> Outcome {
     c.only_ringwall()?;
-    let _pod = pod(c)?;
-    let _a = create(c, "a", &member("sleep 1000"))?;
+    for how in ["kill", "stand-in"] {
+        let _pod = pod(c)?;
+        let _a = create(c, "a", &member("trap 'exit 3' TERM; while :; do sleep 0.1; done"))?;
+        let _b = create(c, "b", &member("sleep 1000"))?;
+        c.must(&["start", "a"])?;
+        match how {
+            "kill" => drop(c.must(&["kill", "pod", "KILL"])?),
+            _ => {
+                let pid = c.state("pod")?["pid"].as_i64().unwrap_or(0);
+                kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+            }
+        }
+        c.await_status("pod", "stopped")?;
+        prints(c, &["wait", "pod"], "137\n")?;
+        prints(c, &["exec", "a", "hostname"], "the-pod\n")?;
+        // What has not begun can, and nobody new comes.
+        c.must(&["start", "b"])?;
+        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "late"])?;
+        ensure!(done.end == End::Exit(1) && done.err().contains("is stopped"), "{}", done.err());
+        c.must(&["kill", "b", "KILL"])?;
+        c.await_status("b", "stopped")?;
+        c.must(&["kill", "a", "TERM"])?;
+        prints(c, &["wait", "a"], "3\n")?;
+        c.eventually("the sandbox ends", || Ok(roles("sentry") == 0))?;
+        for id in ["a", "b", "pod"] {
+            c.must(&["delete", id])?;
+        }
+    }
+    Ok(())
+}
+
+/// The first container of a pod can be deleted before the others, whose sandbox stays in its cgroup; that goes with the last.
+fn pod_deleted(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let mut config = first("exec sleep 1000");
+    config["linux"]["cgroupsPath"] = "/ringwall-test-pod-deleted/first".into();
+    let _pod = c.bundle_with("pod", &config)?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("pod"), "pod"])?;
+    let _a = create(c, "a", &member("trap 'exit 3' TERM; while :; do sleep 0.1; done"))?;
     c.must(&["start", "a"])?;
-    c.must(&["kill", "pod", "KILL"])?;
-    c.await_status("pod", "stopped")?;
-    prints(c, &["wait", "a"], "137\n")?;
-    ensure!(c.status("a")? == "stopped", "{}", c.status("a")?);
-    ensure!(roles("sentry") == 0, "the sandbox lives");
+    c.must(&["delete", "--force", "pod"])?;
+    ensure!(!c.detached(&["state", "pod"])?.ok(), "it is there yet");
+    prints(c, &["exec", "a", "hostname"], "the-pod\n")?;
+    c.must(&["kill", "a", "TERM"])?;
+    prints(c, &["wait", "a"], "3\n")?;
     c.must(&["delete", "a"])?;
-    c.must(&["delete", "pod"])?;
+    ensure!(roles("sentry") == 0, "the sandbox lives");
+    let groups = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-path", "*/ringwall-test-pod-deleted/first"])
+        .output()?;
+    ensure!(groups.stdout.is_empty(), "left: {}", String::from_utf8_lossy(&groups.stdout));
+    for place in std::fs::read_dir("/sys/fs/cgroup")?.flatten().map(|entry| entry.path()) {
+        let _absent = std::fs::remove_dir(place.join("ringwall-test-pod-deleted"));
+    }
+    let _absent = std::fs::remove_dir("/sys/fs/cgroup/ringwall-test-pod-deleted");
+    Ok(())
+}
+
+/// A configuration without annotations, with namespaces of these kinds of the container `with`.
+fn by_paths(c: &Context, with: &[(&str, &str)], script: &str) -> Result<Value, Stop> {
+    let mut config = bundle::config(&["sh", "-c", script], &[]);
+    if let Some(config) = config.as_object_mut() {
+        config.remove("hostname");
+    }
+    mqueue(&mut config);
+    for (kind, id) in with {
+        let pid = c.state(id)?["pid"].to_string();
+        for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+            if namespace["type"] == *kind {
+                namespace["path"] = format!("/proc/{pid}/ns/{kind}").into();
+            }
+        }
+    }
+    Ok(config)
+}
+
+/// Without annotations the paths of namespaces lead to the sandbox; each is that of the container which it names.
+fn by_path(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _a = create(c, "a", &by_paths(c, &[("ipc", "pod")], "exec sleep 777")?)?;
+    c.must(&["start", "a"])?;
+    let _b = create(c, "b", &by_paths(c, &[("uts", "pod"), ("pid", "a")], "exec sleep 888")?)?;
+    c.must(&["start", "b"])?;
+    ensure!(roles("sentry") == 1, "{} sandboxes", roles("sentry"));
+    let of =
+        |id: &str, kind: &str| c.must(&["exec", id, "readlink", &format!("/proc/self/ns/{kind}")]);
+    for (kind, one, other, same) in [
+        ("ipc", "a", "pod", true),
+        ("ipc", "b", "pod", false),
+        ("uts", "a", "pod", false),
+        ("uts", "b", "pod", true),
+        ("pid", "a", "pod", false),
+        ("pid", "b", "a", true),
+    ] {
+        let (left, right) = (of(one, kind)?.out(), of(other, kind)?.out());
+        ensure!((left == right) == same, "{kind} of {one} and {other}: {left}{right}");
+    }
+    prints(c, &["exec", "b", "hostname"], "the-pod\n")?;
+    c.must(&["exec", "pod", "touch", "/dev/mqueue/queue"])?;
+    prints(c, &["exec", "a", "ls", "/dev/mqueue"], "queue\n")?;
+    c.eventually("b sees a", || Ok(inside(c, "b", &sleepers("777"))? == "1\n"))?;
+    for id in ["b", "a", "pod"] {
+        c.must(&["delete", "--force", id])?;
+    }
+    Ok(())
+}
+
+/// A path that leads to no container, to one that has ended, or to two that have nothing to do with each other, is an error
+/// that says which.
+fn by_path_refused(c: &Context) -> Outcome {
+    c.only_ringwall()?;
+    let _pod = pod(c)?;
+    let _other = c.bundle_with("other", &bundle::config(&["sleep", "1000"], &[]))?;
+    c.must(&["run", "--detach", "--bundle", &c.text_path("other"), "other"])?;
+    let a = c.bundle_with("a", &bundle::config(&["true"], &[]))?;
+    let refused = |config: &Value, words: &str| {
+        a.write_config(&config.to_string())?;
+        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
+        ensure!(
+            done.end == End::Exit(1) && done.err().contains(words),
+            "{words:?}: {}: {}",
+            done.end,
+            done.err()
+        );
+        Ok::<(), Stop>(())
+    };
+    let with = |kind: &str, path: &str| -> Result<Value, Stop> {
+        let mut config = by_paths(c, &[], "true")?;
+        for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+            if namespace["type"] == kind {
+                namespace["path"] = path.into();
+            }
+        }
+        Ok(config)
+    };
+    for kind in ["ipc", "uts", "pid"] {
+        let path = format!("/proc/1/ns/{kind}");
+        refused(&with(kind, &path)?, &format!("{path}: not the {kind} namespace of a container"))?;
+    }
+    let pid = c.state("pod")?["pid"].to_string();
+    refused(&with("ipc", &format!("/proc/{pid}/ns/uts"))?, "not the ipc namespace")?;
+    refused(&with("mount", &format!("/proc/{pid}/ns/mnt"))?, "cannot be joined")?;
+    let both = by_paths(c, &[("ipc", "pod"), ("uts", "other")], "true")?;
+    refused(&both, "container other, which is not in the sandbox of container pod")?;
+    let late = by_paths(c, &[("ipc", "other")], "true")?;
+    c.must(&["delete", "--force", "other"])?;
+    refused(&late, "not the ipc namespace")?;
+    c.must(&["delete", "--force", "pod"])?;
     Ok(())
 }
 

@@ -128,7 +128,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
         hooks: None,
         network: Network::Host,
         pod: None,
-        pid_namespace: None,
+        joins: Vec::new(),
         cgroup: None,
         uid_map: Vec::new(),
         gid_map: Vec::new(),

@@ -12,6 +12,7 @@ use crate::cgroup::{self, Group};
 use crate::cli::{Delete, Global, Id, Kill};
 use crate::hooks;
 use crate::link::{self, Link};
+use crate::pod;
 use crate::protocol::{FromSandbox, Report, ToSandbox};
 use crate::signals;
 use crate::state::{self, Folder, Process, Root, State, Status};
@@ -214,14 +215,20 @@ pub fn delete(global: &Global, args: &Delete) -> Result<(), Error> {
         }
     }
     // A stand-in that was killed took both with it, unless they were wedged.
-    // The sandbox of a pod has others in it.
-    let sandbox = state.sandbox.filter(|_| state.pod.is_none());
+    let shared = pod::in_company(&root, &state);
+    let sandbox = state.sandbox.filter(|_| !shared);
     for process in [sandbox, state.gofer].into_iter().flatten() {
         kill_process(process);
     }
-    if remove(folder, state.cgroup.as_ref(), args.force)?
-        && let Some(hooks) = &state.hooks
-    {
+    // The sandbox is in those of the container that it was made for, as long as it has others.
+    let left = shared && state.pod.is_none();
+    if !remove(folder, state.cgroup.as_ref().filter(|_| !left), args.force)? {
+        return Ok(());
+    }
+    if left || state.pod.is_some() {
+        pod::sweep(&root, &state, left);
+    }
+    if let Some(hooks) = &state.hooks {
         let told = hooks::told(&state, Status::Stopped.name(), 0);
         if let Err(e) = hooks::run("poststop", &hooks.poststop, &told, hooks::Place::default()) {
             crate::warning!("{e}");

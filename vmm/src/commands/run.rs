@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
-use sentry::control::{ExitStatus, Failure};
+use sentry::control::{ExitStatus, Failure, Shares};
 use serde::{Deserialize, Serialize};
 
 use super::host_config;
@@ -131,6 +131,7 @@ pub fn throw_away(global: &Global, args: &Do) -> Result<u8, Error> {
         console_socket: None,
         detach: false,
         strace: global.strace,
+        pod: RefCell::default(),
         preserved: RefCell::default(),
     };
     foreground(plan.create()?, None, false)
@@ -156,6 +157,8 @@ struct Plan {
     console_socket: Option<PathBuf>,
     detach: bool,
     strace: bool,
+    /// The sandbox of others that it is to be in, and what it shares there.
+    pod: RefCell<Option<(Pod, Shares)>>,
     /// Given to the container when it is created, so that nobody else holds them.
     preserved: RefCell<Vec<OwnedFd>>,
 }
@@ -188,11 +191,11 @@ impl Plan {
             return Err(Error::TerminalWithoutSocket);
         }
         // A pod has one platform, which its first container has chosen.
-        let pod = container.pod.as_deref().map(|pod| Pod::find(&root, pod)).transpose()?;
+        let pod = Pod::find(&root, container.pod.as_deref(), &container.joins)?;
         let platform = match (&pod, global.platform) {
             (None, _) => platform(global)?,
-            (Some(pod), choice) if choice.fits(pod.platform) => pod.platform,
-            (Some(pod), choice) => {
+            (Some((pod, _)), choice) if choice.fits(pod.platform) => pod.platform,
+            (Some((pod, _)), choice) => {
                 let (id, platform) = (pod.id.clone(), pod.platform.name());
                 return Err(pod::Error::Platform(id, platform, choice.name()).into());
             }
@@ -206,6 +209,7 @@ impl Plan {
             console_socket: args.console_socket.clone(),
             detach,
             strace: global.strace,
+            pod: RefCell::new(pod),
             preserved: RefCell::new(preserved),
         })
     }
@@ -228,13 +232,8 @@ impl Plan {
     }
 
     fn options(&mut self) -> Result<launch::Options, Error> {
-        let pod = self.container.pod.as_deref();
-        let pod = pod.map(|pod| Pod::find(&self.root, pod)).transpose()?;
-        if let (Some(pod), Some(path)) = (&pod, &self.container.pid_namespace)
-            && let Some(shares) = &mut self.container.spec.shares
-        {
-            shares.pid = Some(pod.with_pid_namespace(&self.root, path)?);
-        }
+        let (pod, shares) = self.pod.take().unzip();
+        self.container.spec.shares = shares;
         Ok(launch::Options {
             platform: self.platform,
             level: self.level,

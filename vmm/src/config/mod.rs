@@ -23,6 +23,7 @@ use oci_spec::runtime::{Process, Spec};
 use sentry::control::{ContainerSpec, ProcessSpec};
 
 pub use attach::{Attach, by_number};
+pub use namespaces::{Join, joinable};
 
 use crate::cgroup;
 use crate::hooks::Hooks;
@@ -109,10 +110,10 @@ pub struct Container {
     pub hooks: Option<Hooks>,
     /// The network namespace of the process that stands for it.
     pub network: Network,
-    /// The container in whose sandbox it is to be; `None`: in one of its own.
+    /// The container in whose sandbox it is to be by its annotations.
     pub pod: Option<String>,
-    /// The pid namespace of a container in that sandbox, in which its processes are to be.
-    pub pid_namespace: Option<PathBuf>,
+    /// Namespaces that have to be other containers', in whose sandbox it is to be.
+    pub joins: Vec<Join>,
     /// Its cgroup on the host; `None`: it stays in the caller's.
     pub cgroup: Option<cgroup::Wanted>,
     /// User ids, where the bundle asks for a user namespace.

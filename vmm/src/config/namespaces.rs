@@ -7,8 +7,6 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset, Spec};
 
-use sentry::control::Shares;
-
 use super::{IdRange, Invalid, Network};
 
 /// What the list asks for.
@@ -16,62 +14,60 @@ use super::{IdRange, Invalid, Network};
 pub struct Asked {
     /// The network namespace of the process that stands for the container.
     pub network: Network,
-    /// What the container shares with the first one of its pod, if it is in one.
-    pub shares: Option<Shares>,
-    /// A pid namespace, which has to be that of a container of the pod.
-    pub pid: Option<PathBuf>,
+    /// Those that have to be other containers'.
+    pub joins: Vec<Join>,
 }
 
-/// What is asked for, by a container that is in this `pod`, if it is in one; names in the log what the container does not
-/// share with the host although it should.
-pub fn check(spec: &Spec, pod: Option<&str>) -> Result<Asked, Invalid> {
+/// A namespace that is named by a path, and so another container's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Its index in the list.
+    pub index: usize,
+    /// Its kind: one that [`joinable`] knows.
+    pub kind: LinuxNamespaceType,
+    /// Its file.
+    pub path: PathBuf,
+}
+
+/// What the file of a namespace that containers can share is called in `/proc/PID/ns`.
+pub fn joinable(kind: LinuxNamespaceType) -> Option<&'static str> {
+    match kind {
+        LinuxNamespaceType::Uts => Some("uts"),
+        LinuxNamespaceType::Ipc => Some("ipc"),
+        LinuxNamespaceType::Pid => Some("pid"),
+        LinuxNamespaceType::Network => Some("net"),
+        LinuxNamespaceType::Cgroup => Some("cgroup"),
+        LinuxNamespaceType::Mount | LinuxNamespaceType::User | LinuxNamespaceType::Time => None,
+    }
+}
+
+/// What is asked for; names in the log what the container does not share with the host although it should.
+pub fn check(spec: &Spec) -> Result<Asked, Invalid> {
     let linux = spec.linux().as_ref();
     let mut network = Network::Host;
-    // Those that are handed over are the pod's: its engine has them from the stand-in of its first container, or of its own.
-    let mut shares =
-        pod.map(|with| Shares { with: with.into(), uts: false, ipc: false, net: false, pid: None });
-    let mut pid = None;
+    let mut joins = Vec::new();
     let mut found = Vec::new();
     let all = linux.and_then(|linux| linux.namespaces().as_ref());
     for (index, namespace) in all.into_iter().flatten().enumerate() {
-        if found.contains(&namespace.typ()) {
-            let reason = format!("{} is there twice", name(namespace.typ()));
+        let kind = namespace.typ();
+        if found.contains(&kind) {
+            let reason = format!("{} is there twice", name(kind));
             return Err(Invalid::new(format!("linux.namespaces[{index}].type"), reason));
         }
-        found.push(namespace.typ());
+        found.push(kind);
         let path = namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty());
-        match (namespace.typ(), path) {
-            (LinuxNamespaceType::Network, None) => network = Network::New,
-            (LinuxNamespaceType::Network, Some(path)) => {
-                network = Network::Joined(path.clone());
-                if let Some(shares) = &mut shares {
-                    shares.net = true;
-                }
-            }
-            (_, None) => {}
-            (kind, Some(path)) => {
-                match (kind, &mut shares) {
-                    (LinuxNamespaceType::Uts, Some(shares)) => {
-                        shares.uts = true;
-                        continue;
-                    }
-                    (LinuxNamespaceType::Ipc, Some(shares)) => {
-                        shares.ipc = true;
-                        continue;
-                    }
-                    (LinuxNamespaceType::Pid, Some(_)) => {
-                        pid = Some(path.clone());
-                        continue;
-                    }
-                    _ => {}
-                }
-                let reason = format!(
-                    "{}: a {kind} namespace of the host cannot be joined: a container's is its sandbox's own",
-                    path.display()
-                );
-                return Err(Invalid::new(format!("linux.namespaces[{index}].path"), reason));
-            }
+        if kind == LinuxNamespaceType::Network {
+            network = path.cloned().map_or(Network::New, Network::Joined);
         }
+        let Some(path) = path.cloned() else { continue };
+        if joinable(kind).is_none() {
+            let reason = format!(
+                "{}: a {kind} namespace of the host cannot be joined: a container's is its sandbox's own",
+                path.display()
+            );
+            return Err(Invalid::new(format!("linux.namespaces[{index}].path"), reason));
+        }
+        joins.push(Join { index, kind, path });
     }
     let has = |kind| found.contains(&kind);
     if !has(LinuxNamespaceType::Uts) {
@@ -125,7 +121,7 @@ pub fn check(spec: &Spec, pod: Option<&str>) -> Result<Asked, Invalid> {
             );
         }
     }
-    Ok(Asked { network, shares, pid })
+    Ok(Asked { network, joins })
 }
 
 /// Its name in a configuration.

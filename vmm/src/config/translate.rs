@@ -63,7 +63,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
     }
     let annotations = spec.annotations().clone().unwrap_or_default();
     let pod = pod::wanted(&annotations, id);
-    let namespaces::Asked { network, shares, pid } = namespaces::check(spec, pod.as_deref())?;
+    let namespaces::Asked { network, joins } = namespaces::check(spec)?;
     let (uid_map, gid_map) = namespaces::id_maps(linux);
     Ok(Container {
         spec: ContainerSpec {
@@ -87,7 +87,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
             personality: linux
                 .and_then(|linux| linux.personality().as_ref())
                 .map_or(0, personality),
-            shares,
+            shares: None,
             clocks_ahead: namespaces::clocks_ahead(linux)?,
             uid_map: uid_map.clone(),
             gid_map: gid_map.clone(),
@@ -104,7 +104,7 @@ pub fn container(spec: &Spec, bundle: &Path, id: &str) -> Result<Container, Erro
         oci_version: spec.version().clone(),
         annotations,
         pod,
-        pid_namespace: pid,
+        joins,
         hooks: hooks(spec)?,
         network,
         cgroup: Some(cgroup(linux)),

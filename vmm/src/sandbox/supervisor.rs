@@ -88,6 +88,8 @@ pub fn run(
         machine,
         listener,
         stand_in,
+        left: false,
+        closing: false,
         clients: HashMap::new(),
         containers: HashMap::from([(id, first)]),
         joining: Vec::new(),
@@ -147,7 +149,12 @@ struct Supervisor<'a> {
     /// For its streams and its counters.
     machine: Machine,
     listener: OwnedFd,
+    /// To the stand-in of the container that the sandbox was made for.
     stand_in: &'a Peer,
+    /// Whether that has gone.
+    left: bool,
+    /// Nobody comes any more.
+    closing: bool,
     clients: HashMap<RawFd, Peer>,
     containers: HashMap<String, Container>,
     joining: Vec<Joining>,
@@ -189,7 +196,7 @@ impl Supervisor<'_> {
 
     fn peer(&self, fd: RawFd) -> Option<&Peer> {
         if fd == self.stand_in_fd() {
-            return Some(self.stand_in);
+            return (!self.left).then_some(self.stand_in);
         }
         self.clients.get(&fd)
     }
@@ -269,6 +276,14 @@ impl Supervisor<'_> {
             return;
         }
         for (stand_in, status) in std::mem::take(&mut self.ends) {
+            if stand_in == self.stand_in_fd() {
+                let others = |c: &Container| c.stand_in.is_some_and(|other| other != stand_in);
+                match self.containers.values().any(others) {
+                    true => self.tell(stand_in, &FromSandbox::Shared),
+                    // It ends this process then.
+                    false => self.closing = true,
+                }
+            }
             self.tell(stand_in, &FromSandbox::Exited(status));
         }
     }
@@ -486,12 +501,8 @@ impl Supervisor<'_> {
         self.tell_ends();
         if fd == self.stand_in_fd() {
             ops.remove(Events::empty(self.stand_in))?;
-            crate::debug!("the stand-in of the first container is gone");
-            // The end of this process is the end of everything in it.
-            self.outcome = Some(Ok(()));
-            return Ok(());
-        }
-        if let Some(client) = self.clients.remove(&fd) {
+            self.left = true;
+        } else if let Some(client) = self.clients.remove(&fd) {
             ops.remove(Events::empty(&client))?;
         }
         self.ends.retain(|(stand_in, _)| *stand_in != fd);
@@ -500,9 +511,21 @@ impl Supervisor<'_> {
             crate::debug!("{id}: its stand-in is gone");
             container.stand_in = None;
             let id = id.clone();
-            self.end(id)?;
+            if !self.is_over() {
+                self.end(id)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether no stand-in is left: the end of this process is the end of everything in it then.
+    fn is_over(&mut self) -> bool {
+        let over = self.left && self.containers.values().all(|c| c.stand_in.is_none());
+        if over {
+            crate::debug!("no stand-in is left");
+            self.outcome = Some(Ok(()));
+        }
+        over
     }
 
     fn accept(&mut self, ops: &mut EventOps) -> Result<(), Error> {

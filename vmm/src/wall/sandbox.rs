@@ -104,8 +104,10 @@ const FCNTL: &[c_int] = &[libc::F_GETFL, libc::F_GETFD, libc::F_ADD_SEALS, libc:
 /// F_GETOWN_EX (linux/fcntl.h), which glibc makes of F_GETOWN: a new stub thread leaves its id there.
 const F_GETOWN_EX: c_int = 16;
 
-/// What prctl(2) may do: names of threads, and of memory for whoever debugs.
-const PRCTL: &[c_int] = &[libc::PR_SET_NAME, libc::PR_SET_VMA];
+/// What prctl(2) may do: names of threads, and of memory for whoever debugs; and what the event loop does.
+const PRCTL: &[c_int] = &[libc::PR_SET_NAME, libc::PR_SET_VMA, LIVE_ON];
+/// The event loop alone: a sandbox that several containers are in does not end with the stand-in of the first.
+const LIVE_ON: c_int = libc::PR_SET_PDEATHSIG;
 
 /// clone(2) makes threads.
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
@@ -177,6 +179,7 @@ pub fn ptrace_loop() -> Result<BpfProgram, Error> {
     // A long message is read at a position.
     let rules = Rules::default().any(COMMON).any(LOOP).any(&[libc::SYS_preadv2]);
     let rules = rules.memory_without_code()?.one_of(libc::SYS_fcntl, 1, numbers(FCNTL))?;
+    let rules = rules.one_of(libc::SYS_prctl, 0, numbers(&[LIVE_ON]))?;
     rules.one_of(libc::SYS_ioctl, 1, STREAM_IOCTL.iter().copied())?.compile()
 }
 

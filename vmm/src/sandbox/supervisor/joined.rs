@@ -6,6 +6,7 @@ use sentry::control::{Call, ContainerSpec, MountSource};
 use sentry::platform::ChannelId;
 
 use super::{Container, Error, Supervisor, named, number};
+use crate::host::{Host, Linux};
 use crate::protocol::SandboxFd;
 
 /// Most containers that are in a sandbox at once, ended ones too. Kubernetes starts fewer in a pod.
@@ -35,6 +36,8 @@ impl Supervisor<'_> {
             Some("one container over a link")
         } else if self.containers.contains_key(&spec.id) {
             Some("a container of this name is in the sandbox")
+        } else if self.closing {
+            Some("the sandbox ends")
         } else if self.containers.len() >= MAX {
             Some("the sandbox has too many containers")
         } else if roles.len() != fds.len() || gofers != 1 || gofers + streams != fds.len() {
@@ -69,6 +72,10 @@ impl Supervisor<'_> {
         let id = spec.id.clone();
         match self.ask(Some(fd), Call::Create(Box::new(spec)))? {
             Some(number) => {
+                // Whether anybody is left is for this process to say from now on.
+                if let Err(e) = Linux.live_without_parent() {
+                    crate::warning!("the sandbox will end with its first container: {e}");
+                }
                 let container = Container { stand_in: Some(fd), ended: false, streams: given };
                 self.containers.insert(id.clone(), container);
                 self.joining.push(Joining { number, id });
@@ -92,6 +99,7 @@ impl Supervisor<'_> {
         if let Some(container) = self.containers.remove(&id) {
             self.remove_streams(&container.streams);
         }
+        self.is_over();
         Ok(())
     }
 
