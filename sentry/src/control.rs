@@ -475,6 +475,8 @@ pub struct MountSpec {
     /// Changes of its propagation, in order: MS_SHARED 1 << 20, MS_SLAVE 1 << 19, MS_PRIVATE 1 << 18 or MS_UNBINDABLE
     /// 1 << 17, with MS_REC 1 << 14 for all below it too.
     pub propagation: Vec<u64>,
+    /// Whether a tmpfs is filled with what it covers (`tmpcopyup`).
+    pub copy_up: bool,
 }
 
 /// What is mounted.

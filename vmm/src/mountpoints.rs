@@ -90,7 +90,13 @@ mod tests {
             source: "tmpfs".into(),
             data: String::new(),
         };
-        MountSpec { destination: destination.into(), source, flags: 0, propagation: Vec::new() }
+        MountSpec {
+            destination: destination.into(),
+            source,
+            flags: 0,
+            propagation: Vec::new(),
+            copy_up: false,
+        }
     }
 
     #[test]
@@ -107,6 +113,7 @@ mod tests {
             source: file,
             flags: 0,
             propagation: Vec::new(),
+            copy_up: false,
         };
         let mut mounts = [
             internal("/dev"),

@@ -23,6 +23,7 @@ pub mod eventfd;
 pub mod fasync;
 pub mod fdtable;
 pub mod file;
+mod fill;
 pub mod flags;
 pub mod fscontext;
 pub mod inode;

@@ -9,6 +9,7 @@ use super::cgroup;
 use super::context::{Cx, FsContext};
 use super::dentry::Super;
 use super::dev;
+use super::fill::fill;
 use super::inode::{FileSystem, Inode};
 use super::mount::{MS_REC, Mount, MountNamespace, Propagation};
 use super::overlay::Overlay;
@@ -299,7 +300,6 @@ fn one(
                 && (fstype == "tmpfs" || fstype == "devtmpfs");
             // Nobody's devices are on what belongs to another user namespace, and runc binds the host's there.
             let sb = if device_folder { Super::new(fs) } else { Super::owned(fs, userns) };
-            sb.change_flags(MountFlags::from_bits_truncate(spec.flags))?;
             (sb, source.as_str())
         }
         MountSource::Gofer { gofer, attach, overlay, .. } => {
@@ -313,14 +313,24 @@ fn one(
     let path = spec.destination.as_bytes();
     let covered = existing(cx, &spec.destination)?;
     let at = mount_point(cx, path, directory)?;
-    if let MountSource::Internal { fstype, data, .. } = &spec.source
-        && fstype == "tmpfs"
-        && !data.split(',').any(|word| word.starts_with("mode="))
-        && let Some(covered) = covered
-    {
-        // As with runc, what it covers decides.
-        let mode = Some(covered.inode()?.attr()?.mode & mode::PERM);
-        Path::root_of(&mount).inode()?.set_attr(cx, &SetAttr { mode, ..SetAttr::default() })?;
+    if let MountSource::Internal { fstype, data, .. } = &spec.source {
+        if fstype == "tmpfs"
+            && let Some(covered) = covered
+        {
+            if !data.split(',').any(|word| word.starts_with("mode=")) {
+                // As with runc, what it covers decides.
+                let mode = Some(covered.inode()?.attr()?.mode & mode::PERM);
+                let set = SetAttr { mode, ..SetAttr::default() };
+                Path::root_of(&mount).inode()?.set_attr(cx, &set)?;
+            }
+            if spec.copy_up {
+                // Where it can be written to, whatever the mount is to be.
+                let root = sb.root().ok_or(Errno::ENOENT)?;
+                let open = Mount::new(&sb, root, MountFlags::empty(), String::new());
+                fill(cx, &covered, &Path::root_of(&open))?;
+            }
+        }
+        sb.change_flags(MountFlags::from_bits_truncate(spec.flags))?;
     }
     namespace.mount(&mount, &at)?;
     for flags in &spec.propagation {

@@ -234,6 +234,8 @@ fn steps(output: &str) -> Vec<(String, String)> {
             Some(name) => steps.push((name.to_owned(), String::new())),
             // The client says so, or not, of a container that does not begin (docker/cli's waitExitOrRemoved).
             None if line.ends_with("msg=\"error waiting for container: context canceled\"") => {}
+            // runc says so, or not, of a group whose processes have not ended yet.
+            None if line.contains("msg=\"Failed to remove cgroup (will retry)\"") => {}
             None => {
                 if let Some((_, text)) = steps.last_mut() {
                     text.push_str(&normal(line));

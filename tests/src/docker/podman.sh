@@ -6,6 +6,8 @@ step run once busybox sh -c 'echo out; echo err >&2; exit 3'
 step no-such-program once busybox /nonexistent
 step not-executable once busybox /etc/passwd
 step stdin sh -c 'echo text | podman run --rm -i --network none --cgroup-parent "$CGROUP" --runtime "$RT" busybox cat'
+step tmpfs once --tmpfs /etc --tmpfs /usr:size=1m --tmpfs /new busybox sh -c 'cat /etc/passwd; echo x >/etc/new; ls /etc /usr /new; stat -c "%n %a %u %g" /etc /etc/* /new; grep -E " /(etc|usr|new) " /proc/mounts | sort'
+step tmpfs-full sh -c 'podman run --rm --network none --cgroup-parent "$CGROUP" --runtime "$RT" --tmpfs /bin:size=64k busybox true 2>&1 | grep -i -o "no space left on device" | tr N n'
 up box -e A=b -w /tmp --hostname box -u 5:6 --memory 64m --pids-limit 40 -v "$FOLDER/home:/b:ro" \
   --health-cmd 'test -e /etc/passwd' --health-interval disable busybox sh -c '
   trap "echo got term; exit 3" TERM; trap "echo got usr1" USR1; echo up

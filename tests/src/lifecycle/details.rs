@@ -283,7 +283,7 @@ fn features(c: &Context) -> Outcome {
         ("/linux/seccomp/operators", &[]),
         ("/linux/seccomp/actions", &["SCMP_ACT_NOTIFY"]),
         // Of changes to what is mounted already; and what is named in the log.
-        ("/mountOptions", &["remount", "tmpcopyup"]),
+        ("/mountOptions", &["remount"]),
     ] {
         let set = |document: &Value| -> BTreeSet<String> {
             let list = document.pointer(place).and_then(Value::as_array);

@@ -65,6 +65,7 @@ pub fn container(id: &str, command: &[String]) -> Result<Container, Error> {
         },
         flags,
         propagation: Vec::new(),
+        copy_up: false,
     });
     let hostname = gethostname().ok().and_then(|name| name.into_string().ok());
     Ok(Container {

@@ -81,7 +81,10 @@ const WITHOUT_MEANING: &[&str] =
     &["acl", "bind", "defaults", "iversion", "loud", "noacl", "noiversion", "rbind", "silent"];
 
 /// Words that stand for something that is not done here, which the log names.
-const NOT_HONOURED: &[&str] = &["idmap", "ridmap", "tmpcopyup"];
+const NOT_HONOURED: &[&str] = &["idmap", "ridmap"];
+
+/// Has a tmpfs filled with what it covers; as with runc, without meaning for anything else.
+const COPY_UP: &str = "tmpcopyup";
 
 /// File systems of the sentry's own.
 const INTERNAL: &[&str] = &["proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"];
@@ -91,6 +94,7 @@ pub fn options() -> Vec<&'static str> {
     let mut words: Vec<&str> =
         FLAGS.iter().map(|(word, ..)| *word).chain(WITHOUT_MEANING.iter().copied()).collect();
     words.extend(PROPAGATION.iter().map(|(word, _)| *word));
+    words.push(COPY_UP);
     words.sort_unstable();
     words
 }
@@ -107,13 +111,15 @@ pub fn mount(
     let mut flags = 0;
     let mut data = Vec::new();
     let mut spreads = Vec::new();
-    let mut bind = false;
+    let (mut bind, mut copy_up) = (false, false);
     let fstype = mount.typ().as_deref().unwrap_or_default();
     for option in mount.options().iter().flatten() {
         if let Some((_, flag, set)) = FLAGS.iter().find(|(word, ..)| word == option) {
             flags = if *set { flags | flag } else { flags & !flag };
         } else if let Some(flags) = propagation(option) {
             spreads.push(flags);
+        } else if option == COPY_UP {
+            copy_up = fstype == "tmpfs";
         } else if NOT_HONOURED.contains(&option.as_str()) {
             crate::warning!("config.json: {}: {option} is not honoured", field("options"));
         } else if WITHOUT_MEANING.contains(&option.as_str()) {
@@ -148,6 +154,7 @@ pub fn mount(
             },
             flags,
             propagation: spreads,
+            copy_up: false,
         };
         return Ok((spec, Some(attach)));
     }
@@ -173,6 +180,7 @@ pub fn mount(
         },
         flags,
         propagation: spreads,
+        copy_up,
     };
     Ok((spec, None))
 }

@@ -203,7 +203,7 @@ fn fill(
 }
 
 /// Copies the first `len` bytes of a file; where it has only zeros, the copy has a hole.
-fn copy_data(from: &Arc<File>, to: &Arc<File>, len: u64) -> Result<(), Errno> {
+pub(in crate::fs) fn copy_data(from: &Arc<File>, to: &Arc<File>, len: u64) -> Result<(), Errno> {
     let mut buf = vec![0u8; CHUNK];
     let mut at: u64 = 0;
     while at < len {

@@ -32,7 +32,7 @@ fn kept(flags: OpenFlags) -> OpenFlags {
 }
 
 /// Opens an inode of a layer, unseen by who watches it there.
-pub(super) fn open_real(
+pub(in crate::fs) fn open_real(
     under: &Cx<'_>,
     inode: &Arc<dyn Inode>,
     flags: OpenFlags,
@@ -41,7 +41,7 @@ pub(super) fn open_real(
 }
 
 /// All entries of a directory of a layer, but `.` and `..`.
-pub(super) fn list(under: &Cx<'_>, dir: &Arc<dyn Inode>) -> Result<Vec<OwnedEntry>, Errno> {
+pub(in crate::fs) fn list(under: &Cx<'_>, dir: &Arc<dyn Inode>) -> Result<Vec<OwnedEntry>, Errno> {
     let file = open_real(under, dir, OpenFlags::DIRECTORY | OpenFlags::NOATIME)?;
     let mut all: Vec<OwnedEntry> = Vec::new();
     let mut pos = 0;

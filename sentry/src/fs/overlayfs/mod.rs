@@ -43,6 +43,8 @@ use crate::errno::Errno;
 use crate::sync::SpinLock;
 use crate::task::Creds;
 
+pub(super) use copyup::copy_data;
+pub(super) use file::{list, open_real};
 pub use node::Node;
 use options::Options;
 
