@@ -109,6 +109,9 @@ impl Pod {
     ) -> Result<Option<(Pod, Shares)>, Error> {
         let inside = |join: &&Join| join.kind != LinuxNamespaceType::Network;
         let reason = joins.iter().find(inside);
+        if first.is_none() && reason.is_none() {
+            return Ok(None);
+        }
         let all = match joins {
             [] => Vec::new(),
             _ => root.list().map_err(Error::States)?,
