@@ -8,8 +8,9 @@ use super::Args;
 use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::platform::{PAGE_SIZE, own_frames, platform};
-use crate::task::limit::Rlimit;
+use crate::task::limit::{RLIMIT_CPU, Rlimit};
 use crate::task::{Current, Task, cap, exec};
+use crate::time::CpuLimit;
 
 /// The release that uname(2) gives: an ABI that programs know, and whose it is.
 pub const RELEASE: &str = "6.1.0-ringwall";
@@ -141,6 +142,9 @@ fn set_limit(cx: &Current, task: &Task, number: usize, new: Rlimit) -> Result<Rl
     let privileged = cx.creds.capable(cap::SYS_RESOURCE);
     let process = &task.process;
     let old = process.limits.set(number, new, privileged)?;
+    if number == RLIMIT_CPU {
+        CpuLimit::watch(process);
+    }
     if let Some(mm) = task.shared.lock().mm.clone() {
         mm.set_limits(exec::mm_limits(&process.limits));
     }

@@ -16,6 +16,7 @@ use crate::seccomp;
 use crate::signal::frame::{AltStack, SS_DISABLE};
 use crate::signal::{Actions, End};
 use crate::sync::SpinLock;
+use crate::time::CpuLimit;
 
 /// What clone3(2) is given; clone, fork and vfork fill it too.
 #[derive(Clone, Debug)]
@@ -342,7 +343,9 @@ fn new_process(cx: &Current, args: &CloneArgs, pid: Pid, pidns: Arc<PidNamespace
     process.dumpable.store(old.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
     *process.memory_owner.lock() = old.memory_owner.lock().clone();
     *process.links.lock() = Links { parent_key: cx.task.key, ..Links::default() };
-    Arc::new(process)
+    let process = Arc::new(process);
+    CpuLimit::watch(&process);
+    process
 }
 
 /// Makes the new task known: from here on it can be signalled.

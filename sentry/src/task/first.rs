@@ -13,6 +13,7 @@ use crate::fs::{Cx, FdTable, FsContext};
 use crate::kernel::Container;
 use crate::seccomp::{self, Seccomp};
 use crate::signal::frame::AltStack;
+use crate::time::CpuLimit;
 
 /// What such a process is made of.
 pub struct FirstProcess {
@@ -56,6 +57,7 @@ pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno>
             exit_signal: 0,
         },
     ));
+    CpuLimit::watch(&process);
     *process.exe.lock() = Some(loaded.file);
     mm.set_oom_handler(process.oom_handler());
     let shared = Shared {

@@ -89,6 +89,13 @@ impl Rlimits {
         Ok(core::mem::replace(limit, new))
     }
 
+    /// Sets one to `new` unless somebody has changed it from `old` meanwhile.
+    pub fn replace(&self, number: usize, old: Rlimit, new: Rlimit) {
+        if let Some(limit) = self.0.lock().get_mut(number).filter(|limit| **limit == old) {
+            *limit = new;
+        }
+    }
+
     /// A copy, for a child.
     pub fn duplicate(&self) -> Rlimits {
         Rlimits(SpinLock::new(*self.0.lock()))

@@ -5,10 +5,12 @@
 //! queue.
 
 mod clock;
+mod cpu_limit;
 pub mod queue;
 mod timer;
 
 pub use clock::{Clock, TimeSpec, TimeVal};
+pub use cpu_limit::CpuLimit;
 pub(crate) use timer::expirations;
 pub use timer::{Notify, Setting, Timer, TimerClock};
 
@@ -32,6 +34,8 @@ pub struct ProcessTimers {
     pub interval: SpinLock<[Option<Arc<Timer>>; 3]>,
     /// timer_create(2), by id.
     posix: SpinLock<BTreeMap<u32, Arc<Timer>>>,
+    /// RLIMIT_CPU, once there is one.
+    cpu_limit: SpinLock<Option<Arc<CpuLimit>>>,
 }
 
 impl ProcessTimers {
@@ -79,6 +83,9 @@ impl ProcessTimers {
             timer.disarm();
         }
         self.clear_posix();
+        if let Some(limit) = self.cpu_limit.lock().take() {
+            limit.disarm();
+        }
     }
 
     /// Deletes those of timer_create(2), which do not survive exec.

@@ -71,6 +71,7 @@ pub(super) const CASES: &[Case] = both![
     ("fasync", 20),
     ("urgent", 20),
     ("vtimes", 20),
+    ("cpulimit", 60),
     ("rseq", 30),
     ("membarrier", 30),
     ("tsc", 20),
