@@ -203,7 +203,8 @@ fn make(
         namespaces: namespaces.clone(),
     };
     let name = *cx.task.name.lock();
-    let task = Task::new(tid, process.clone(), shared, name);
+    let mut task = Task::new(tid, process.clone(), shared, name);
+    task.login = cx.task.login.duplicate();
     task.blocked.store(cx.task.blocked().0, Ordering::Relaxed);
     if has(F::CHILD_CLEARTID) {
         task.clear_child_tid.store(args.child_tid, Ordering::Relaxed);

@@ -36,6 +36,7 @@ pub mod cap {
     pub const SYS_TTY_CONFIG: u32 = 26;
     pub const MKNOD: u32 = 27;
     pub const LEASE: u32 = 28;
+    pub const AUDIT_CONTROL: u32 = 30;
     pub const SETFCAP: u32 = 31;
     pub const MAC_OVERRIDE: u32 = 32;
     pub const SYSLOG: u32 = 34;

@@ -21,6 +21,7 @@ mod first;
 mod flags;
 mod freezer;
 pub mod limit;
+pub mod login;
 mod namespace;
 pub mod oom;
 pub mod pidfd;
@@ -45,6 +46,7 @@ pub use first::{FirstProcess, discard, first_process};
 pub use flags::CloneFlags;
 pub use freezer::{Busy, Freezer};
 pub use limit::Rlimits;
+pub use login::Login;
 pub use namespace::{Namespace, NamespaceId, Namespaces, UNSHARED, Uts, UtsNames};
 pub use pidns::{PidNamespace, PidNumbers};
 pub use pids::{PID_MAX, PidTable, Pids, TaskCount};
@@ -103,6 +105,8 @@ pub struct Task {
     pub vfork_parent: AtomicU64,
     /// Scheduling parameters, as data.
     pub sched: SpinLock<Sched>,
+    /// Who has logged in.
+    pub login: Login,
     /// What it does, for /proc: see [`TaskState`].
     state: AtomicU8,
     /// Which futex bucket it waits in; see [`crate::futex`].
@@ -258,6 +262,7 @@ impl Task {
             signals: SpinLock::new(TaskSignals::default()),
             vfork_parent: AtomicU64::new(0),
             sched: SpinLock::new(Sched::default()),
+            login: Login::default(),
             state: AtomicU8::new(TaskState::Running as u8),
             futex: crate::futex::Slot::default(),
             parent_death_signal: AtomicU8::new(0),

@@ -72,6 +72,7 @@ pub(super) const CASES: &[Case] = both![
     ("urgent", 20),
     ("vtimes", 20),
     ("cpulimit", 60),
+    ("logins", 10),
     ("rseq", 30),
     ("membarrier", 30),
     ("tsc", 20),

@@ -17,7 +17,7 @@ use crate::platform::PAGE_SIZE;
 use crate::signal::{Disposition, SigSet, Signal};
 use crate::task::limit::INFINITY;
 use crate::task::userns::IdKind;
-use crate::task::{Comm, Namespace, Task, TaskState, cap, oom, trace};
+use crate::task::{Comm, Namespace, Task, TaskState, cap, login, oom, trace};
 
 /// Most bytes of a command line or environment that are shown.
 const MAX_STRINGS: u64 = 1 << 20;
@@ -49,10 +49,7 @@ pub(super) const ENTRIES: &[Entry] = &[
     idmap::entry("gid_map", Which::Map(IdKind::Group)),
     text("io", io),
     text("limits", limits),
-    text("loginuid", |_, out| {
-        out.push_str("4294967295");
-        Ok(())
-    }),
+    Entry { name: "loginuid", perm: 0o644, what: What::Writable(loginuid, set_loginuid) },
     text("maps", super::smaps::maps),
     Entry { name: "mem", perm: 0o600, what: What::Mem },
     Entry { name: "mountinfo", perm: 0o444, what: What::Mounts(super::mounts::mountinfo) },
@@ -68,8 +65,8 @@ pub(super) const ENTRIES: &[Entry] = &[
     idmap::entry("projid_map", Which::Map(IdKind::Project)),
     link("root", |about| place(about, |fs| fs.root())),
     text("schedstat", schedstat),
-    text("sessionid", |_, out| {
-        out.push_str("4294967295");
+    text("sessionid", |about, out| {
+        let _ = write!(out, "{}", about.task()?.login.session());
         Ok(())
     }),
     idmap::entry("setgroups", Which::Setgroups),
@@ -250,6 +247,30 @@ fn set_oom_adj(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
     }
     now.store(value, Ordering::Relaxed);
     Ok(())
+}
+
+fn loginuid(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
+    let uid = about.task()?.login.uid();
+    let _ = write!(out, "{}", about.cx.creds.userns.up(IdKind::User, uid).unwrap_or(login::UNSET));
+    Ok(())
+}
+
+/// Only a task itself says who has logged in there (proc_loginuid_write()).
+fn set_loginuid(about: &About<'_>, data: &[u8]) -> Result<(), Errno> {
+    let task = about.cx.task.ok_or(Errno::EPERM)?;
+    if !Arc::ptr_eq(task, &about.task()?) {
+        return Err(Errno::EPERM);
+    }
+    let text = core::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
+    let uid: u32 = match text.strip_suffix('\n').unwrap_or(text).parse::<u64>() {
+        Ok(uid) => u32::try_from(uid).map_err(|_| Errno::ERANGE)?,
+        Err(_) => return Err(Errno::EINVAL),
+    };
+    let uid = match uid {
+        login::UNSET => uid,
+        _ => about.cx.creds.userns.kuid(uid).ok_or(Errno::EINVAL)?,
+    };
+    task.login.set(uid, &task.shared.lock().creds)
 }
 
 fn coredump_filter(about: &About<'_>, out: &mut String) -> Result<(), Errno> {
