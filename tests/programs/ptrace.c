@@ -513,6 +513,32 @@ static void others(void) {
     wait_for("killed", pid);
 }
 
+// What a tracer has let go does not look stopped any more, whoever has run since.
+static void let_go(void) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
+        for (;;) {}
+    }
+    char path[64], text[128];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    int wrong = 0;
+    sleep_ms(50);
+    for (int i = 0; i < 100; i++) {
+        int status;
+        CHECK(kill(pid, SIGSTOP) == 0 && waitpid(pid, &status, 0) == pid && WIFSTOPPED(status));
+        CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
+        int fd = open(path, O_RDONLY);
+        ssize_t n = read(fd, text, sizeof text - 1);
+        CHECK(n > 0 && close(fd) == 0);
+        text[n] = 0;
+        wrong += strstr(text, ") t ") != NULL;
+    }
+    printf("let go, and looked stopped: %d\n", wrong);
+    kill(pid, SIGKILL);
+    wait_for("killed", pid);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "child") == 0) return 6;
     system_calls();
@@ -524,5 +550,6 @@ int main(int argc, char **argv) {
     threads();
     tracer_ends();
     others();
+    let_go();
     return 0;
 }

@@ -324,7 +324,8 @@ impl Task {
     pub fn state(&self) -> TaskState {
         {
             let own = self.signals.lock();
-            if own.trap.is_some() {
+            // One that its tracer has let go runs, though it may not know yet: who has others stopped asks that.
+            if own.trap.as_ref().is_some_and(|stopped| stopped.resume.is_none()) {
                 return TaskState::Traced;
             }
             if own.stopped {
