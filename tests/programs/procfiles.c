@@ -2,9 +2,12 @@
 // content is taken away, which shows in a file.
 #include "check.h"
 #include <stddef.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/sysinfo.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 static ino_t inode(int fd) {
     struct stat s;
@@ -184,8 +187,45 @@ static void removed(void) {
     }
     CHECK(unlink("/tmp/procfiles") == 0);
 }
+// What fdinfo says of what is no file.
+static void descriptors(void) {
+    char path[64], b[512];
+    int event = eventfd(3, 0), epoll = epoll_create1(0), file = open("/proc/self/fdinfo", O_RDONLY);
+    int ends[2];
+    CHECK(event >= 0 && epoll >= 0 && pipe(ends) == 0);
+    int watched[] = {event, ends[0]};
+    for (int i = 0; i < 2; i++) {
+        struct epoll_event e = {i ? EPOLLIN | EPOLLONESHOT : EPOLLIN, {.u64 = 0xabcdef}};
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, watched[i], &e) == 0);
+    }
+    snprintf(path, sizeof path, "%d", event);
+    int fd = openat(file, path, O_RDONLY);
+    ssize_t n = read(fd, b, sizeof b - 1);
+    CHECK(n > 0);
+    b[n] = 0;
+    printf("eventfd: %d %d\n", strstr(b, "eventfd-count:                3\n") != NULL, strstr(b, "\neventfd-id: ") != NULL);
+    close(fd);
+    snprintf(path, sizeof path, "%d", epoll);
+    fd = openat(file, path, O_RDONLY);
+    CHECK((n = read(fd, b, sizeof b - 1)) > 0);
+    b[n] = 0;
+    for (char *line = strstr(b, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
+        int of;
+        unsigned events, sdev;
+        unsigned long long data, pos, ino;
+        int got = sscanf(line, "tfd: %d events: %x data: %llx  pos:%llu ino:%llx sdev:%x\n", &of, &events, &data, &pos, &ino, &sdev);
+        struct stat st;
+        CHECK(got == 6 && fstat(of, &st) == 0);
+        printf("epoll: events %x data %llx pos %llu, file %d\n", events, data, pos,
+               st.st_ino == ino && st.st_dev == makedev(sdev >> 20, sdev & 0xfffff));
+    }
+    close(fd);
+    close(event), close(epoll), close(file), close(ends[0]), close(ends[1]);
+}
+
 int main(void) {
     sockets();
+    descriptors();
     locks();
     filters();
     removed();

@@ -19,7 +19,7 @@ use super::anon;
 use super::context::Cx;
 use super::file::{File, Watcher};
 use super::inode::{FileOps, Whence};
-use super::types::{Events, OpenFlags};
+use super::types::{Events, OpenFlags, major, minor};
 use crate::errno::Errno;
 use crate::sync::{Mutex, SpinLock, WaitQueue, WaitToken, Wake};
 use crate::task::Task;
@@ -77,6 +77,11 @@ impl Item {
     }
 }
 
+/// Whether a mask is that of a one-shot that has been reported: it wants nothing, not even errors.
+fn is_spent(mask: u32) -> bool {
+    mask & Events::all().bits() == 0 && mask & ONESHOT != 0
+}
+
 /// An item as its file's queue knows it.
 struct Bell(Arc<Item>);
 
@@ -84,8 +89,7 @@ impl Wake for Bell {
     fn wake(&self, events: u32) -> bool {
         let mask = self.0.mask.load(Ordering::Acquire);
         let wanted = mask | Events::ALWAYS.bits();
-        // A one-shot that has been reported wants nothing, not even errors.
-        if mask & Events::all().bits() == 0 && mask & ONESHOT != 0 || events & wanted == 0 {
+        if is_spent(mask) || events & wanted == 0 {
             return false;
         }
         let Some(epoll) = self.0.epoll.upgrade() else { return false };
@@ -322,13 +326,21 @@ impl FileOps for Epoll {
     fn fdinfo(&self, _file: &File) -> alloc::string::String {
         let mut text = alloc::string::String::new();
         for item in self.shared.items.lock().values() {
+            let Some(file) = item.file.upgrade() else { continue };
+            let mask = item.mask.load(Ordering::Relaxed);
+            let always = if is_spent(mask) { 0 } else { Events::ALWAYS.bits() };
+            let dev = file.inode().attr().map_or(0, |attr| attr.dev);
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "tfd: {:8} events: {:8x} data: {:16x}",
+                "tfd: {:8} events: {:8x} data: {:16x}  pos:{} ino:{:x} sdev:{:x}",
                 item.key.0,
-                item.mask.load(Ordering::Relaxed),
-                item.data.load(Ordering::Relaxed)
+                mask | always,
+                item.data.load(Ordering::Relaxed),
+                if file.is_stream() { 0 } else { file.offset() },
+                file.inode().ino(),
+                // As the kernel counts within itself (MKDEV).
+                major(dev) << 20 | minor(dev),
             );
         }
         text

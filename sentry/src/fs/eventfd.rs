@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::anon;
 use super::context::Cx;
@@ -17,6 +18,8 @@ use crate::sync::{SpinLock, WaitQueue};
 
 /// EFD_SEMAPHORE (linux/eventfd.h); the other flags are those of open(2).
 const SEMAPHORE: u32 = 1;
+/// Tells them apart in /proc, for lsof(8) and its like.
+static IDS: AtomicU32 = AtomicU32::new(0);
 /// The most that it counts to.
 const MAX: u64 = u64::MAX - 1;
 
@@ -24,6 +27,7 @@ const MAX: u64 = u64::MAX - 1;
 pub struct EventFd {
     count: SpinLock<u64>,
     semaphore: bool,
+    id: u32,
     queue: WaitQueue,
 }
 
@@ -36,6 +40,7 @@ pub fn new(cx: &Cx<'_>, initial: u32, flags: u32) -> Result<Arc<File>, Errno> {
     let event = EventFd {
         count: SpinLock::new(initial.into()),
         semaphore: flags & SEMAPHORE != 0,
+        id: IDS.fetch_add(1, Ordering::Relaxed),
         queue: WaitQueue::new(),
     };
     let flags = OpenFlags::RDWR | open & OpenFlags::NONBLOCK;
@@ -122,8 +127,9 @@ impl FileOps for EventFd {
 
     fn fdinfo(&self, _file: &File) -> String {
         format!(
-            "eventfd-count: {:16x}\neventfd-semaphore: {}\n",
+            "eventfd-count: {:16x}\neventfd-id: {}\neventfd-semaphore: {}\n",
             *self.count.lock(),
+            self.id,
             u32::from(self.semaphore)
         )
     }

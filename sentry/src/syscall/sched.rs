@@ -125,6 +125,13 @@ pub fn getcpu(cx: &mut Current, args: Args) -> SysResult {
 
 /// Checks and sets policy and priority.
 fn set(cx: &Current, task: &Task, new: Sched) -> Result<(), Errno> {
+    may_set(cx, task, &new)?;
+    *task.sched.lock() = new;
+    Ok(())
+}
+
+/// Whether the caller may set them, and they can be set.
+fn may_set(cx: &Current, task: &Task, new: &Sched) -> Result<(), Errno> {
     let valid = matches!(
         new.policy,
         policy::OTHER | policy::FIFO | policy::RR | policy::BATCH | policy::IDLE
@@ -149,7 +156,6 @@ fn set(cx: &Current, task: &Task, new: Sched) -> Result<(), Errno> {
             return Err(Errno::EPERM);
         }
     }
-    *task.sched.lock() = new;
     Ok(())
 }
 
@@ -235,6 +241,8 @@ pub fn sched_rr_get_interval(cx: &mut Current, args: Args) -> SysResult {
 
 /// Bytes of `struct sched_attr`, version 0.
 const SCHED_ATTR: usize = 48;
+/// Bytes of version 1, which has bounds of use besides.
+const SCHED_ATTR_CLAMPED: usize = 56;
 
 /// sched_getattr(2).
 pub fn sched_getattr(cx: &mut Current, args: Args) -> SysResult {
@@ -262,6 +270,11 @@ pub fn sched_getattr(cx: &mut Current, args: Args) -> SysResult {
 /// sched_setattr(2).
 pub fn sched_setattr(cx: &mut Current, args: Args) -> SysResult {
     const RESET_ON_FORK: u64 = 1;
+    const RECLAIM: u64 = 2;
+    const DL_OVERRUN: u64 = 4;
+    const KEEP_POLICY: u64 = 8;
+    const KEEP_PARAMS: u64 = 0x10;
+    const UTIL_CLAMP: u64 = 0x60;
     if args.get(1) == 0 || args.int(0) < 0 || args.uint(2) != 0 {
         return Err(Errno::EINVAL.into());
     }
@@ -270,25 +283,50 @@ pub fn sched_setattr(cx: &mut Current, args: Args) -> SysResult {
         size if size < SCHED_ATTR => return Err(Errno::E2BIG.into()),
         size => size,
     };
-    let words = super::read_struct(cx, args.get(1), size, 56)?;
+    let words = super::read_struct(cx, args.get(1), size, SCHED_ATTR_CLAMPED)?;
     let word = |n: usize| words.get(n).copied().unwrap_or(0);
-    if word(1) & !RESET_ON_FORK != 0 {
+    let flags = word(1);
+    let policy = (word(0) >> 32) as u32;
+    if flags & UTIL_CLAMP != 0 && size < SCHED_ATTR_CLAMPED || (policy as i32) < 0 {
         return Err(Errno::EINVAL.into());
     }
-    let policy = (word(0) >> 32) as u32;
-    if policy == policy::DEADLINE {
+    let task = find(cx, args.int(0))?;
+    let old = task.sched.lock().clone();
+    let mut new = Sched {
+        policy,
+        reset_on_fork: flags & RESET_ON_FORK != 0,
+        nice: (word(2) as u32 as i32).clamp(-20, 19),
+        priority: (word(2) >> 32) as u32,
+        ..old.clone()
+    };
+    if flags & KEEP_PARAMS != 0 {
+        match is_realtime(old.policy) {
+            true => new.priority = old.priority,
+            false => new.nice = old.nice,
+        }
+    }
+    if flags & KEEP_POLICY != 0 {
+        new.policy = old.policy;
+        new.reset_on_fork = old.reset_on_fork;
+    }
+    if flags & !(RESET_ON_FORK | RECLAIM | DL_OVERRUN | KEEP_POLICY | KEEP_PARAMS | UTIL_CLAMP) != 0
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    if new.policy == policy::DEADLINE {
         // No admission control for deadlines here: as a kernel without bandwidth left.
         return Err(Errno::EBUSY.into());
     }
-    let task = find(cx, args.int(0))?;
-    let new = Sched {
-        policy,
-        reset_on_fork: word(1) & RESET_ON_FORK != 0,
-        nice: (word(2) as u32 as i32).clamp(-20, 19),
-        priority: (word(2) >> 32) as u32,
-        ..task.sched.lock().clone()
-    };
-    set(cx, &task, new)?;
+    if flags & UTIL_CLAMP != 0 {
+        // As a kernel without CONFIG_UCLAMP_TASK.
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    may_set(cx, &task, &new)?;
+    if flags & KEEP_PARAMS != 0 {
+        // The policy is one of the parameters.
+        new = Sched { reset_on_fork: new.reset_on_fork, ..old };
+    }
+    *task.sched.lock() = new;
     Ok(0)
 }
 

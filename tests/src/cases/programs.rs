@@ -73,6 +73,7 @@ pub(super) const CASES: &[Case] = both![
     ("vtimes", 20),
     ("cpulimit", 60),
     ("logins", 10),
+    ("schedattr", 10),
     ("rseq", 30),
     ("membarrier", 30),
     ("tsc", 20),
