@@ -223,8 +223,28 @@ static void descriptors(void) {
     close(event), close(epoll), close(file), close(ends[0]), close(ends[1]);
 }
 
+static void *wait_for_it(void *arg) {
+    pthread_barrier_wait(arg);
+    return NULL;
+}
+
+// The links of /proc/PID/task say how many threads there are.
+static void threads(void) {
+    struct stat st;
+    pthread_t thread;
+    pthread_barrier_t barrier;
+    CHECK(stat("/proc/self/task", &st) == 0);
+    printf("one thread: %lu links\n", (unsigned long)st.st_nlink);
+    CHECK(pthread_barrier_init(&barrier, NULL, 2) == 0);
+    CHECK(pthread_create(&thread, NULL, wait_for_it, &barrier) == 0 && stat("/proc/self/task", &st) == 0);
+    printf("two threads: %lu links\n", (unsigned long)st.st_nlink);
+    pthread_barrier_wait(&barrier);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(void) {
     sockets();
+    threads();
     descriptors();
     locks();
     filters();

@@ -224,6 +224,11 @@ impl Inode for Node {
                 u32::try_from(count).unwrap_or(u32::MAX).saturating_add(10)
             }
             Place::Process(_) => 9,
+            // By this Chromium and others know whether they have threads.
+            Place::Entry(Entry { what: What::Tasks, .. }) => {
+                let count = self.subject.as_ref().map_or(0, |s| s.process.tasks().len());
+                u32::try_from(count).unwrap_or(u32::MAX).saturating_add(2)
+            }
             _ => 2,
         };
         Ok(Attr {
