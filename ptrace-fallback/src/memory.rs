@@ -135,7 +135,7 @@ impl Memory {
     /// Gives the memory of free frames back to the host.
     pub(crate) fn release(&self) -> std::io::Result<()> {
         loop {
-            let batch = self.book().take_batch_to_release(RELEASE_BATCH);
+            let batch = self.book().take_batch_to_release(RELEASE_BATCH, true);
             if batch.is_empty() {
                 return Ok(());
             }

@@ -1,5 +1,7 @@
 //! What a process that has little left to do gives back.
 
+use std::ops::Range;
+
 use nix::libc;
 
 unsafe extern "C" {
@@ -14,22 +16,64 @@ const PAGE: usize = 4096;
 /// Unmaps the pages of this program's constants and code, of which most was needed only once, and of memory that is free.
 /// What is needed next is mapped again by a fault each, from the page cache.
 pub fn shed() {
-    let start = (&raw const __executable_start).addr();
+    shed_all_but(&[]);
+}
+
+/// The same, but the pages of some constants stay.
+pub fn shed_all_but(kept: &'static [u8]) {
+    let start = (&raw const __executable_start).addr().next_multiple_of(PAGE);
     let end = (&raw const etext).addr() & !(PAGE - 1);
-    let start = start.next_multiple_of(PAGE);
-    // SAFETY: what lies between is mapped from the program's file and never written, so that each page comes back with
-    // the same content.
-    let _kept = unsafe {
-        let len = end.saturating_sub(start);
-        libc::madvise(start as *mut libc::c_void, len, libc::MADV_DONTNEED)
-    };
+    let kept = kept.as_ptr_range();
+    let (first, last) = (kept.start.addr() & !(PAGE - 1), kept.end.addr().next_multiple_of(PAGE));
+    if (start..end).contains(&first) {
+        unmap(start..first);
+        unmap(last..end);
+    } else {
+        unmap(start..end);
+    }
     // SAFETY: concerns memory that nothing is in.
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Unmaps the pages of a range of the program's constants and code.
+fn unmap(range: Range<usize>) {
+    let len = range.end.saturating_sub(range.start);
+    // SAFETY: what lies between is mapped from the program's file and never written, so that each page comes back with
+    // the same content.
+    let _kept =
+        unsafe { libc::madvise(range.start as *mut libc::c_void, len, libc::MADV_DONTNEED) };
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
+
+    /// Pages of its own, as the image's are, and more than come with a neighbour's fault.
+    #[repr(align(4096))]
+    struct Pages([u8; 64 * PAGE]);
+
+    #[test]
+    fn what_is_kept_stays_mapped() {
+        static KEPT: Pages = Pages([7; 64 * PAGE]);
+        static OTHER: Pages = Pages([8; 64 * PAGE]);
+        let touch =
+            |pages: &Pages| pages.0.iter().step_by(PAGE).map(|b| u32::from(*b)).sum::<u32>();
+        let pagemap = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let mapped = |pages: &Pages| {
+            let mut entries = [0; 64 * 8];
+            let first = pages.0.as_ptr().addr() / PAGE;
+            pagemap.read_exact_at(&mut entries, first as u64 * 8).unwrap();
+            // The highest bit of an entry: the page is there.
+            entries.iter().skip(7).step_by(8).filter(|byte| **byte & 0x80 != 0).count()
+        };
+        assert_eq!(std::hint::black_box(touch(&KEPT) + touch(&OTHER)), 64 * 15);
+        assert_eq!((mapped(&KEPT), mapped(&OTHER)), (64, 64));
+        shed_all_but(&KEPT.0);
+        assert_eq!(mapped(&KEPT), 64);
+        assert!(mapped(&OTHER) < 64);
+    }
 
     #[test]
     fn the_program_goes_on() {

@@ -11,7 +11,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::config;
-use crate::footprint;
 use crate::hooks;
 use crate::host::{self, Host};
 use crate::link::{self, Link};
@@ -131,8 +130,6 @@ fn prepare(
         let enter = if nodes { node_maker::enter_users } else { node_maker::enter_users_alone };
         config.users = Some(server::Users { process, enter });
     }
-    // Its filter will not let it.
-    footprint::shed();
     server::confine(&mut config)?;
     crate::debug!("confined");
     Ok(config)

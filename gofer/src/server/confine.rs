@@ -98,7 +98,11 @@ pub fn confine(config: &mut Config) -> Result<(), ConfineError> {
     if let Some(guards) = config.guards {
         (guards.restrict)(&config.attaches).during("restricting it to its files")?;
     }
-    filter::install()?;
+    let filter = filter::program()?;
+    if let Some(guards) = config.guards {
+        (guards.shed)();
+    }
+    seccompiler::apply_filter(&filter).map_err(FilterError::from)?;
     Ok(())
 }
 

@@ -43,12 +43,6 @@ pub enum FilterError {
     Install(#[from] seccompiler::Error),
 }
 
-/// Puts the filter over the calling thread and all that it may start.
-pub(super) fn install() -> Result<(), FilterError> {
-    seccompiler::apply_filter(&program()?)?;
-    Ok(())
-}
-
 /// The filter of a gofer, compiled.
 pub fn program() -> Result<BpfProgram, FilterError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =

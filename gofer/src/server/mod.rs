@@ -91,6 +91,8 @@ pub struct Guards {
     pub harden: fn(BorrowedFd<'_>, bool) -> std::io::Result<()>,
     /// Leaves the calling thread what lies beneath these and, to be opened again, its own descriptors.
     pub restrict: fn(&[Attach]) -> std::io::Result<()>,
+    /// Gives memory back that was needed so far, as nothing but the filter is to come.
+    pub shed: fn(),
 }
 
 /// A user namespace that is entered last of all, so that its capabilities are none over the other namespaces.

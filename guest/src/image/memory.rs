@@ -12,7 +12,7 @@ use core::alloc::Layout;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use guest::contract::{BootPage, PAGE, RAM_BASE, Request, WINDOW_CHUNK, op};
+use guest::contract::{BootPage, PAGE, RAM_BASE, Request, op};
 use ring0::paging;
 use sentry::platform::frame_alloc::{Dirty, FrameAllocator, Run};
 use sentry::platform::{Account, Frame, FrameCounts};
@@ -30,8 +30,8 @@ const HEAP_STEP: u64 = 256 << 10;
 /// How often freed frames that nobody wanted again go back to the host, nanoseconds. One that was freed just after
 /// a round is looked at in the next and goes in the one after.
 const RELEASE_EVERY: u64 = 900_000_000;
-/// Frames that the host puts memory behind at once: a huge page.
-const BLOCK: u32 = (WINDOW_CHUNK / PAGE) as u32;
+/// After so many rounds in which nobody wanted them, frames of blocks that are in use in part go back too.
+const SPLIT_AFTER: u32 = 10;
 /// Frames in use from which on it does. A container that uses less, as most that wait do, costs what it touches.
 const BLOCKS_FROM: u32 = (8 << 20) / PAGE as u32;
 /// Frames of one release request.
@@ -173,7 +173,7 @@ fn alloc_now(count: u32) -> Option<(Frame, Range<u32>)> {
         LEAST_DIRTY.fetch_min(frames.dirty(), Ordering::Relaxed);
         let all = run.first.0..run.first.0.saturating_add(count);
         let block = match run.dirty {
-            Dirty::Nothing if frames.used() >= BLOCKS_FROM => frames.untouched_blocks(all, BLOCK),
+            Dirty::Nothing if frames.used() >= BLOCKS_FROM => frames.untouched_blocks(all),
             _ => 0..0,
         };
         (run, block)
@@ -320,9 +320,12 @@ pub fn start_release() {
 }
 
 fn release_loop() {
+    // The least of some rounds, and how many they are.
+    let mut longer = (u32::MAX, 0);
     loop {
         let dirty = FRAMES.lock().as_ref().map_or(0, FrameAllocator::dirty);
         if dirty == 0 {
+            longer = (u32::MAX, 0);
             RELEASER.store(ring0::thread::current().id().0, Ordering::SeqCst);
             let dirty = FRAMES.lock().as_ref().map_or(0, FrameAllocator::dirty);
             if dirty == 0 {
@@ -336,16 +339,22 @@ fn release_loop() {
         while ring0::clock::monotonic() < until {
             ring0::thread::park(Some(until));
         }
-        release(LEAST_DIRTY.load(Ordering::SeqCst));
+        let least = LEAST_DIRTY.load(Ordering::SeqCst);
+        release(least, false);
+        longer = (least.min(longer.0), longer.1 + 1);
+        if longer.1 >= SPLIT_AFTER {
+            release(longer.0, true);
+            longer = (u32::MAX, 0);
+        }
     }
 }
 
-/// Gives up to `most` dirty frames back to the host.
-fn release(most: u32) {
+/// Gives up to `most` dirty frames back to the host, with `split` also such as cost it a huge page.
+fn release(most: u32, split: bool) {
     let mut left = most;
     while left > 0 {
         let batch = match FRAMES.lock().as_mut() {
-            Some(frames) => frames.take_batch_to_release(left.min(RELEASE_BATCH)),
+            Some(frames) => frames.take_batch_to_release(left.min(RELEASE_BATCH), split),
             None => return,
         };
         if batch.is_empty() {

@@ -21,6 +21,8 @@ use super::{Account, Frame, FrameCounts};
 const CHUNK: u32 = 32 * 1024;
 /// Words per bitmap of a chunk.
 const WORDS: usize = (CHUNK / 64) as usize;
+/// Frames of a block, which is what a huge page is behind: 2 MiB. A chunk has one for each bit of a word.
+pub const BLOCK: u32 = CHUNK / 64;
 
 /// Frames in use and free ones, as two bitmaps that grow in chunks as memory is used.
 pub struct FrameAllocator {
@@ -54,6 +56,8 @@ struct Chunk {
     dirty: [u64; WORDS],
     /// Of those, known to be zero.
     zero: [u64; WORDS],
+    /// Blocks that the host has put memory behind as a whole, none of which has gone back.
+    populated: u64,
     free: u32,
     /// No run of free frames within the chunk is longer.
     longest: u32,
@@ -336,12 +340,12 @@ impl FrameAllocator {
         Ok(())
     }
 
-    /// The blocks of `size` frames, a multiple of 64, that a run which was given out is in and that were untouched before:
-    /// neither anything of them was in use, nor has the host memory there. Only such as lie below the limit.
-    pub fn untouched_blocks(&self, run: Range<u32>, size: u32) -> Range<u32> {
+    /// The [blocks](BLOCK) that a run which was given out is in and that were untouched before: neither anything of them
+    /// was in use, nor has the host memory there. Only such as lie below the limit.
+    pub fn untouched_blocks(&self, run: Range<u32>) -> Range<u32> {
         let untouched = |block: u32| {
-            let start = block.saturating_mul(size);
-            let end = start.saturating_add(size);
+            let start = block.saturating_mul(BLOCK);
+            let end = start.saturating_add(BLOCK);
             let mut at = start;
             while at < end {
                 let (word, mask, next) = piece(at, end);
@@ -354,15 +358,20 @@ impl FrameAllocator {
             }
             end <= self.limit
         };
-        let blocks = run.start / size..run.end.div_ceil(size);
+        let blocks = run.start / BLOCK..run.end.div_ceil(BLOCK);
         let start = blocks.clone().find(|block| untouched(*block)).unwrap_or(blocks.end);
         let end = (start..blocks.end).find(|block| !untouched(*block)).unwrap_or(blocks.end);
-        start.saturating_mul(size)..end.saturating_mul(size)
+        start.saturating_mul(BLOCK)..end.saturating_mul(BLOCK)
     }
 
     /// The host has put zeroed memory behind a range ahead of use: what of it is free and untouched has memory now.
     pub fn populated(&mut self, range: Range<u32>) {
         let mut more = 0u32;
+        for block in range.start.div_ceil(BLOCK)..range.end.min(self.all) / BLOCK {
+            let (start, end) =
+                (block.saturating_mul(BLOCK), block.saturating_add(1).saturating_mul(BLOCK));
+            self.each_word(start..end, |chunk, word, _| chunk.populated |= block_bit(word));
+        }
         self.each_word(range.start..range.end.min(self.all), |chunk, word, mask| {
             let used = chunk.used.get(word).copied().unwrap_or(u64::MAX);
             if let (Some(dirty), Some(zero)) = (chunk.dirty.get_mut(word), chunk.zero.get_mut(word))
@@ -379,24 +388,41 @@ impl FrameAllocator {
     /// Takes dirty free frames, up to `most` of them, out of circulation so that the platform can
     /// give their memory back to the host; [`released`](Self::released) puts each run back.
     ///
+    /// Without `split`, a block that the host has populated as a whole is taken as a whole, and left alone as long as
+    /// anything of it is in use: a huge page of which a part goes back is none any more, and whoever grows slowly
+    /// would lose it just before the rest is wanted.
+    ///
     /// Never more than a quarter of what is free: whoever wants frames meanwhile is not to take it for the end of memory.
-    pub fn take_batch_to_release(&mut self, most: u32) -> Vec<Range<u32>> {
-        let mut batch = Vec::new();
+    pub fn take_batch_to_release(&mut self, most: u32, split: bool) -> Vec<Range<u32>> {
+        let mut batch: Vec<Range<u32>> = Vec::new();
         let mut left = most.min(self.dirty).min(self.limit.saturating_sub(self.used) / 4);
-        let mut at = 0;
-        while left > 0 {
-            let Some(start) = self.next_dirty(at) else {
+        // From above, for what is lowest is given out next.
+        for block in (0..self.all.div_ceil(BLOCK)).rev() {
+            if left == 0 {
                 break;
-            };
-            let end = self.end_of_dirty(start, left);
-            let run = start..end;
-            let count = end.saturating_sub(start);
-            self.take_dirty(run.clone());
-            self.set_used(run.clone());
-            self.used = self.used.saturating_add(count);
-            left = left.saturating_sub(count);
-            at = end;
-            batch.push(run);
+            }
+            let start = block.saturating_mul(BLOCK);
+            let end = start.saturating_add(BLOCK).min(self.all);
+            let whole = self.is_populated(start);
+            if whole && !split && (left < BLOCK || self.any_used(start..end)) {
+                continue;
+            }
+            for run in self.dirty_runs(start..end).into_iter().rev() {
+                let run = run.start.max(run.end.saturating_sub(left))..run.end;
+                let count = run.end.saturating_sub(run.start);
+                if count == 0 {
+                    break;
+                }
+                self.take_dirty(run.clone());
+                self.set_used(run.clone());
+                self.each_word(run.clone(), |chunk, word, _| chunk.populated &= !block_bit(word));
+                self.used = self.used.saturating_add(count);
+                left = left.saturating_sub(count);
+                match batch.last_mut() {
+                    Some(last) if last.start == run.end => last.start = run.start,
+                    _ => batch.push(run),
+                }
+            }
         }
         batch
     }
@@ -582,25 +608,42 @@ impl FrameAllocator {
         Dirty::Some(found)
     }
 
-    fn next_dirty(&self, from: u32) -> Option<u32> {
-        let mut at = from;
-        while at < self.all {
-            match self.chunks.get((at / CHUNK) as usize) {
-                Some(Some(_)) => {
-                    let (word, mask, next) = piece(at, self.all);
-                    let bits = self.dirty_word(word) & mask;
-                    if bits != 0 {
-                        return Some(
-                            (word as u32).saturating_mul(64).saturating_add(bits.trailing_zeros()),
-                        );
-                    }
-                    at = next;
-                }
-                Some(None) => at = (at / CHUNK).saturating_add(1).saturating_mul(CHUNK),
-                None => return None,
+    /// Whether the block of a frame is populated as a whole.
+    fn is_populated(&self, frame: u32) -> bool {
+        let chunk = self.chunks.get((frame / CHUNK) as usize);
+        let bit = block_bit((frame % CHUNK / 64) as usize);
+        chunk.and_then(Option::as_ref).is_some_and(|chunk| chunk.populated & bit != 0)
+    }
+
+    /// Whether a frame of a range is in use.
+    fn any_used(&self, range: Range<u32>) -> bool {
+        let mut at = range.start;
+        while at < range.end {
+            let (word, mask, next) = piece(at, range.end);
+            if self.used_word(word) & mask != 0 {
+                return true;
             }
+            at = next;
         }
-        None
+        false
+    }
+
+    /// The dirty runs of a range, in ascending order.
+    fn dirty_runs(&self, range: Range<u32>) -> Vec<Range<u32>> {
+        let mut runs = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let (word, mask, next) = piece(at, range.end);
+            let bits = self.dirty_word(word) & mask;
+            if bits == 0 {
+                at = next;
+                continue;
+            }
+            let start = (word as u32).saturating_mul(64).saturating_add(bits.trailing_zeros());
+            at = self.end_of_dirty(start, range.end.saturating_sub(start));
+            runs.push(start..at);
+        }
+        runs
     }
 
     fn end_of_dirty(&self, start: u32, most: u32) -> u32 {
@@ -630,6 +673,7 @@ impl FrameAllocator {
                         used: [0; WORDS],
                         dirty: [0; WORDS],
                         zero: [0; WORDS],
+                        populated: 0,
                         free: frames,
                         longest: frames,
                     })
@@ -639,6 +683,11 @@ impl FrameAllocator {
             at = next;
         }
     }
+}
+
+/// The bit of the block, in its chunk, that a word of the chunk's bitmaps is of.
+fn block_bit(word: usize) -> u64 {
+    1 << (word % WORDS / (BLOCK / 64) as usize)
 }
 
 /// The word that `at` is in, the bits of `at..end` in it, and the frame that the next word begins with.
@@ -712,13 +761,13 @@ mod tests {
         let mut a = FrameAllocator::new(4 * 512 + 100);
         let run = |r: Run| r.first.0..r.first.0 + 1;
         let one = run(a.alloc(Account::FIRST, 1).unwrap());
-        assert_eq!(a.untouched_blocks(one.clone(), 512), 0..512);
+        assert_eq!(a.untouched_blocks(one.clone()), 0..512);
         a.populated(0..512);
         assert_eq!(a.dirty(), 511);
         // Nothing of it has to be zeroed, and nothing is populated twice.
         let two = a.alloc(Account::FIRST, 1).unwrap();
         assert_eq!((two.first.0, &two.dirty), (1, &Dirty::Nothing));
-        assert!(a.untouched_blocks(run(two), 512).is_empty());
+        assert!(a.untouched_blocks(run(two)).is_empty());
         assert_eq!(a.dirty(), 510);
         // What was used has to be, as ever.
         a.free(Frame(1), 1).unwrap();
@@ -728,9 +777,9 @@ mod tests {
         );
         // Over a boundary: the first block is touched. Behind the last one there is no whole block.
         assert_eq!(first(&mut a, 600), 4);
-        assert_eq!(a.untouched_blocks(4..604, 512), 512..1024);
+        assert_eq!(a.untouched_blocks(4..604), 512..1024);
         assert_eq!(first(&mut a, 1500), 604);
-        assert_eq!(a.untouched_blocks(604..2104, 512), 1024..2048);
+        assert_eq!(a.untouched_blocks(604..2104), 1024..2048);
         // It all goes back.
         for (start, count) in [(0, 4), (4, 600), (604, 1500)] {
             a.free(Frame(start), count).unwrap();
@@ -738,11 +787,36 @@ mod tests {
         a.populated(0..2148);
         assert_eq!(a.dirty(), 2148);
         for _ in 0..40 {
-            for run in a.take_batch_to_release(u32::MAX) {
+            for run in a.take_batch_to_release(u32::MAX, true) {
                 a.released(run).unwrap();
             }
         }
         assert!(a.dirty() < 8);
+    }
+
+    #[test]
+    fn a_populated_block_goes_back_as_a_whole() {
+        let mut a = FrameAllocator::new(4 * CHUNK);
+        assert_eq!(first(&mut a, 3 * BLOCK), 0);
+        a.populated(0..3 * BLOCK);
+        a.free(Frame(0), 3 * BLOCK).unwrap();
+        assert_eq!(first(&mut a, 1), 0);
+        // The first is in use. Of the others, no less than all.
+        for (most, first) in [(2 * BLOCK - 1, 2 * BLOCK), (u32::MAX, BLOCK)] {
+            let back = first..first + BLOCK;
+            assert_eq!(a.take_batch_to_release(most, false), core::slice::from_ref(&back));
+            a.released(back).unwrap();
+        }
+        assert!(a.take_batch_to_release(u32::MAX, false).is_empty());
+        // Where it may be split, what is not in use goes; and then it is a block no more.
+        assert_eq!(a.take_batch_to_release(10, true), vec![BLOCK - 10..BLOCK]);
+        assert_eq!(a.take_batch_to_release(10, false), vec![BLOCK - 20..BLOCK - 10]);
+        // Neighbours go as one run.
+        let mut a = FrameAllocator::new(4 * CHUNK);
+        assert_eq!(first(&mut a, CHUNK + BLOCK), 0);
+        a.populated(0..CHUNK + BLOCK);
+        a.free(Frame(0), CHUNK + BLOCK).unwrap();
+        assert_eq!(a.take_batch_to_release(CHUNK, false), vec![BLOCK..CHUNK + BLOCK]);
     }
 
     #[test]
@@ -799,7 +873,7 @@ mod tests {
         let run = a.alloc(Account::FIRST, 3).unwrap();
         assert_eq!(run.first, Frame(9));
         assert!(matches!(&run.dirty, Dirty::Some(d) if d.len() == 1 && d[0] == (9..10)));
-        assert_eq!(a.take_batch_to_release(100), vec![4..5]);
+        assert_eq!(a.take_batch_to_release(100, false), vec![4..5]);
         assert_eq!(a.dirty(), 0);
         assert_eq!(first(&mut a, 1), 12, "a frame under release is not given out");
         a.released(4..5).unwrap();
@@ -828,13 +902,13 @@ mod tests {
         assert_eq!(first(&mut a, 1000), 0);
         a.free(Frame(0), 500).unwrap();
         a.free(Frame(600), 100).unwrap();
-        assert_eq!(a.take_batch_to_release(400), vec![0..400]);
-        assert_eq!(a.take_batch_to_release(400), vec![400..500, 600..700]);
-        assert!(a.take_batch_to_release(400).is_empty());
+        assert_eq!(a.take_batch_to_release(400, false), vec![600..700, 200..500]);
+        assert_eq!(a.take_batch_to_release(400, false), vec![0..200]);
+        assert!(a.take_batch_to_release(400, false).is_empty());
         let mut a = FrameAllocator::new(1000);
         assert_eq!(first(&mut a, 1000), 0);
         a.free(Frame(0), 40).unwrap();
-        assert_eq!(a.take_batch_to_release(400), vec![0..10], "most of it stays to be had");
+        assert_eq!(a.take_batch_to_release(400, false), vec![30..40], "most of it stays to be had");
     }
 
     #[test]
@@ -890,7 +964,7 @@ mod tests {
                     held.push((f, n));
                 }
             } else if next(10) == 0 {
-                for run in a.take_batch_to_release(50) {
+                for run in a.take_batch_to_release(50, false) {
                     run.clone().for_each(|i| {
                         assert_eq!(book[i as usize], (false, true));
                         book[i as usize].1 = false;

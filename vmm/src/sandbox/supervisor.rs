@@ -110,7 +110,8 @@ pub fn run(
         events.add_subscriber(Rc::clone(machine) as Rc<dyn EventSubscriber>);
     }
     // A guest's image is in this program's constants: it would miss its pages, which costs it exits.
-    let mut busy = virtual_machine.is_none();
+    let kept: &[u8] = if virtual_machine.is_some() { kvm::image::EMBEDDED } else { &[] };
+    let mut busy = true;
     loop {
         if let Some(outcome) = supervisor.borrow_mut().outcome.take() {
             return outcome;
@@ -120,7 +121,7 @@ pub fn run(
         }
         // What making a container takes is not needed for keeping it.
         if busy && events.run_with_timeout(QUIET)? == 0 {
-            footprint::shed();
+            footprint::shed_all_but(kept);
             busy = false;
         } else if !busy {
             events.run()?;

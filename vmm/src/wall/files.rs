@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use gofer::server::{Attach, Guards};
 
+use crate::footprint;
 use crate::host::stat;
 
 /// For a gofer's configuration.
-pub const GUARDS: Guards = Guards { harden, restrict };
+pub const GUARDS: Guards = Guards { harden, restrict, shed: footprint::shed };
 
 /// struct mount_attr (linux/mount.h).
 #[repr(C)]
