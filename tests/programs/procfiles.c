@@ -209,15 +209,20 @@ static void descriptors(void) {
     fd = openat(file, path, O_RDONLY);
     CHECK((n = read(fd, b, sizeof b - 1)) > 0);
     b[n] = 0;
-    for (char *line = strstr(b, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
-        int of;
-        unsigned events, sdev;
-        unsigned long long data, pos, ino;
-        int got = sscanf(line, "tfd: %d events: %x data: %llx  pos:%llu ino:%llx sdev:%x\n", &of, &events, &data, &pos, &ino, &sdev);
-        struct stat st;
-        CHECK(got == 6 && fstat(of, &st) == 0);
-        printf("epoll: events %x data %llx pos %llu, file %d\n", events, data, pos,
-               st.st_ino == ino && st.st_dev == makedev(sdev >> 20, sdev & 0xfffff));
+    // Their order is that of addresses in the kernel.
+    for (int i = 0; i < 2; i++) {
+        for (char *line = strstr(b, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
+            int of;
+            unsigned events, sdev;
+            unsigned long long data, pos, ino;
+            int got = sscanf(line, "tfd: %d events: %x data: %llx  pos:%llu ino:%llx sdev:%x\n", &of, &events, &data, &pos, &ino, &sdev);
+            struct stat st;
+            CHECK(got == 6);
+            if (of != watched[i]) continue;
+            CHECK(fstat(of, &st) == 0);
+            printf("epoll: events %x data %llx pos %llu, file %d\n", events, data, pos,
+                   st.st_ino == ino && st.st_dev == makedev(sdev >> 20, sdev & 0xfffff));
+        }
     }
     close(fd);
     close(event), close(epoll), close(file), close(ends[0]), close(ends[1]);
