@@ -65,7 +65,10 @@ fn priorities(c: &Context) -> Outcome {
 
 fn refused(c: &Context) -> Outcome {
     c.only_ringwall()?;
-    let namespaces = json!([{ "type": "pid" }, { "type": "ipc", "path": "/proc/self/ns/ipc" }]);
+    let namespaces = json!([
+        { "type": "pid" }, { "type": "ipc", "path": "/proc/self/ns/ipc" }, { "type": "uts" },
+        { "type": "mount" },
+    ]);
     for (field, value, expected) in [
         (["process", "oomScoreAdj"], json!(1001), "process.oomScoreAdj: 1001"),
         (
