@@ -100,12 +100,13 @@ fn read_head<I: Image>(file: &I) -> Result<Vec<u8>, Errno> {
 }
 
 impl<I: Image> Prepared<I> {
-    /// Builds the address space.
+    /// Builds the address space; where things are in it is up to chance if `randomize`.
     pub fn load(
         &self,
         envp: &[Vec<u8>],
         ids: Ids,
         limits: MmLimits,
+        randomize: bool,
         mut open: impl FnMut(&[u8]) -> Result<I, Errno>,
     ) -> Result<Program, Errno> {
         let header = elf::Header::read(&self.file, &self.head)?;
@@ -122,11 +123,16 @@ impl<I: Image> Prepared<I> {
         let mm = Mm::new()?;
         mm.set_limits(limits);
         let mut random = [0; 32];
-        platform().random(&mut random);
+        if randomize {
+            platform().random(&mut random);
+        }
         let entropy = |at: usize| {
             random.get(at..at + 8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap_or([0; 8])))
         };
-        let bases = stack::Bases::choose(mm.user_range(), limits.stack, entropy(0), entropy(8));
+        let bases = {
+            let chance = randomize.then(|| (entropy(0), entropy(8)));
+            stack::Bases::choose(mm.user_range(), limits.stack, chance)
+        };
         mm.set_layout(|l| l.mmap_base = bases.mmap);
         let main = header.map(
             &mm,

@@ -28,14 +28,18 @@ pub struct Bases {
 
 impl Bases {
     /// Chooses them as arch/x86/mm/mmap.c does: room for the stack to grow to its limit, between
-    /// 128 MiB and five sixths of the address space, and 28 bits of pages of randomness.
-    pub fn choose(user: Range<u64>, stack_limit: u64, entropy: u64, more: u64) -> Bases {
-        // 22 bits of pages for the stack (STACK_RND_MASK), and 4 bits of 16 bytes below its top.
-        let stack_top = user.end.saturating_sub((entropy & 0x3f_ffff).saturating_mul(PAGE));
-        let gap = stack_limit.clamp(128 << 20, user.end / 6 * 5);
-        let room = gap.saturating_add((0x3f_ffff + 256) * PAGE);
+    /// 128 MiB and five sixths of the address space, and 28 bits of pages of randomness; or none without `chance`.
+    pub fn choose(user: Range<u64>, stack_limit: u64, chance: Option<(u64, u64)>) -> Bases {
+        /// Bits of pages for the stack (STACK_RND_MASK), and 4 bits of 16 bytes below its top.
+        const STACK: u64 = 0x3f_ffff;
+        /// Pages below it that nothing is mapped into.
+        const GUARD: u64 = 256;
+        let (stack, mmap) = chance.unwrap_or_default();
+        let stack_top = user.end.saturating_sub((stack & STACK).saturating_mul(PAGE));
+        let room = if chance.is_some() { STACK + GUARD } else { GUARD } * PAGE;
+        let gap = stack_limit.saturating_add(room).clamp(128 << 20, user.end / 6 * 5);
         let mmap =
-            user.end.saturating_sub(room).saturating_sub((more & 0xfff_ffff).saturating_mul(PAGE));
+            user.end.saturating_sub(gap).saturating_sub((mmap & 0xfff_ffff).saturating_mul(PAGE));
         Bases { stack_top, mmap: mmap & !(PAGE - 1) }
     }
 }

@@ -98,6 +98,7 @@ fn run(bytes: &[u8]) -> Result<Program, Errno> {
         &[b"A=1".to_vec()],
         Ids::default(),
         MmLimits::default(),
+        true,
         none,
     )
 }
@@ -217,11 +218,11 @@ fn the_vdso_is_a_shared_object_of_one_page() {
 fn too_many_arguments_are_refused() {
     let args = vec![vec![b'x'; 1000]; 10_000];
     let prepared = prepare(file(&static_elf()), b"/prog", args, none).unwrap();
-    let got = prepared.load(&[], Ids::default(), MmLimits::default(), none);
+    let got = prepared.load(&[], Ids::default(), MmLimits::default(), true, none);
     assert_eq!(got.err(), Some(Errno::E2BIG));
     let args = vec![vec![b'x'; stack::MAX_ARG_STRLEN]];
     let prepared = prepare(file(&static_elf()), b"/prog", args, none).unwrap();
-    let got = prepared.load(&[], Ids::default(), MmLimits::default(), none);
+    let got = prepared.load(&[], Ids::default(), MmLimits::default(), true, none);
     assert_eq!(got.err(), Some(Errno::E2BIG));
 }
 
@@ -290,7 +291,7 @@ fn no_file_makes_the_loader_panic() {
         let open = |_: &[u8]| Ok(file(&other));
         let args = vec![b"prog".to_vec()];
         let prepared = prepare(file(&bytes), b"/prog", args, open);
-        let load = |p: Prepared<File>| p.load(&[], Ids::default(), MmLimits::default(), open);
+        let load = |p: Prepared<File>| p.load(&[], Ids::default(), MmLimits::default(), true, open);
         if let Ok(program) = prepared.and_then(load) {
             // What it is to begin with can be read, or faults.
             let _ = program.mm.copy_in_u64(program.regs.rip);

@@ -362,7 +362,7 @@ pub fn arch_prctl(cx: &mut Current, args: Args) -> SysResult {
     Ok(0)
 }
 
-/// personality(2): kept and given back; what its flags would change stays as it is.
+/// personality(2): kept and given back; what it changes is for exec and uname(2).
 pub fn personality(cx: &mut Current, args: Args) -> SysResult {
     let process = &cx.task.process;
     let old = process.personality.load(Ordering::Relaxed);

@@ -9,11 +9,14 @@ use crate::errno::Errno;
 use crate::error::SysResult;
 use crate::platform::{PAGE_SIZE, own_frames, platform};
 use crate::task::limit::{RLIMIT_CPU, Rlimit};
+use crate::task::personality::{PER_LINUX32, PER_MASK, UNAME26};
 use crate::task::{Current, Task, cap, exec};
 use crate::time::CpuLimit;
 
 /// The release that uname(2) gives: an ABI that programs know, and whose it is.
 pub const RELEASE: &str = "6.1.0-ringwall";
+/// The same for programs that expect three numbers that begin with 2.6 (override_release(), kernel/sys.c).
+const RELEASE_26: &str = "2.6.61-ringwall";
 /// Its version.
 pub const VERSION: &str = "#1 SMP PREEMPT_DYNAMIC Ringwall";
 /// Bytes of a field of `struct utsname`.
@@ -23,16 +26,14 @@ const UTS_NAME: usize = 64;
 
 /// uname(2).
 pub fn uname(cx: &mut Current, args: Args) -> SysResult {
-    /// linux/personality.h: the execution domain, and the one that says it is a 32-bit machine.
-    const PER_MASK: u32 = 0xff;
-    const PER_LINUX32: u32 = 8;
     let names = cx.namespaces.uts.names.lock().clone();
     let personality = cx.task.process.personality.load(Ordering::Relaxed);
+    let release = if personality & UNAME26 != 0 { RELEASE_26 } else { RELEASE };
     let machine: &[u8] = if personality & PER_MASK == PER_LINUX32 { b"i686" } else { b"x86_64" };
     let fields: [&[u8]; 6] = [
         b"Linux",
         &names.host,
-        RELEASE.as_bytes(),
+        release.as_bytes(),
         VERSION.as_bytes(),
         machine,
         if names.domain.is_empty() { b"(none)" } else { &names.domain },

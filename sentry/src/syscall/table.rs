@@ -164,7 +164,7 @@ syscalls! {
     132 utime Full() attr::utime, (Path, Hex);
     133 mknod Full() names::mknod, (Path, Mode, Hex);
     134 uselib Missing() missing, ();
-    135 personality Partial("of PER_LINUX32, uname; of the rest, nothing but the value") prctl::personality, (Hex);
+    135 personality Partial("UNAME26, ADDR_NO_RANDOMIZE, and PER_LINUX32 of uname; of the rest, nothing but the value") prctl::personality, (Hex);
     136 ustat Missing() missing, ();
     137 statfs Full() stat::statfs, (Path, Hex);
     138 fstatfs Full() stat::fstatfs, (Fd, Hex);

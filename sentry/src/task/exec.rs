@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering;
 use super::exit::{release_memory, release_vfork};
 use super::filecaps::{self, FileCaps};
 use super::trace::DebugRegisters;
-use super::{Comm, Creds, Current, Gift, limit, trace};
+use super::{Comm, Creds, Current, Gift, limit, personality, trace};
 use crate::errno::Errno;
 use crate::error::SysError;
 use crate::fs::{Cx, File, FsContext, InExec, MountFlags, OpenFlags, Path, WalkFlags};
@@ -87,6 +87,8 @@ pub struct Loaded {
     pub creds: Creds,
     /// The program gains rights by exec.
     pub secure: bool,
+    /// What personality(2) tells it.
+    pub personality: u32,
     /// comm.
     pub name: Comm,
 }
@@ -129,8 +131,15 @@ fn shares_directories(cx: &Current) -> (bool, Option<InExec>) {
     (shared, (!shared).then(|| cx.fs.enter_exec()))
 }
 
-/// Loads a program for somebody with `cx`'s rights, which gains none by that if `lessened`.
-pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits, lessened: bool) -> Result<Loaded, Errno> {
+/// Loads a program for somebody with `cx`'s rights, which gains none by that if `lessened`; `old`: the caller's
+/// [`personality`].
+pub fn load(
+    cx: &Cx<'_>,
+    exec: Exec,
+    limits: MmLimits,
+    lessened: bool,
+    old: u32,
+) -> Result<Loaded, Errno> {
     let root = cx.fs.root();
     let name = exec.filename.rsplit(|b| *b == b'/').next().unwrap_or(&exec.filename);
     let name = Comm::new(name);
@@ -148,8 +157,10 @@ pub fn load(cx: &Cx<'_>, exec: Exec, limits: MmLimits, lessened: bool) -> Result
         egid: ns.gid(creds.egid),
         secure,
     };
-    let program = prepared.load(&exec.envp, ids, limits, open)?;
-    Ok(Loaded { program, file: prepared.file.file().clone(), creds, secure, name })
+    let personality = personality::after_exec(old, secure);
+    let randomize = personality & personality::ADDR_NO_RANDOMIZE == 0;
+    let program = prepared.load(&exec.envp, ids, limits, randomize, open)?;
+    Ok(Loaded { program, file: prepared.file.file().clone(), creds, secure, personality, name })
 }
 
 /// What the file gives to the caller.
@@ -187,7 +198,8 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     let limits = mm_limits(&cx.task.process.limits);
     let (shared, _alone) = shares_directories(cx);
     let lessened = shared || trace::is_watched_by_less(&cx.task);
-    let loaded = load(&cx.cx(), exec, limits, lessened)?;
+    let personality = cx.task.process.personality.load(Ordering::Relaxed);
+    let loaded = load(&cx.cx(), exec, limits, lessened, personality)?;
     let tid = cx.task.tid();
     become_alone(cx)?;
 
@@ -198,6 +210,7 @@ pub fn exec(cx: &mut Current, exec: Exec) -> Result<(), SysError> {
     release_memory(&task, &cx.mm);
     crate::futex::lives_on(&task);
     cx.set_debug(DebugRegisters::default());
+    process.personality.store(loaded.personality, Ordering::Relaxed);
     let program = loaded.program;
     program.mm.set_oom_handler(process.oom_handler());
     let old = process.exe.lock().replace(loaded.file);

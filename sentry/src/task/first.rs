@@ -38,7 +38,7 @@ pub struct FirstProcess {
 /// Makes the process; it is known to its namespace, and does not run before [`super::start`].
 pub fn first_process(parts: FirstProcess, program: Exec) -> Result<Birth, Errno> {
     let cx = Cx { fs: &parts.fs, creds: &parts.creds, task: None };
-    let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits), false)?;
+    let loaded = exec::load(&cx, program, exec::mm_limits(&parts.limits), false, 0)?;
     let mm = loaded.program.mm;
     let creds = Arc::new(loaded.creds);
     let namespaces = parts.namespaces;

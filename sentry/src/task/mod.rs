@@ -24,6 +24,7 @@ pub mod limit;
 pub mod login;
 mod namespace;
 pub mod oom;
+pub mod personality;
 pub mod pidfd;
 mod pidns;
 mod pids;

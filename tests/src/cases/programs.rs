@@ -74,6 +74,7 @@ pub(super) const CASES: &[Case] = both![
     ("cpulimit", 60),
     ("logins", 10),
     ("schedattr", 10),
+    ("personality", 10),
     ("rseq", 30),
     ("membarrier", 30),
     ("tsc", 20),

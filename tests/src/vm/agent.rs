@@ -83,7 +83,10 @@ pub fn system() -> io::Result<()> {
         }
         mount_at(source, target, kind, data)?;
     }
-    fs::create_dir_all("/etc")?;
+    // Podman unpacks images in the second.
+    for folder in ["/etc", "/var/tmp"] {
+        fs::create_dir_all(folder)?;
+    }
     fs::write("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n")?;
     fs::write("/etc/group", "root:x:0:\n")?;
     fs::create_dir_all("/root")?;
