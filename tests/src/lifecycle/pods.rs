@@ -128,9 +128,7 @@ fn one_sandbox(c: &Context) -> Outcome {
     let ps = c.must(&["ps", "--format", "json", "a"])?;
     let listed: Vec<Value> = serde_json::from_slice(&ps.stdout)?;
     ensure!(listed.len() == 1, "{}", ps.out());
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
+    delete_all(c, &["a", "b", "pod"])?;
     ensure!(roles("sentry") == 0, "the sandbox lives");
     Ok(())
 }
@@ -159,7 +157,12 @@ fn namespaces(c: &Context) -> Outcome {
     };
     let (pod, a, b) = (same("pod")?.out(), same("a")?.out(), same("b")?.out());
     ensure!(pod == a && a != b, "{pod}{a}{b}");
-    for id in ["b", "a", "pod"] {
+    delete_all(c, &["b", "a", "pod"])
+}
+
+/// Deletes containers, running or not.
+fn delete_all(c: &Context, ids: &[&str]) -> Outcome {
+    for id in ids {
         c.must(&["delete", "--force", id])?;
     }
     Ok(())
@@ -312,10 +315,7 @@ fn by_path(c: &Context) -> Outcome {
     c.must(&["exec", "pod", "touch", "/dev/mqueue/queue"])?;
     prints(c, &["exec", "a", "ls", "/dev/mqueue"], "queue\n")?;
     c.eventually("b sees a", || Ok(inside(c, "b", &sleepers("777"))? == "1\n"))?;
-    for id in ["b", "a", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["b", "a", "pod"])
 }
 
 /// A path that leads to no container, to one that has ended, or to two that have nothing to do with each other, is an error
@@ -590,10 +590,7 @@ fn memory(c: &Context) -> Outcome {
     );
     c.must(&["kill", "b", "KILL"])?;
     b.end(c.limit())?;
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["a", "b", "pod"])
 }
 
 /// Where the pod has a limit too, that is for all together, and at it the biggest is ended, whosever it is.
@@ -613,10 +610,7 @@ fn memory_of_all(c: &Context) -> Outcome {
     ensure!(out == "dd 0\n", "{out}");
     let done = b.end(c.limit())?;
     ensure!(done.out() == "holds\n137\n", "{}: {}", done.end, done.out());
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["a", "b", "pod"])
 }
 
 /// What containers that have ended had is there again for others.
@@ -685,10 +679,7 @@ fn quota(c: &Context) -> Outcome {
     c.must(&["resume", "b"])?;
     c.eventually("b is looked at", || Ok(periods()? != last))?;
     ensure!(used_and_held(c, "a")?.1 == held, "a is held back without a quota");
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["a", "b", "pod"])
 }
 
 /// What is held back for its processor time, and will be for long, is paused, looked at, stopped and killed at once.
@@ -794,10 +785,7 @@ fn shared_pids(c: &Context) -> Outcome {
     inside(c, "pod", &format!("kill -9 $({})", sleeping("1000")))?;
     let done = a.end(c.limit())?;
     ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["a", "b", "pod"])
 }
 
 /// With its init a container ends, whatever else runs in it, and others that share its pid namespace live; with the one whose
@@ -870,8 +858,5 @@ fn shared_pids_of_another(c: &Context) -> Outcome {
     ensure!(done.end.shell_status() == Some(137), "{}: {}", done.end, done.err());
     c.await_status("a", "stopped")?;
     prints(c, &["exec", "pod", "echo", "alive"], "alive\n")?;
-    for id in ["a", "b", "pod"] {
-        c.must(&["delete", "--force", id])?;
-    }
-    Ok(())
+    delete_all(c, &["a", "b", "pod"])
 }
