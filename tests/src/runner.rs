@@ -256,6 +256,7 @@ fn select(options: &Options) -> BTreeMap<Suite, Vec<String>> {
                 let here = |name: &String| match suite {
                     _ if name == docker::time::NAME => timed,
                     _ if name.starts_with(SYSTEMD) => false,
+                    Suite::Kvm if name == docker::podman::PODS => false,
                     Suite::Kvm if name.starts_with(docker::PREFIX) => {
                         asked || docker::IN_VM.contains(&name.as_str())
                     }

@@ -11,7 +11,10 @@ use super::engine::{surroundings, wrapper};
 use crate::case::Place;
 
 /// The tests' names.
-pub const NAMES: [&str; 2] = ["docker/podman", "docker/pods"];
+pub const NAMES: [&str; 2] = ["docker/podman", PODS];
+
+/// The one of pods. The test VM would take a quarter of an hour for it; what is inside a pod is tested there by `pods/`.
+pub const PODS: &str = "docker/pods";
 
 /// The packages of Podman and of what it needs, without the C library, which is the machine's; and that of script(1).
 pub const PACKAGES: [&str; 31] = [
