@@ -230,6 +230,12 @@ pub(super) fn sum(time: CpuTime) -> u64 {
     time.user_ns.saturating_add(time.system_ns)
 }
 
+/// How long it takes at least until a processor clock has gone on by so much, nanoseconds: it runs at most as fast as there
+/// are CPUs, and may stand still.
+pub(super) fn soonest(more: u64) -> u64 {
+    more / u64::from(platform().cpus().max(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

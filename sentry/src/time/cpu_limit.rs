@@ -3,7 +3,7 @@
 use alloc::sync::{Arc, Weak};
 
 use super::SECOND;
-use super::clock::sum;
+use super::clock::{soonest, sum};
 use super::queue::{self, Expire, Queued};
 use crate::platform::platform;
 use crate::signal::{Origin, SigInfo, Signal, send_process};
@@ -38,8 +38,7 @@ impl CpuLimit {
     fn enqueue(self: &Arc<Self>, process: &Process) {
         let Ok(Rlimit { soft, hard }) = process.limits.get(RLIMIT_CPU) else { return };
         let left = soft.min(hard).saturating_mul(SECOND).saturating_sub(sum(process.usage().cpu));
-        // A process runs at most as fast as there are CPUs, and may stand still.
-        let wait = (left / u64::from(platform().cpus().max(1))).max(CHECK);
+        let wait = soonest(left).max(CHECK);
         let weak: Weak<dyn Expire> = Arc::downgrade(self) as Weak<dyn Expire>;
         let mut queued = self.queued.lock();
         self.forget(&mut queued);

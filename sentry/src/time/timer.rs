@@ -2,7 +2,7 @@
 
 use alloc::sync::{Arc, Weak};
 
-use super::clock::{Clock, sum};
+use super::clock::{Clock, soonest, sum};
 use super::queue::{self, Expire, Queued};
 use crate::platform::platform;
 use crate::signal::{Origin, SigInfo, Signal, send_process, send_task};
@@ -146,9 +146,8 @@ impl Timer {
         let left = deadline.saturating_sub(now);
         let at = platform().monotonic().saturating_add(match &self.clock {
             TimerClock::Monotonic(_) | TimerClock::Realtime => left,
-            // A processor clock runs at most as fast as there are CPUs, and may stand still.
             _ if left == 0 => 0,
-            _ => (left / u64::from(platform().cpus().max(1))).max(CPU_CHECK),
+            _ => soonest(left).max(CPU_CHECK),
         });
         let weak: Weak<dyn Expire> = Arc::downgrade(self) as Weak<dyn Expire>;
         match queue::add(at, weak) {

@@ -160,6 +160,27 @@ fn namespaces(c: &Context) -> Outcome {
     delete_all(c, &["b", "a", "pod"])
 }
 
+/// The container a, whose bundle is there, is not made, and the error says so.
+fn refuses_a(c: &Context, words: &str) -> Outcome {
+    let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
+    ensure!(
+        done.end == End::Exit(1) && done.err().contains(words),
+        "{words:?}: {}: {}",
+        done.end,
+        done.err()
+    );
+    Ok(())
+}
+
+/// Has a configuration name its namespace of a kind by a path.
+fn join(config: &mut Value, kind: &str, path: &str) {
+    for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+        if namespace["type"] == kind {
+            namespace["path"] = path.into();
+        }
+    }
+}
+
 /// Deletes containers, running or not.
 fn delete_all(c: &Context, ids: &[&str]) -> Outcome {
     for id in ids {
@@ -280,11 +301,7 @@ fn by_paths(c: &Context, with: &[(&str, &str)], script: &str) -> Result<Value, S
     mqueue(&mut config);
     for (kind, id) in with {
         let pid = c.state(id)?["pid"].to_string();
-        for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
-            if namespace["type"] == *kind {
-                namespace["path"] = format!("/proc/{pid}/ns/{kind}").into();
-            }
-        }
+        join(&mut config, kind, &format!("/proc/{pid}/ns/{kind}"));
     }
     Ok(config)
 }
@@ -328,22 +345,11 @@ fn by_path_refused(c: &Context) -> Outcome {
     let a = c.bundle_with("a", &bundle::config(&["true"], &[]))?;
     let refused = |config: &Value, words: &str| {
         a.write_config(&config.to_string())?;
-        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
-        ensure!(
-            done.end == End::Exit(1) && done.err().contains(words),
-            "{words:?}: {}: {}",
-            done.end,
-            done.err()
-        );
-        Ok::<(), Stop>(())
+        refuses_a(c, words)
     };
     let with = |kind: &str, path: &str| -> Result<Value, Stop> {
         let mut config = by_paths(c, &[], "true")?;
-        for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
-            if namespace["type"] == kind {
-                namespace["path"] = path.into();
-            }
-        }
+        join(&mut config, kind, path);
         Ok(config)
     };
     for kind in ["ipc", "uts", "pid"] {
@@ -446,30 +452,16 @@ fn refused(c: &Context) -> Outcome {
     c.only_ringwall()?;
     let config = member("true");
     let a = c.bundle_with("a", &config)?;
-    let refused = |words: &str| {
-        let done = c.detached(&["create", "--bundle", &c.text_path("a"), "a"])?;
-        ensure!(
-            done.end == End::Exit(1) && done.err().contains(words),
-            "{words:?}: {}: {}",
-            done.end,
-            done.err()
-        );
-        Ok::<(), Stop>(())
-    };
-    refused("container pod, in whose sandbox this one is to be: container does not exist")?;
+    refuses_a(c, "container pod, in whose sandbox this one is to be: container does not exist")?;
     let _pod = pod(c)?;
     let mut pids = config.clone();
-    for namespace in pids["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
-        if namespace["type"] == "pid" {
-            namespace["path"] = "/proc/1/ns/pid".into();
-        }
-    }
+    join(&mut pids, "pid", "/proc/1/ns/pid");
     a.write_config(&pids.to_string())?;
-    refused("/proc/1/ns/pid")?;
+    refuses_a(c, "/proc/1/ns/pid")?;
     a.write_config(&config.to_string())?;
     c.must(&["kill", "pod", "KILL"])?;
     c.await_status("pod", "stopped")?;
-    refused("is stopped")?;
+    refuses_a(c, "is stopped")?;
     c.must(&["delete", "pod"])?;
     Ok(())
 }
@@ -723,11 +715,7 @@ fn held_back(c: &Context) -> Outcome {
 fn sharing(c: &Context, with: &str, script: &str) -> Result<Value, Stop> {
     let pid = c.state(with)?["pid"].to_string();
     let mut config = member(script);
-    for namespace in config["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
-        if namespace["type"] == "pid" {
-            namespace["path"] = format!("/proc/{pid}/ns/pid").into();
-        }
-    }
+    join(&mut config, "pid", &format!("/proc/{pid}/ns/pid"));
     Ok(config)
 }
 
